@@ -1,0 +1,53 @@
+# Everything sets itself up: Python 3.11 or newer and make are all a machine needs.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+ROWS ?= 1000000
+URL ?=
+# Two cores: one worker a core. The slowest files go first, so that both end together.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+
+.PHONY: help demo test test-fast check format bench coverage lock clean
+
+help: ## what can be made
+	@grep -hE '^[.a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+
+.venv: .venv/ready ## the commands .venv/bin/loader and .venv/bin/importer, with locked dependencies
+.venv/ready: pyproject.toml requirements-dev.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: .venv/ready ## import a generated sample (or URL=https://...) into an embedded Postgres, and query it
+	@$(BIN)/python benchmarks/demo.py --rows $(ROWS) $(if $(URL),--url '$(URL)')
+
+test: .venv/ready ## every test but the hour-long loops
+	$(PYTEST)
+
+test-fast: .venv/ready ## the tests that take no time
+	$(PYTEST) -m 'not slow'
+
+check: .venv/ready ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+format: .venv/ready ## put the format right
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+coverage: .venv/ready ## the tests once more, with every line that ran counted, those of child processes too
+	$(BIN)/coverage erase
+	NUMBA_DISABLE_JIT=1 $(BIN)/coverage run -m pytest -m 'not slow'
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+bench: .venv/ready ## measure, side by side; ROWS=7000000 for the figures of docs/performance.md
+	$(BIN)/python benchmarks/compare.py --rows $(ROWS)
+
+lock: .venv/ready ## requirements*.txt anew: versions and hashes, no addresses
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --output-file requirements.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --extra dev --constraint requirements.txt --output-file requirements-dev.txt
+
+clean: ## all that was made
+	rm -rf .venv .build .coverage* .pytest_cache .ruff_cache .hypothesis

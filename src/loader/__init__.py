@@ -1,0 +1,1 @@
+"""Imports one huge CSV into Postgres: fetch, encode, stage, publish."""

@@ -1,0 +1,73 @@
+"""The columns of a trip: name, kind, Postgres type, in the file's order; the layouts that files have.
+
+Source: NYC TLC, data dictionary of the High Volume For-Hire Vehicle trip records.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+
+class Kind(enum.IntEnum):
+    """How a column's field is read and encoded. The kernel's switch: the values are part of its compiled code."""
+
+    TEXT = 0
+    TIMESTAMP = 1  # microseconds since 2000-01-01, int64
+    INTEGER = 2  # int32
+    BIGINT = 3  # int64
+    DOUBLE = 4  # IEEE 754 binary64
+
+
+POSTGRES_TYPES: dict[Kind, str] = {
+    Kind.TEXT: "text",
+    Kind.TIMESTAMP: "timestamp without time zone",
+    Kind.INTEGER: "integer",
+    Kind.BIGINT: "bigint",
+    Kind.DOUBLE: "double precision",
+}
+
+
+class Column(msgspec.Struct, frozen=True):
+    """One column of the file and of `trips`."""
+
+    header: str  # as the file spells it
+    kind: Kind
+
+    @property
+    def name(self) -> str:
+        """The column's name in Postgres: the header's, in lower case."""
+        return self.header.lower()
+
+
+COLUMNS: tuple[Column, ...] = (
+    Column("hvfhs_license_num", Kind.TEXT),
+    Column("dispatching_base_num", Kind.TEXT),
+    Column("originating_base_num", Kind.TEXT),
+    Column("request_datetime", Kind.TIMESTAMP),
+    Column("on_scene_datetime", Kind.TIMESTAMP),
+    Column("pickup_datetime", Kind.TIMESTAMP),
+    Column("dropoff_datetime", Kind.TIMESTAMP),
+    Column("PULocationID", Kind.INTEGER),
+    Column("DOLocationID", Kind.INTEGER),
+    Column("trip_miles", Kind.DOUBLE),
+    Column("trip_time", Kind.BIGINT),
+    Column("base_passenger_fare", Kind.DOUBLE),
+    Column("tolls", Kind.DOUBLE),
+    Column("bcf", Kind.DOUBLE),
+    Column("sales_tax", Kind.DOUBLE),
+    Column("congestion_surcharge", Kind.DOUBLE),
+    Column("airport_fee", Kind.DOUBLE),
+    Column("tips", Kind.DOUBLE),
+    Column("driver_pay", Kind.DOUBLE),
+    Column("shared_request_flag", Kind.TEXT),
+    Column("shared_match_flag", Kind.TEXT),
+    Column("access_a_ride_flag", Kind.TEXT),
+    Column("wav_request_flag", Kind.TEXT),
+    Column("wav_match_flag", Kind.TEXT),
+    Column("cbd_congestion_fee", Kind.DOUBLE),
+)
+
+# Files until 2024 have the first 24 columns, files since 2025-01 all 25. `trips` has all: the last is null for older files.
+LAYOUT_COLUMN_COUNTS = (24, 25)
