@@ -1,0 +1,57 @@
+"""How kernels are compiled: the one decorator, and the folder where compiled code is kept between runs.
+
+A kernel is plain Python over numpy arrays and machine integers. Numba compiles it once for this CPU; with
+NUMBA_DISABLE_JIT=1 the same source runs as Python, so that coverage and a debugger see it.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import ParamSpec, TypeVar, cast
+
+import numba
+from numba.core import config
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _candidate_folders() -> Iterator[Path]:
+    if given := os.environ.get("NUMBA_CACHE_DIR"):
+        yield Path(given)
+    if cache_home := os.environ.get("XDG_CACHE_HOME"):
+        yield Path(cache_home) / "large-file-importer" / "kernels"
+    if home := os.environ.get("HOME"):
+        yield Path(home) / ".cache" / "large-file-importer" / "kernels"
+    yield Path(tempfile.gettempdir()) / f"large-file-importer-{os.getuid()}" / "kernels"
+
+
+def _first_writable_folder() -> Path | None:
+    for folder in _candidate_folders():
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError:
+            continue
+        if folder.stat().st_uid == os.getuid():  # compiled code of somebody else's is not run
+            return folder
+    return None
+
+
+# Numba raises at import where cache=True and no folder can be written (a read-only image): then every run compiles.
+_CACHE_FOLDER = _first_writable_folder()
+if _CACHE_FOLDER is not None:
+    # numba.core.config makes its attributes from the environment at import
+    config.CACHE_DIR = str(_CACHE_FOLDER)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def kernel(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile a function at its first call, to run without the GIL, with C's arithmetic (no check for division by 0)."""
+    compiled = numba.njit(nogil=True, cache=_CACHE_FOLDER is not None, error_model="numpy")(function)
+    return cast(
+        "Callable[P, R]", compiled
+    )  # numba has no types; a compiled function is called as its source is
