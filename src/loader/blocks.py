@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-import msgspec
+from collections.abc import Callable, Iterable, Iterator
 
-from loader.buffers import Buffer
+import msgspec
+import numpy as np
+
+from loader.buffers import HEAD_ROOM_BYTES, Buffer, Segment
+from loader.errors import LoaderError
+from loader.jit import kernel
+from loader.wire import FailureCode
+
+QUOTE = ord('"')
+NEWLINE = ord("\n")
 
 
 class Block(msgspec.Struct, frozen=True):
@@ -17,3 +26,75 @@ class Block(msgspec.Struct, frozen=True):
     first_line: int  # physical line of the file at `start`; the header is line 1
     line_count: int  # line ends in the block, those within quotes too; one more for an unended last line
     source_bytes: int  # what it took of the source as transferred
+
+
+@kernel
+def _find_cut(data: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> tuple[int, int]:
+    """Return where the last whole record ends in `data`, 0 for nowhere, and how many line ends lie before it.
+
+    A newline ends a record where the quotes before it are even in number, which is how Postgres splits CSV
+    (a doubled quote counts twice, so it changes nothing). The count runs over all bytes, eight or more at a time;
+    the search for the last newline runs backwards over one record.
+    """
+    newlines = 0
+    quotes = 0
+    for byte in data:
+        newlines += byte == NEWLINE
+        quotes += byte == QUOTE
+    for index in range(len(data) - 1, -1, -1):
+        if data[index] == QUOTE:
+            quotes -= 1
+        elif data[index] == NEWLINE:
+            if quotes % 2 == 0:
+                return index + 1, newlines
+            newlines -= 1
+    return 0, 0
+
+
+def cut(segments: Iterable[Segment], first_line: int, release: Callable[[Buffer], None]) -> Iterator[Block]:
+    """Cut consecutive segments, the first of which starts at a record, into blocks.
+
+    `first_line` is the physical line there. What a segment leaves behind its last record goes, copied, into the
+    room before the next segment's data. The taker of a block releases its buffer; `release` gets those of segments
+    in which no record ends. Raises RECORD_TOO_LONG where a record does not fit.
+    """
+    rest = b""
+    byte_offset = 0
+    source_bytes = 0
+    for segment in segments:
+        buffer, start = segment.buffer, segment.start - len(rest)
+        buffer.view[start : segment.start] = rest
+        byte_offset = segment.byte_offset - len(rest)
+        source_bytes += segment.source_bytes
+        length, line_count = _find_cut(np.frombuffer(buffer.view[start : segment.end], np.uint8))
+        rest = bytes(buffer.view[start + length : segment.end])
+        if len(rest) > HEAD_ROOM_BYTES:
+            raise _record_too_long(byte_offset + length, first_line + line_count)
+        if length == 0:
+            release(buffer)
+            continue
+        yield Block(buffer, start, start + length, byte_offset, first_line, line_count, source_bytes)
+        first_line += line_count
+        byte_offset += length
+        source_bytes = 0
+    if rest:
+        yield _unended(rest, byte_offset, first_line, source_bytes)
+
+
+def _unended(rest: bytes, byte_offset: int, first_line: int, source_bytes: int) -> Block:
+    """Return the last block of a file that does not end in a newline; its one record may still be a bad one."""
+    buffer = Buffer()
+    start, end = HEAD_ROOM_BYTES, HEAD_ROOM_BYTES + len(rest)
+    buffer.view[start:end] = rest
+    line_count = rest.count(b"\n") + (not rest.endswith(b"\n"))
+    return Block(buffer, start, end, byte_offset, first_line, line_count, source_bytes)
+
+
+def _record_too_long(byte_offset: int, line: int) -> LoaderError:
+    return LoaderError(
+        FailureCode.RECORD_TOO_LONG,
+        f"A record is longer than {HEAD_ROOM_BYTES:,} bytes: line {line:,}, byte {byte_offset:,}.",
+        "Look at that line: usually a quote is opened and never closed.",
+        line=line,
+        byte_offset=byte_offset,
+    )

@@ -56,7 +56,7 @@ class FailureCode(enum.StrEnum):
     OUT_OF_SPACE = "out_of_space"
     SUSPENDED = "suspended"
     IMPORT_BUSY = "import_busy"
-    PUBLISH_BLOCKED = "publish_blocked"
+    TABLE_LOCKED = "table_locked"
     TABLE_CHANGED = "table_changed"
     TABLE_MISMATCH = "table_mismatch"
     IMPORT_NOT_FOUND = "import_not_found"
@@ -82,7 +82,7 @@ FAILURE_KINDS: dict[FailureCode, FailureKind] = {
         ExitCode.DATA, False, "The file's header is not that of the trips table."
     ),
     FailureCode.EMPTY_FILE: FailureKind(
-        ExitCode.DATA, False, "The file has no bytes at all, not even a header."
+        ExitCode.DATA, False, "The file has no rows: no bytes at all, or a header only."
     ),
     FailureCode.NOT_CSV: FailureKind(
         ExitCode.DATA, False, "The bytes are something else: HTML, UTF-16, an archive."
@@ -131,8 +131,10 @@ FAILURE_KINDS: dict[FailureCode, FailureKind] = {
         ExitCode.SUSPENDED, True, "Told to stop and keep what is committed; the same command goes on."
     ),
     FailureCode.IMPORT_BUSY: FailureKind(ExitCode.SUSPENDED, True, "Another loader holds this import."),
-    FailureCode.PUBLISH_BLOCKED: FailureKind(
-        ExitCode.SUSPENDED, True, "Other sessions kept trips locked; everything is loaded and waits."
+    FailureCode.TABLE_LOCKED: FailureKind(
+        ExitCode.SUSPENDED,
+        True,
+        "Other sessions kept trips locked for too long; nothing is lost, the same command goes on.",
     ),
     FailureCode.TABLE_CHANGED: FailureKind(
         ExitCode.SUSPENDED, True, "The columns of trips changed during the import; the staging is kept."
@@ -257,10 +259,10 @@ class Published(msgspec.Struct, frozen=True, tag_field="type", tag="published"):
 
 
 class Failed(msgspec.Struct, frozen=True, tag_field="type", tag="failed", omit_defaults=True):
-    """Last message with any other exit. `staging`: removed, kept for the next attempt, or not known."""
+    """Last message with any other exit. `staging`: none is left, kept for the next attempt, or not known."""
 
     failure: Failure
-    staging: Literal["removed", "kept", "unknown"]
+    staging: Literal["none", "kept", "unknown"]
     import_id: str | None = None
 
 

@@ -1,0 +1,276 @@
+"""The command line: what can be said, checked, and handed to the command that does it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from uuid import UUID
+
+import msgspec
+
+from loader import commands
+from loader.display import display, failure_text
+from loader.embedded import embedded_server
+from loader.errors import LoaderError
+from loader.wire import FAILURE_KINDS, ExitCode, Failed, FailureCode, Job, Published
+
+_EXAMPLES = {
+    "": """
+  loader check https://example.org/trips.csv          is it the right file? writes nothing
+  loader run https://example.org/trips.csv            import it into the embedded PostgreSQL
+  DATABASE_URL=postgresql://me@db/taxi loader run trips.csv.gz
+  loader imports                                      what is published, what is begun
+
+exit codes: 0 published, 2 usage, 65 data, 66 source, 69 database unavailable, 70 defect of the loader,
+  73 database out of space, 75 suspended or busy (run it again), 78 configuration, 130 SIGINT, 143 SIGTERM""",
+    "run": """
+  loader run https://example.org/fhvhv_tripdata_2024-01.csv
+  loader run trips.csv.zst --max-rejects 0.1%        set aside up to a thousandth of the rows
+  curl -s https://example.org/trips.csv | loader run -
+  loader run URL --mode replace                       in place of all that trips holds, in one moment
+  loader run URL > log.jsonl                          JSON lines when it is not a terminal
+
+Ctrl-C or SIGTERM rolls back; SIGHUP suspends: the same command goes on from what is committed, as it does
+after a crash.""",
+    "check": """
+  loader check https://example.org/trips.csv""",
+    "imports": """
+  loader imports --json | jq .""",
+    "rejects": """
+  loader rejects 0190b2c4-... > bad_rows.csv          the original lines
+  loader rejects 0190b2c4-... --json                  with line, column, value and reason""",
+    "drop": """
+  loader drop 0190b2c4-...                            an import that is not published
+  loader drop 0190b2c4-... --published                take a published one out of trips""",
+    "gc": """
+  loader gc --dry-run                                 what would go""",
+    "sample": """
+  loader sample --rows 1000000 trips.csv              about 160 MB""",
+    "postgres": """
+  loader postgres                                     then, elsewhere: psql 'the URL it prints'""",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and end the process with its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        code = _dispatch(options)
+    except LoaderError as error:
+        sys.stderr.write(failure_text(Failed(error.failure, "none")) + "\n")
+        code = error.exit_code
+    except BrokenPipeError:  # the reader of a listing has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = ExitCode.PUBLISHED
+    leave(code)
+
+
+def leave(code: int) -> None:
+    """End the process now: a thread that hangs in a name look-up or in the compiler is not waited for."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _dispatch(options: argparse.Namespace) -> ExitCode:
+    match options.command:
+        case "run":
+            return _run(options)
+        case "check":
+            commands.check(options.source)
+        case "sample":
+            commands.sample(options.out, options.rows, options.seed)
+        case "postgres":
+            commands.postgres(options.data_dir)
+        case _:
+            with _opener(options)() as database_url:
+                _dispatch_ledger(options, database_url)
+    return ExitCode.PUBLISHED
+
+
+def _dispatch_ledger(options: argparse.Namespace, database_url: str) -> None:
+    match options.command:
+        case "imports":
+            commands.imports(database_url, as_json=options.json)
+        case "rejects":
+            commands.rejects(database_url, options.import_id, as_json=options.json)
+        case "drop":
+            commands.drop(database_url, options.import_id, published=options.published)
+        case _:
+            commands.collect(database_url, dry_run=options.dry_run)
+
+
+def _run(options: argparse.Namespace) -> ExitCode:
+    from loader.run import run  # brings the compiler, which the other commands can do without
+
+    is_supervised = options.source is None
+    job = _job_from_stdin() if is_supervised else _job_from(options)
+    shown = display("json" if is_supervised else options.progress)
+    end = run(job, _opener(options, job.database_url), shown.show, is_supervised=is_supervised)
+    if options.summary is not None and isinstance(end, Published):
+        options.summary.write_bytes(msgspec.json.format(msgspec.json.encode(end.receipt)) + b"\n")
+    shown.show(end)
+    return ExitCode.PUBLISHED if isinstance(end, Published) else FAILURE_KINDS[end.failure.code].exit_code
+
+
+def _job_from(options: argparse.Namespace) -> Job:
+    return Job(
+        source=options.source,
+        import_id=None if options.import_id is None else str(options.import_id),
+        mode=options.mode,
+        workers=options.workers,
+        max_rejects=options.max_rejects,
+        force=options.force,
+        on_sigterm=options.on_sigterm,
+    )
+
+
+def _job_from_stdin() -> Job:
+    line = sys.stdin.buffer.readline()
+    try:
+        return msgspec.json.decode(line, type=Job)
+    except msgspec.DecodeError as error:
+        raise LoaderError(
+            FailureCode.USAGE,
+            f"The job on stdin is not valid: {error}.",
+            "Write one JSON object on one line; docs/loader-contract.md has its fields.",
+        ) from error
+
+
+def _opener(
+    options: argparse.Namespace, database_url: str | None = None
+) -> Callable[[], AbstractContextManager[str]]:
+    """Return what opens the database: the job's, the option's, the environment's, or the embedded one."""
+    url = database_url or options.database_url or os.environ.get("DATABASE_URL")
+    data_folder: Path = options.data_dir
+
+    def open_database() -> AbstractContextManager[str]:
+        return nullcontext(url) if url else embedded_server(data_folder)
+
+    return open_database
+
+
+def default_data_folder() -> Path:
+    """Return where the embedded server keeps its data: IMPORTER_DATA_DIR, else the user's data folder (XDG)."""
+    if given := os.environ.get("IMPORTER_DATA_DIR"):
+        return Path(given)
+    data_home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(data_home) / "large-file-importer"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="loader",
+        description="Imports one huge CSV into Postgres: fast, watched, cancellable, all or nothing.",
+        epilog="examples:" + _EXAMPLES[""],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = _Commands(parser)
+    _add_run(add)
+    check = add("check", "look at a source and say what it is; writes nothing", database=False)
+    check.add_argument("source", metavar="URL|PATH|-", help="the file")
+    imports = add("imports", "list the imports that the ledger knows")
+    imports.add_argument("--json", action="store_true", help="one JSON object a line")
+    rejects = add("rejects", "write the rows that an import set aside")
+    rejects.add_argument("import_id", metavar="ID", type=UUID, help="the import's id")
+    rejects.add_argument("--json", action="store_true", help="one JSON object a line, with the reason")
+    drop = add("drop", "remove an import: its rows and what the ledger says of it")
+    drop.add_argument("import_id", metavar="ID", type=UUID, help="the import's id")
+    drop.add_argument("--published", action="store_true", help="even a published one: its rows leave trips")
+    collect = add("gc", "remove staging that no loader holds: of killed, suspended and abandoned imports")
+    collect.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    sample = add("sample", "write realistic trips, for trying things out", database=False)
+    sample.add_argument("out", metavar="OUT", help="the file to write; - for stdout")
+    sample.add_argument("--rows", type=_positive, default=1_000_000, help="how many (default %(default)s)")
+    sample.add_argument(
+        "--seed", type=int, default=1, help="other rows for another number (default %(default)s)"
+    )
+    add("postgres", "keep the embedded PostgreSQL up and print its URL, until Ctrl-C")
+    return parser
+
+
+def _add_run(add: _Commands) -> None:
+    run_parser = add("run", "import a file")
+    run_parser.add_argument(
+        "source",
+        metavar="URL|PATH|-",
+        nargs="?",
+        help="http(s) address, path, or - for stdin; plain, gzip or zstd. Without it a job is read from stdin,"
+        " see docs/loader-contract.md",
+    )
+    option = run_parser.add_argument
+    option(
+        "--mode",
+        choices=("append", "replace"),
+        default="append",
+        help="add to trips (default), or replace all in it",
+    )
+    option(
+        "--workers",
+        type=_positive,
+        metavar="N",
+        help="connections that load (default: one a core, at most 4)",
+    )
+    option("--max-rejects", default="0", metavar="N|P%", help="bad rows that may be set aside (default 0)")
+    option(
+        "--import-id",
+        type=UUID,
+        metavar="UUID",
+        help="the import's id (default: the unfinished one of this file, or new)",
+    )
+    option("--force", action="store_true", help="import even if this very file is published already")
+    option(
+        "--progress",
+        choices=("auto", "bar", "json", "none"),
+        default="auto",
+        help="how to show it (default: bar on a terminal, else json)",
+    )
+    option("--summary", type=Path, metavar="FILE", help="write the receipt there, as JSON")
+    option(
+        "--on-sigterm",
+        choices=("roll_back", "suspend"),
+        default="roll_back",
+        help="what SIGTERM means; suspend where a scheduler evicts and starts again",
+    )
+
+
+class _Commands:
+    """Adds subcommands that share their options and show their examples."""
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        self._subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def __call__(self, name: str, summary: str, *, database: bool = True) -> argparse.ArgumentParser:
+        parser = self._subparsers.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            epilog="examples:" + _EXAMPLES[name],
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if database:
+            parser.add_argument(
+                "--data-dir",
+                type=Path,
+                default=default_data_folder(),
+                metavar="DIR",
+                help="where the embedded PostgreSQL lives (default %(default)s)",
+            )
+        if database and name != "postgres":
+            parser.add_argument(
+                "--database-url",
+                metavar="URL",
+                help="PostgreSQL 15 or newer; better in DATABASE_URL, where `ps` does not show it"
+                " (default: the embedded one)",
+            )
+        return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)

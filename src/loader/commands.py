@@ -1,0 +1,124 @@
+"""The commands beside `run`: look at a source, list and clean the ledger, make a sample, keep Postgres up."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from uuid import UUID
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from loader import claim, ledger, removal, trips_table
+from loader.database import Connection, Database
+from loader.display import size_text
+from loader.embedded import embedded_server
+from loader.errors import LoaderError
+from loader.interrupt import Interrupt
+from loader.wire import FailureCode
+
+
+def check(source: str) -> None:
+    """Print what a source is: size, validator, header, first rows typed, an estimate."""
+    from loader.preview import preview_text  # the compiler's libraries: only where rows are looked at
+
+    sys.stdout.write(preview_text(source) + "\n")
+
+
+def sample(out: str, rows: int, seed: int) -> None:
+    """Write `rows` trips to a path, or to stdout."""
+    from loader.sample import write_sample  # the compiler's libraries
+
+    if out == "-":
+        write_sample(sys.stdout.buffer, rows, seed)
+        return
+    with Path(out).open("wb") as file:
+        write_sample(file, rows, seed)
+
+
+def postgres(data_folder: Path) -> None:
+    """Print the embedded server's URL and keep it up until SIGINT, SIGTERM or SIGHUP."""
+    signals = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    with embedded_server(data_folder) as url:
+        sys.stdout.write(url + "\n")
+        sys.stdout.flush()
+        signal.sigwait(signals)
+
+
+def imports(database_url: str, *, as_json: bool) -> None:
+    """List the imports, oldest first."""
+    with Database(database_url).connection("imports") as connection:
+        found = ledger.select_imports(connection) if trips_table.exists(connection) else []
+        rows = [(each, ledger.totals(connection, each.import_key)) for each in found]
+    if as_json:
+        for each, totals in rows:
+            receipt = None if each.receipt is None else msgspec.Raw(each.receipt.encode())
+            entry = {**msgspec.structs.asdict(each), "receipt": receipt, "rows": totals.rows_copied}
+            sys.stdout.buffer.write(msgspec.json.encode(entry) + b"\n")
+        return
+    table = Table(box=None, pad_edge=False)
+    for title in ("ID", "STATE", "CREATED", "ROWS", "REJECTS", "SIZE", "SOURCE"):
+        table.add_column(title, overflow="fold")
+    for each, totals in rows:
+        table.add_row(
+            str(each.id),
+            each.state,
+            f"{each.created_at.astimezone():%Y-%m-%d %H:%M}",
+            f"{totals.rows_copied:,}",
+            f"{totals.rows_rejected:,}",
+            "?" if each.source_bytes is None else size_text(each.source_bytes),
+            each.location,
+        )
+    Console(highlight=False, markup=False).print(table)
+
+
+def rejects(database_url: str, import_id: UUID, *, as_json: bool) -> None:
+    """Write an import's rejects in file order: the original lines, or all that is known of each."""
+    with Database(database_url).connection("rejects") as connection:
+        found = _get(connection, import_id)
+        for reject in ledger.rejects(connection, found.import_key):
+            line = reject.original
+            if as_json:
+                entry = {**msgspec.structs.asdict(reject), "original": line.decode(errors="backslashreplace")}
+                line = msgspec.json.encode(entry)
+            sys.stdout.buffer.write(line + b"\n")
+
+
+def drop(database_url: str, import_id: UUID, *, published: bool) -> None:
+    """Remove one import, whatever state it is in; a published one only when that is said."""
+    interrupt = Interrupt()
+    with Database(database_url).connection("drop") as connection:
+        found = _get(connection, import_id)
+        claim.lock(connection, found, interrupt)
+        if not removal.mark(connection, found.import_key, published=published):
+            raise LoaderError(
+                FailureCode.USAGE,
+                f"Import {import_id} is published: its rows are in trips.",
+                "Say --published to take them out.",
+            )
+        removal.remove(connection, found.import_key, interrupt, lambda _part, _parts: None)
+    sys.stdout.write(f"removed import {import_id}\n")
+
+
+def collect(database_url: str, *, dry_run: bool) -> None:
+    """Remove, or only name, the staging that no loader holds."""
+    with Database(database_url).connection("gc") as connection:
+        if not trips_table.exists(connection):
+            return
+        for found in removal.unheld(connection, "loading", "removing"):
+            totals = ledger.totals(connection, found.import_key)
+            what = (
+                f"import {found.id}: {totals.parts:,} parts, {totals.rows_copied:,} rows of {found.location}"
+            )
+            if not dry_run and removal.mark(connection, found.import_key, published=False):
+                removal.remove(connection, found.import_key, Interrupt(), lambda _part, _parts: None)
+            sys.stdout.write(f"{'would remove' if dry_run else 'removed'} {what}\n")
+
+
+def _get(connection: Connection, import_id: UUID) -> ledger.Import:
+    if not trips_table.exists(connection):
+        raise ledger.not_found(import_id)
+    return ledger.get_import(connection, import_id)

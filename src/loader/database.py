@@ -1,0 +1,184 @@
+"""Connections to the target Postgres: opened with our settings, aborted together, their errors put into our words."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import socket
+import threading
+from collections.abc import Generator
+
+import psycopg
+from psycopg import errors as pg
+
+from loader.errors import LoaderError
+from loader.wire import FailureCode
+
+# A connection attempt that takes longer than this is as good as refused.
+CONNECT_TIMEOUT_SECONDS = 5
+# A peer that is silent for this long is gone: idle + interval x count, and the same for unacknowledged data.
+KEEPALIVES_IDLE_SECONDS = 10
+KEEPALIVES_INTERVAL_SECONDS = 5
+KEEPALIVES_COUNT = 3
+TCP_USER_TIMEOUT_MILLISECONDS = 30_000
+# What the server may take to answer a cancel request, and a backend to end when told to.
+CANCEL_TIMEOUT_SECONDS = 1.0
+TERMINATE_TIMEOUT_MILLISECONDS = 1_000
+
+# Marks the backends of this process in pg_stat_activity.
+_RUN = secrets.token_hex(4)
+
+Connection = psycopg.Connection[tuple[object, ...]]
+
+# The server drops its side of a dead connection as quickly as we drop ours, so that no backend outlives its loader.
+# https://www.postgresql.org/docs/current/runtime-config-connection.html#GUC-TCP-KEEPALIVES-IDLE
+_SESSION_SETTINGS = f"""
+SET tcp_keepalives_idle = {KEEPALIVES_IDLE_SECONDS};
+SET tcp_keepalives_interval = {KEEPALIVES_INTERVAL_SECONDS};
+SET tcp_keepalives_count = {KEEPALIVES_COUNT};
+SET tcp_user_timeout = {TCP_USER_TIMEOUT_MILLISECONDS};
+SET idle_in_transaction_session_timeout = 0;
+SET statement_timeout = 0;
+SET client_min_messages = error
+""".encode()
+
+
+class Database:
+    """One Postgres database, and the connections that one attempt has to it."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._lock = threading.Lock()
+        self._open: set[Connection] = set()
+        self._aborted = False
+
+    @contextlib.contextmanager
+    def connection(self, purpose: str) -> Generator[Connection]:
+        """Yield a connection in autocommit mode; `purpose` is shown in pg_stat_activity.
+
+        Raises LoaderError, also for what psycopg raises within the block.
+        """
+        with translated():
+            connection = self._connect(purpose)
+            try:
+                self._admit(connection)
+                connection.execute(_SESSION_SETTINGS)
+                yield connection
+            finally:
+                with self._lock:  # so that `abort` never shuts down a descriptor that has become another's
+                    self._open.discard(connection)
+                    connection.close()
+
+    def _connect(self, purpose: str) -> Connection:
+        return psycopg.connect(
+            self.url,
+            autocommit=True,
+            # A pooler between us and the server need not keep our statements.
+            prepare_threshold=None,
+            connect_timeout=CONNECT_TIMEOUT_SECONDS,
+            application_name=f"loader {_RUN} {purpose}",
+            client_encoding="UTF8",
+            keepalives_idle=KEEPALIVES_IDLE_SECONDS,
+            keepalives_interval=KEEPALIVES_INTERVAL_SECONDS,
+            keepalives_count=KEEPALIVES_COUNT,
+            tcp_user_timeout=TCP_USER_TIMEOUT_MILLISECONDS,
+        )
+
+    def _admit(self, connection: Connection) -> None:
+        with self._lock:
+            if self._aborted:
+                raise LoaderError(
+                    FailureCode.DATABASE_UNAVAILABLE,
+                    "The connections were aborted.",
+                    "Run the command again.",
+                )
+            self._open.add(connection)
+
+    def abort(self) -> None:
+        """End whatever the connections do, within about CANCEL_TIMEOUT_SECONDS; from any thread. None comes after it.
+
+        A cancel request ends a statement that waits or works. It neither ends a backend that waits for our data nor
+        tells a thread of ours that writes to it: for these the sockets are shut down.
+        """
+        with self._lock:
+            self._aborted = True
+            connections = list(self._open)
+        threads = [threading.Thread(target=_cancel, args=(each,), daemon=True) for each in connections]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(CANCEL_TIMEOUT_SECONDS)
+        with self._lock:
+            for connection in self._open:
+                _shut_down(connection)
+
+
+def end_backends(connection: Connection) -> None:
+    """Wait, through a connection of this process, until none of its others has a backend left; end those that linger."""
+    connection.execute(
+        "SELECT pg_terminate_backend(pid, %s) FROM pg_stat_activity"
+        " WHERE usename = current_user AND application_name LIKE %s AND pid <> pg_backend_pid()",
+        [TERMINATE_TIMEOUT_MILLISECONDS, f"loader {_RUN} %"],
+    )
+
+
+def _cancel(connection: Connection) -> None:
+    with contextlib.suppress(psycopg.Error):  # what can't be cancelled is shut down next
+        connection.cancel_safe(timeout=CANCEL_TIMEOUT_SECONDS)
+
+
+def _shut_down(connection: Connection) -> None:
+    with (
+        contextlib.suppress(psycopg.Error, OSError),
+        socket.socket(fileno=socket.dup(connection.fileno())) as duplicate,
+    ):
+        duplicate.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def translated() -> Generator[None]:
+    """Raise what psycopg raises within the block as a LoaderError.
+
+    By exception class, which is the SQLSTATE: https://www.postgresql.org/docs/current/errcodes-appendix.html
+    """
+    try:
+        yield
+    except psycopg.Error as error:
+        raise _translate(error) from error
+
+
+def _translate(error: psycopg.Error) -> LoaderError:
+    message = (error.diag.message_primary or str(error) or type(error).__name__).strip()
+    match error:
+        case pg.DiskFull():
+            return LoaderError(
+                FailureCode.OUT_OF_SPACE,
+                f"The database server's disk is full: {message}",
+                "Free space on the database server (an import needs about 1.25 times the CSV), then run it again.",
+            )
+        case pg.InsufficientPrivilege():
+            return LoaderError(
+                FailureCode.DATABASE_RIGHTS,
+                f"The database role lacks a right: {message}",
+                "Grant it, or use the role that owns trips; see docs/operations.md for what the loader needs.",
+            )
+        case pg.ReadOnlySqlTransaction() | pg.FeatureNotSupported():
+            return LoaderError(
+                FailureCode.DATABASE_UNSUPPORTED,
+                f"This database can't be loaded into: {message}",
+                "Use a primary server with PostgreSQL 15 or newer.",
+            )
+        case psycopg.OperationalError() | psycopg.InterfaceError():
+            # Connection lost or refused, shutdown, recovery, too many connections, deadlock, cancelled by somebody:
+            # all of them may be over when it is tried again.
+            return LoaderError(
+                FailureCode.DATABASE_UNAVAILABLE,
+                f"The database did not do its part: {message}",
+                "See that the server runs and accepts connections, then run the same command: it goes on from there.",
+            )
+        case _:
+            return LoaderError(
+                FailureCode.INTERNAL_ERROR,
+                f"The database refused a statement of the loader: {message} ({error.sqlstate})",
+                "This is a defect of the loader: please report it with this message.",
+            )

@@ -1,0 +1,165 @@
+"""What a run shows: a bar for people, JSON lines for programs; sizes, rates and receipts as people read them."""
+
+from __future__ import annotations
+
+import sys
+from typing import Literal, Protocol
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from loader.wire import Failed, Message, Probed, ProgressMessage, Published, Receipt, Started
+
+ProgressStyle = Literal["auto", "bar", "json", "none"]
+
+
+class Display(Protocol):
+    """Shows the messages of one run."""
+
+    def show(self, message: Message) -> None:
+        """Show a message; called from more than one thread, one at a time."""
+        ...
+
+
+def display(style: ProgressStyle) -> Display:
+    """Return the display of a style; auto: a bar on a terminal, else JSON lines."""
+    if style == "auto":
+        style = "bar" if sys.stdout.isatty() else "json"
+    return {"bar": BarDisplay, "json": JsonDisplay, "none": QuietDisplay}[style]()
+
+
+class JsonDisplay:
+    """One JSON object a line on stdout."""
+
+    def show(self, message: Message) -> None:
+        """Write it at once."""
+        sys.stdout.buffer.write(msgspec.json.encode(message) + b"\n")
+        sys.stdout.buffer.flush()
+
+
+class QuietDisplay:
+    """Nothing but the result: the receipt on stdout, or the failure on stderr."""
+
+    def show(self, message: Message) -> None:
+        """Show the last message alone."""
+        if isinstance(message, Published):
+            sys.stdout.write(receipt_text(message.receipt) + "\n")
+        elif isinstance(message, Failed):
+            sys.stderr.write(failure_text(message) + "\n")
+
+
+class BarDisplay(QuietDisplay):
+    """A live line on the terminal, then the result."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._bar = Progress(
+            TextColumn("{task.description:<12}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[percent]:>6}"),
+            TextColumn("{task.fields[numbers]}"),
+            console=self._console,
+        )
+        self._task: TaskID | None = None
+
+    def show(self, message: Message) -> None:
+        """Draw the line anew, or end it with the result."""
+        if isinstance(message, Probed):
+            self._bar.console.print(probed_text(message), markup=False)
+        elif isinstance(message, ProgressMessage):
+            self._draw(message)
+        elif not isinstance(message, Started):
+            self._bar.stop()
+            super().show(message)
+
+    def _draw(self, message: ProgressMessage) -> None:
+        progress = message.progress
+        if self._task is None:
+            self._task = self._bar.add_task("", total=100, percent="", numbers="")
+            self._bar.start()
+        self._bar.update(
+            self._task,
+            description=message.phase.replace("_", " "),
+            completed=progress.percent or 0,
+            total=None if progress.percent is None else 100,
+            percent="" if progress.percent is None else f"{progress.percent:.1f}%",
+            numbers=numbers_text(message),
+        )
+
+
+def numbers_text(message: ProgressMessage) -> str:
+    """Return bytes, rows, rates and ETA of a progress message on one line."""
+    progress = message.progress
+    pieces = [size_text(progress.bytes_done)]
+    if progress.bytes_total is not None:
+        pieces[0] += f" of {size_text(progress.bytes_total)}"
+    pieces.append(f"{progress.rows_loaded:,} rows")
+    if progress.rows_rejected:
+        pieces.append(f"{progress.rows_rejected:,} rejected")
+    if progress.bytes_per_second is not None and progress.rows_per_second is not None:
+        pieces += [f"{size_text(progress.bytes_per_second)}/s", f"{progress.rows_per_second:,.0f} rows/s"]
+    if progress.eta_seconds is not None:
+        pieces.append(f"{duration_text(progress.eta_seconds)} left")
+    return " · ".join(pieces)
+
+
+def probed_text(message: Probed) -> str:
+    """Return what the probe found, on one line, and a line for each note."""
+    size = "of unknown size" if message.bytes_total is None else size_text(message.bytes_total)
+    how = f", {message.compression}" if message.compression else ""
+    goes_on = f", going on (attempt {message.attempt})" if message.resumed else ""
+    lines = [f"import {message.import_id}: {message.source} ({size}{how}){goes_on}"]
+    return "\n".join(lines + [f"  note: {note}" for note in message.notes])
+
+
+def receipt_text(receipt: Receipt) -> str:
+    """Return a receipt as a short table."""
+    rate = receipt.source_bytes / receipt.seconds if receipt.seconds else 0
+    verified = "" if receipt.length_verified else " (length unverified)"
+    rows = [
+        ("published", f"import {receipt.import_id} (import_key {receipt.import_key})"),
+        ("source", receipt.source),
+        ("validator", receipt.validator or "none"),
+        (
+            "bytes",
+            f"{receipt.source_bytes:,}{verified}, in {receipt.blocks:,} blocks and {receipt.parts:,} parts",
+        ),
+        (
+            "rows",
+            f"{receipt.rows_parsed:,} parsed - {receipt.rows_rejected:,} rejected = {receipt.rows_copied:,} copied"
+            f" = {receipt.rows_published:,} published",
+        ),
+        ("time", f"{duration_text(receipt.seconds)} ({size_text(rate)}/s), attempt {receipt.attempts}"),
+        *(("note", note) for note in receipt.notes),
+    ]
+    return "\n".join(f"{name:<10} {text}" for name, text in rows)
+
+
+def failure_text(message: Failed) -> str:
+    """Return a failure as lines: what, where, what next, what is left."""
+    failure = message.failure
+    lines = [f"{failure.code}: {failure.message}"]
+    if failure.value is not None:
+        lines.append(f"  value: {failure.value!r}")
+    lines.append(f"  next: {failure.hint}")
+    if message.staging != "none":
+        lines.append(f"  staging: {message.staging} (import {message.import_id})")
+    return "\n".join(lines)
+
+
+def size_text(size_bytes: float) -> str:
+    """Return a size in decimal units: 2.9 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size_bytes < 999.5:
+            return f"{size_bytes:.0f} B" if unit == "B" else f"{size_bytes:.3g} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.3g} TB"
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration with the units that matter: 12.3 s, 4 min 5 s, 2 h 3 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

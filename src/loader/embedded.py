@@ -1,0 +1,166 @@
+"""The PostgreSQL that works with nothing installed: started for its first user, stopped by its last.
+
+Three lock files in the data folder say who is there (flock(2): the kernel lets go of them when a process ends,
+however it ends):
+
+- users: shared by all who use the server; exclusive for whoever stops it, so that newcomers wait meanwhile.
+- server: inherited by every process of the server, initdb included, and so held as long as one of them lives. No
+  process id is believed without it: neither a crash nor a reboot leaves anything behind that misleads.
+- guardian: held by the one detached process that waits for the users' lock, and so notices users that were killed.
+
+The last user stops the server and waits until it is gone. Where nobody uses it, no process is left.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from loader.account import OURS
+from loader.cluster import (
+    DETACHED,
+    PORT,
+    failure,
+    reachable_socket_folder,
+    read_pid_file,
+    remove_socket_folder,
+    run_logged,
+    start_server,
+)
+
+USERS_LOCK = "postgres-users.lock"
+SERVER_LOCK = "postgres-server.lock"
+GUARDIAN_LOCK = "postgres-guardian.lock"
+
+# To start or to stop takes tenths of a second; to look takes microseconds.
+POLL_SECONDS = 0.02
+# A server that is ready, but can't be reached for so long, runs in another container: its socket is not here.
+UNREACHABLE_SECONDS = 10.0
+
+
+@contextmanager
+def embedded_server(data_folder: Path) -> Generator[str]:
+    """Use the embedded PostgreSQL 18 of a folder: yield the URL of its database `postgres`.
+
+    The first user makes and starts it, in about a second; after a crash it takes as long as the recovery does.
+    A process that is killed meanwhile, or while it uses the server, leaves nothing to clean up.
+    Raises LoaderError (EMBEDDED_DATABASE).
+    """
+    folder = data_folder.absolute()
+    try:
+        users, socket_folder = _enter(folder)
+    except OSError as error:
+        raise failure(folder, f"can't be used: {error}") from error
+    try:
+        yield f"postgresql://postgres@/postgres?host={quote(str(socket_folder), safe='')}&port={PORT}"
+    finally:
+        _leave(folder, users)
+
+
+def _enter(folder: Path) -> tuple[int, Path]:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    users = _open_lock(folder / USERS_LOCK)
+    try:
+        fcntl.flock(users, fcntl.LOCK_SH)  # waits for whoever is stopping the server
+        _start_guardian(folder)
+        return users, _start_or_join(folder)
+    except BaseException:
+        os.close(users)  # what may have started already, the guardian stops
+        raise
+
+
+def _leave(folder: Path, users: int) -> None:
+    try:
+        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _stop(folder)
+    except BlockingIOError:
+        fcntl.flock(
+            users, fcntl.LOCK_SH
+        )  # at once where others use it; else waits for whoever is stopping it
+    finally:
+        os.close(users)
+
+
+def _start_or_join(folder: Path) -> Path:
+    """Return the folder of the server's socket, once it accepts connections."""
+    started = False
+    ready_since: float | None = None
+    while True:
+        server_lock = _try_lock(folder / SERVER_LOCK)
+        if server_lock is not None:  # no process of a server lives, and nobody else starts one
+            try:
+                if started:
+                    raise failure(folder, "stopped while it was starting")
+                start_server(folder, server_lock)
+            finally:
+                os.close(server_lock)  # the server has inherited it
+            started = True
+        _, ready = read_pid_file(folder)
+        if not ready:  # recovering from a crash, perhaps for minutes
+            ready_since = None
+        elif socket_folder := reachable_socket_folder(folder):
+            return socket_folder
+        else:
+            ready_since = ready_since or time.monotonic()
+            if time.monotonic() - ready_since > UNREACHABLE_SECONDS:
+                raise failure(folder, "runs, but can't be reached: perhaps in another container")
+        time.sleep(POLL_SECONDS)
+
+
+def _stop(folder: Path) -> None:
+    """Stop the server, if there is one, and wait until it is gone; the users' lock is held exclusively."""
+    told: int | None = None
+    while (server_lock := _try_lock(folder / SERVER_LOCK)) is None:
+        process_id, _ = read_pid_file(folder)
+        if process_id is not None and process_id != told:
+            try:
+                os.kill(process_id, signal.SIGINT)  # a fast shutdown
+            except (ProcessLookupError, PermissionError):
+                return  # it was killed; its children notice, and whoever starts the next waits for them
+            told = process_id
+        time.sleep(POLL_SECONDS)
+    remove_socket_folder(folder)
+    os.close(server_lock)
+
+
+def _start_guardian(folder: Path) -> None:
+    guardian_lock = _try_lock(folder / GUARDIAN_LOCK)
+    if guardian_lock is not None:
+        # -P: the folder it runs in, /, is no place to import from
+        command = [*DETACHED, sys.executable, "-P", "-m", "loader.embedded", str(folder), str(guardian_lock)]
+        run_logged(folder, command, guardian_lock, OURS, os.environ)
+        os.close(guardian_lock)
+
+
+def _guard(folder: Path, guardian_lock: int) -> None:
+    """Be the guardian: wait until nobody uses the server, and stop it if the last user did not."""
+    users = _open_lock(folder / USERS_LOCK)
+    fcntl.flock(users, fcntl.LOCK_EX)
+    _stop(folder)
+    os.close(guardian_lock)  # first: a user let in by closing the other must not count on this guardian
+    os.close(users)
+
+
+def _open_lock(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+
+
+def _try_lock(path: Path) -> int | None:
+    lock = _open_lock(path)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    return lock
+
+
+if __name__ == "__main__":
+    _guard(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,163 @@
+"""A file of this machine by its path, or a stream: stdin, a pipe, whatever is no regular file."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+from loader.errors import LoaderError
+from loader.forward_reader import ForwardReader
+from loader.raw_source import HEAD_BYTES, RawInfo
+from loader.wire import FailureCode
+
+STDIN = "-"
+
+
+class FileSource:
+    """See RawSource. Its waits can't be interrupted, but are those of the disk only; a reader thread can be left in one."""
+
+    reader_count = 1  # the kernel reads ahead; more threads were no faster
+    length_verified = True
+
+    def __init__(self, path: Path, location: str) -> None:
+        self._path = path
+        self._location = location
+        self._descriptor: int | None = None
+        self._validator = ""
+        self._size_bytes = 0
+
+    def __del__(self) -> None:
+        # not in close(): a thread may still be reading, and the number would soon be another file's
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+
+    def probe(self) -> RawInfo:
+        """Open it, look at the first bytes. Raises LoaderError."""
+        try:
+            self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            self._size_bytes = os.fstat(self._descriptor).st_size
+            self._validator = _validator(self._descriptor)
+        except OSError as error:
+            raise file_error(error, self._location) from error
+        head = bytearray(min(HEAD_BYTES, self._size_bytes))
+        self.read_at(0, memoryview(head))
+        return RawInfo(
+            location=self._location,
+            size_bytes=self._size_bytes,
+            validator=self._validator,
+            resumable=True,
+            head=bytes(head),
+            head_is_whole=len(head) == self._size_bytes,
+        )
+
+    def read_at(self, offset: int, view: memoryview) -> int:
+        """Read from the file. Raises LoaderError, SOURCE_CHANGED if it is no longer what the probe saw."""
+        assert self._descriptor is not None  # noqa: S101 - `probe` comes first
+        wanted = min(len(view), max(0, self._size_bytes - offset))
+        filled = 0
+        try:
+            while filled < wanted:
+                count = os.preadv(self._descriptor, [view[filled:wanted]], offset + filled)
+                if count == 0:
+                    break
+                filled += count
+            is_changed = filled < wanted or _validator(self._descriptor) != self._validator
+        except OSError as error:
+            raise file_error(error, self._location) from error
+        if is_changed:
+            message = f"{self._location} was written to during the import"
+            raise LoaderError(FailureCode.SOURCE_CHANGED, message, "Import it again when it is complete.")
+        return filled
+
+    def close(self) -> None:
+        """Nothing to wake: no read takes long."""
+
+
+class StreamSource:
+    """See RawSource. Goes forward once; nothing says where it should end."""
+
+    reader_count = 1
+    length_verified = False
+
+    def __init__(self, path: Path | None, location: str) -> None:
+        self._path = path  # None: stdin
+        self._location = location
+        self._descriptor = 0
+        self._reader = ForwardReader(self._readinto)
+
+    def __del__(self) -> None:
+        if self._descriptor > 0:
+            os.close(self._descriptor)
+
+    def probe(self) -> RawInfo:
+        """Wait for the first bytes and hold them. Raises LoaderError."""
+        if self._path is not None:
+            try:
+                self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise file_error(error, self._location) from error
+        head = self._reader.peek(HEAD_BYTES + 1)  # one more, to know whether that is all
+        return RawInfo(
+            location=self._location,
+            size_bytes=None,
+            validator=None,
+            resumable=False,
+            head=head[:HEAD_BYTES],
+            head_is_whole=len(head) <= HEAD_BYTES,
+        )
+
+    def read_at(self, offset: int, view: memoryview) -> int:
+        """Go on with the stream. Raises LoaderError."""
+        return self._reader.read_at(offset, view)
+
+    def close(self) -> None:
+        """A read that waits for the other end of a pipe can't be woken: its thread is left behind."""
+
+    def _readinto(self, view: memoryview) -> int:
+        try:
+            return os.readv(self._descriptor, [view])
+        except OSError as error:
+            raise file_error(error, self._location) from error
+
+
+def open_path(path: Path) -> FileSource | StreamSource:
+    """Choose by what the path is. Raises LoaderError."""
+    location = shown_path(path)
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte
+        raise file_error(error, location) from error
+    if stat.S_ISDIR(mode):
+        raise LoaderError(FailureCode.USAGE, f"{location} is a folder", "Name one file.")
+    return FileSource(path, location) if stat.S_ISREG(mode) else StreamSource(path, location)
+
+
+def open_stdin() -> StreamSource:
+    """Return what arrives on stdin."""
+    return StreamSource(None, STDIN)
+
+
+def shown_path(path: Path) -> str:
+    """Return the absolute path on one line of valid Unicode: names of files are any bytes."""
+    text = str(path.absolute())
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def file_error(error: OSError | ValueError, location: str) -> LoaderError:
+    """Name what the operating system said."""
+    number = error.errno if isinstance(error, OSError) else errno.ENOENT
+    message = f"{location}: {os.strerror(number or errno.EIO)}"
+    if number in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
+        return LoaderError(FailureCode.SOURCE_NOT_FOUND, message, "Check the path.")
+    if number in (errno.EACCES, errno.EPERM):
+        return LoaderError(FailureCode.SOURCE_FORBIDDEN, message, "Give this user the right to read it.")
+    return LoaderError(
+        FailureCode.SOURCE_UNREACHABLE, message, "Check the disk or mount; the same command goes on."
+    )
+
+
+def _validator(descriptor: int) -> str:
+    status = os.fstat(descriptor)
+    return f"{status.st_mtime_ns}-{status.st_ino}-{status.st_size}"

@@ -1,0 +1,120 @@
+"""The head of the file: is it this CSV at all, which layout has it, where do its data begin, do its first rows fit."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from itertools import zip_longest
+
+import msgspec
+
+from loader.errors import LoaderError
+from loader.trips import COLUMNS, LAYOUT_COLUMN_COUNTS
+from loader.wire import FailureCode
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# What people send instead of a CSV, by its first bytes.
+_FOREIGN = {
+    b"<": "HTML or XML, perhaps an error page",
+    b"{": "JSON",
+    b"[": "JSON",
+    b"PAR1": "a Parquet file",
+    b"PK\x03\x04": "a zip archive or a spreadsheet",
+    b"\xff\xfe": "UTF-16 text",
+    b"\xfe\xff": "UTF-16 text",
+    b"BZh": "a bzip2 file",
+    b"\xfd7zXZ": "an xz file",
+    b"%PDF": "a PDF file",
+}
+
+
+class Header(msgspec.Struct, frozen=True):
+    """What the first line says."""
+
+    column_count: int
+    data_start: int  # bytes, the line's end included
+    notes: list[str]
+
+
+def read_header(head: bytes, *, is_whole: bool) -> Header:
+    """Return the layout that the head of a file announces; `is_whole` when there is nothing behind it.
+
+    Position decides a column; names guard against the wrong file. Raises EMPTY_FILE, NOT_CSV, HEADER_MISMATCH.
+    """
+    _refuse_foreign(head)
+    line, newline, rest = head.partition(b"\n")
+    if not newline and not is_whole:
+        raise _not_csv(f"its first {len(head):,} bytes hold no line end")
+    if not rest and is_whole:
+        raise LoaderError(
+            FailureCode.EMPTY_FILE,
+            "The file has a header and no rows." if head.strip() else "The file is empty.",
+            "See whether the export that writes it has failed; nothing was imported.",
+        )
+    try:
+        text = line.removeprefix(_BYTE_ORDER_MARK).decode()
+    except UnicodeDecodeError:
+        raise _not_csv("its first line is not UTF-8") from None
+    names = [name.strip() for row in csv.reader([text.rstrip("\r")]) for name in row]
+    notes = _compare(names)
+    return Header(len(names), len(line) + len(newline), notes)
+
+
+def first_records(head: bytes, header: Header, *, is_whole: bool) -> Iterator[tuple[int, bytes]]:
+    """Yield the records of the head, each with its byte offset and without its line end; none that may be cut off."""
+    start = offset = header.data_start
+    while (end := head.find(b"\n", offset)) >= 0:
+        offset = end + 1
+        if head.count(b'"', start, end) % 2 == 0:
+            yield start, head[start:end].removesuffix(b"\r")
+            start = offset
+    if is_whole and start < len(head):
+        yield start, head[start:]
+
+
+def _refuse_foreign(head: bytes) -> None:
+    for magic, what in _FOREIGN.items():
+        if head.lstrip().startswith(magic):
+            raise _not_csv(f"it looks like {what}")
+    if b"\0" in head[:4096]:
+        raise _not_csv("it has NUL bytes, as binary files and UTF-16 text have")
+
+
+def _not_csv(reason: str) -> LoaderError:
+    return LoaderError(
+        FailureCode.NOT_CSV,
+        f"This is not the CSV: {reason}.",
+        "Open the address in a browser, or look at it with `curl -r 0-500`; CSV in UTF-8 is wanted, plain, gzip or zstd.",
+    )
+
+
+def _compare(names: list[str]) -> list[str]:
+    """Return notes on names that are accepted though unfamiliar; raises HEADER_MISMATCH."""
+    unfamiliar = [
+        (position, name, column.header)
+        for position, (name, column) in enumerate(zip(names, COLUMNS, strict=False), start=1)
+        if name.lower() != column.name
+    ]
+    if len(names) not in LAYOUT_COLUMN_COUNTS or len(unfamiliar) > 1:
+        raise LoaderError(
+            FailureCode.HEADER_MISMATCH,
+            f"The header has {len(names)} columns, {len(unfamiliar)} of them unfamiliar; a trips file has"
+            f" {' or '.join(map(str, LAYOUT_COLUMN_COUNTS))}.\n{_side_by_side(names)}",
+            "See whether this is the right file; its columns must be those of the trips table, in that order.",
+        )
+    return [
+        f"Column {position} is called {name!r} in the file and was taken for {expected!r}."
+        for position, name, expected in unfamiliar
+    ]
+
+
+def _side_by_side(names: list[str]) -> str:
+    """Return the columns that differ, expected and found, one a line."""
+    expected = [column.header for column in COLUMNS]
+    if len(names) <= LAYOUT_COLUMN_COUNTS[0]:
+        expected = expected[: LAYOUT_COLUMN_COUNTS[0]]
+    rows = [("", "expected", "found")]
+    for position, (wanted, found) in enumerate(zip_longest(expected, names, fillvalue="-"), start=1):
+        if wanted.lower() != found.lower():
+            rows.append((str(position), wanted, found[:40]))
+    return "\n".join(f"  {number:>3}  {wanted:<24} {found}" for number, wanted, found in rows)

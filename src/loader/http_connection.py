@@ -1,0 +1,134 @@
+"""One kept-alive connection to a server: dialled, wrapped in TLS, metered against trickling, abortable from any thread."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import io
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from loader.http_address import DEFAULT_PORTS, HttpAddress
+from loader.raw_source import SourceClosed
+from loader.retry import Patience
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+
+class TooSlow(TimeoutError):  # noqa: N818 - reads like its base class, TimeoutError
+    """The server trickles: fewer bytes than the floor, over the time spent waiting for them."""
+
+
+def dial(
+    host: str, port: int, timeout_seconds: float, adopt: Callable[[socket.socket], None]
+) -> socket.socket:
+    """Open a TCP connection to the first address of `host` that answers: the only place that dials a source.
+
+    `adopt` is told each socket before it connects. Raises OSError, and what `adopt` raises.
+    """
+    failure = OSError("the name has no address")
+    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        candidate = socket.socket(family, kind, protocol)
+        try:
+            adopt(candidate)
+            candidate.settimeout(timeout_seconds)
+            candidate.connect(address)
+        except OSError as error:
+            candidate.close()
+            failure = error
+        except BaseException:
+            candidate.close()
+            raise
+        else:
+            return candidate
+    raise failure
+
+
+class _Meter(io.RawIOBase):
+    """A socket's bytes, counted against the time spent waiting for them; not against a pause of the reader."""
+
+    def __init__(self, raw: io.RawIOBase, patience: Patience) -> None:
+        super().__init__()
+        self._raw = raw
+        self._patience = patience
+        self._waited_seconds = 0.0
+        self._received_bytes = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int | None:
+        began = time.monotonic()
+        count = self._raw.readinto(buffer)
+        self._waited_seconds += time.monotonic() - began
+        self._received_bytes += count or 0
+        if self._waited_seconds >= self._patience.floor_window_seconds:
+            if self._received_bytes < self._patience.floor_bytes_per_second * self._waited_seconds:
+                raise TooSlow
+            self._waited_seconds, self._received_bytes = 0.0, 0
+        return count
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+def _metered_response(patience: Patience) -> type[http.client.HTTPResponse]:
+    class MeteredResponse(http.client.HTTPResponse):
+        def __init__(
+            self, sock: socket.socket, debuglevel: int = 0, method: str | None = None, url: str | None = None
+        ) -> None:
+            super().__init__(sock, debuglevel, method, url)
+            self.fp = io.BufferedReader(_Meter(self.fp.detach(), patience))
+
+    return MeteredResponse
+
+
+class HttpConnection(http.client.HTTPConnection):
+    """A connection to the origin of an address; connects at the first request, and anew when the server closed it."""
+
+    def __init__(
+        self, address: HttpAddress, patience: Patience, tls: ssl.SSLContext, closed: threading.Event
+    ) -> None:
+        super().__init__(address.host, address.port)
+        self.default_port = DEFAULT_PORTS[address.scheme]
+        self.response_class = _metered_response(patience)
+        self.origin = address.origin
+        self._tls = tls if address.scheme == "https" else None
+        self._patience = patience
+        self._closed = closed
+        self._abortable: socket.socket | None = None
+
+    def connect(self) -> None:
+        """Dial, and shake hands. Raises OSError (ssl.SSLError is one) and SourceClosed."""
+        connected = dial(self.host, self.port, self._patience.connect_seconds, self._adopt)
+        connected.settimeout(self._patience.silence_seconds)
+        try:
+            if self._tls is not None:
+                connected = self._tls.wrap_socket(
+                    connected, server_hostname=self.host, do_handshake_on_connect=False
+                )
+                self._adopt(connected)
+                connected.do_handshake()
+        except BaseException:
+            connected.close()
+            raise
+        self.sock = connected
+
+    def abort(self) -> None:
+        """Make whatever another thread waits for on this connection end at once."""
+        if self._abortable is not None:
+            with contextlib.suppress(OSError):
+                # not SSLSocket's own: after it a thread that is still reading would get the encrypted bytes as data
+                socket.socket.shutdown(self._abortable, socket.SHUT_RDWR)
+
+    def _adopt(self, candidate: socket.socket) -> None:
+        # in this order: either `abort` comes later and finds the socket, or it came before and this finds it out
+        self._abortable = candidate
+        if self._closed.is_set():
+            raise SourceClosed

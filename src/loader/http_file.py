@@ -1,0 +1,64 @@
+"""Which file an address had at the probe: every later answer has to be of the same one.
+
+Sections are those of RFC 9110.
+"""
+
+from __future__ import annotations
+
+from email.message import Message
+
+import msgspec
+
+from loader.errors import LoaderError
+from loader.http_answer import check_coding, protocol_error, unsatisfied_total
+from loader.http_client import Answer
+from loader.retry import AttemptFailed
+from loader.wire import FailureCode
+
+
+class HttpFile(msgspec.Struct, frozen=True):
+    """What identifies the probed file."""
+
+    location: str
+    size_bytes: int | None
+    validator: str | None
+
+    def precondition(self) -> dict[str, str]:
+        """Return the header that makes a changed file answer 412 instead of its bytes (13.1.1, 13.1.4)."""
+        if self.validator is None:
+            return {}
+        return {"If-Match" if self.validator.startswith('"') else "If-Unmodified-Since": self.validator}
+
+    def check_answer(self, answer: Answer) -> None:
+        """Let a 200 or 206 of this file pass. Raises LoaderError (mostly SOURCE_CHANGED) and AttemptFailed."""
+        check_coding(answer.headers, self.location)
+        if answer.status == 412:
+            raise self.changed("the server says that its ETag or date is another one (412)")
+        if answer.status == 416:
+            self.check_size(unsatisfied_total(answer.headers))
+            raise protocol_error(self.location, "it has no bytes where it said that it has some (416)")
+        if self.validator is not None:
+            found = answer.headers.get(
+                "ETag" if self.validator.startswith('"') else "Last-Modified", ""
+            ).strip()
+            if not found:
+                what = "an answer lacks the ETag or date that the first one had"
+                raise AttemptFailed(protocol_error(self.location, what))
+            if found != self.validator:
+                raise self.changed("its ETag or date is another one")
+
+    def check_size(self, size_bytes: int | None) -> None:
+        """Compare what an answer says of the whole file's size; None on either side: nothing is said."""
+        if self.size_bytes is not None and size_bytes not in (None, self.size_bytes):
+            raise self.changed(f"it had {self.size_bytes:,} bytes, and now {size_bytes:,}")
+
+    def changed(self, what: str) -> LoaderError:
+        """Make the error of a file that is not the probed one."""
+        hint = "Roll the import back and begin anew, when the file has stopped changing."
+        return LoaderError(FailureCode.SOURCE_CHANGED, f"{self.location} has changed: {what}", hint)
+
+
+def validator_of(headers: Message) -> str | None:
+    """Return the strong ETag (8.8.3), else the Last-Modified (8.8.2), else None: a weak ETag proves no bytes."""
+    etag = headers.get("ETag", "").strip()
+    return etag if etag.startswith('"') else headers.get("Last-Modified", "").strip() or None

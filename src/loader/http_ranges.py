@@ -1,0 +1,82 @@
+"""A file by ranges, each asked for and retried alone, from any number of threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+from loader.errors import LoaderError
+from loader.http_answer import ContentRange, content_range, protocol_error, shown
+from loader.http_client import Answer, HttpClient
+from loader.http_file import HttpFile
+from loader.retry import AttemptFailed, Patience, RetryBudget
+from loader.wire import FailureCode
+
+# One `readinto`: large enough that Python's part does not show, small enough that little is fetched again
+# when a connection breaks within it.
+STEP_BYTES = 1024 * 1024
+
+
+class HttpRanges:
+    """Reads any part of a file whose size and validator are known."""
+
+    def __init__(
+        self, client: HttpClient, file: HttpFile, patience: Patience, closed: threading.Event
+    ) -> None:
+        self._client = client
+        self._file = file
+        self._patience = patience
+        self._closed = closed
+
+    def read_at(self, offset: int, view: memoryview) -> None:
+        """Fill `view` with the bytes from `offset` on, which the file has. Raises LoaderError and SourceClosed."""
+        budget = RetryBudget(self._patience, self._patience.attempts, self._closed)
+        received = 0
+        while received < len(view):
+            try:
+                for count in self._ask(offset + received, view[received:]):
+                    received += count
+                    budget.refill()
+            except AttemptFailed as failure:
+                budget.spend(failure)
+
+    def _ask(self, offset: int, view: memoryview) -> Iterator[int]:
+        range_header = {"Range": f"bytes={offset}-{offset + len(view) - 1}"}
+        answer = self._client.get({**range_header, **self._file.precondition()})
+        try:
+            self._file.check_answer(answer)
+            if answer.status == 200:
+                self._file.check_size(answer.unread_bytes)
+                what = "it sends the whole file, after it had sent a range"
+                raise AttemptFailed(protocol_error(self._file.location, what))
+            span = checked_range(answer, offset, offset + len(view))
+            self._file.check_size(span.total)
+            yield from receive_range(answer, view[: span.end - span.first])
+        finally:
+            answer.finish()
+
+
+def checked_range(answer: Answer, first: int, end: int) -> ContentRange:
+    """Return the range of a 206: from `first` on, and not beyond `end`, but maybe less. Raises SOURCE_PROTOCOL."""
+    span = content_range(answer.headers)
+    if span is not None and span.first == first and span.end <= end:
+        return span
+    found = shown(answer.headers.get("Content-Range", ""))
+    what = f"asked for bytes {first}-{end - 1}, it sends Content-Range {found}"
+    raise protocol_error(answer.address.location, what)
+
+
+def receive_range(answer: Answer, view: memoryview) -> Iterator[int]:
+    """Fill `view` with the body; yield after each step how many bytes. Raises AttemptFailed and SOURCE_PROTOCOL."""
+    location = answer.address.location
+    if answer.unread_bytes not in (None, len(view)):
+        what = f"an answer of {len(view)} bytes by Content-Range has Content-Length {answer.unread_bytes}"
+        raise protocol_error(location, what)
+    for begin in range(0, len(view), STEP_BYTES):
+        step = view[begin : begin + STEP_BYTES]
+        # http.client's readinto does not raise when the body ends early
+        if (count := answer.receive(step)) < len(step):
+            what = f"{location}: an answer ends {len(view) - begin - count:,} bytes too early"
+            hint = "Try again later: the same command goes on."
+            raise AttemptFailed(LoaderError(FailureCode.SOURCE_UNREACHABLE, what, hint))
+        yield count

@@ -1,0 +1,69 @@
+"""A file as one answer, read from its beginning to its end.
+
+It is not retried once its bytes have begun to flow: a server without ranges would have to send all of them again.
+"""
+
+from __future__ import annotations
+
+from loader.errors import LoaderError
+from loader.forward_reader import ForwardReader
+from loader.http_answer import protocol_error
+from loader.http_client import Answer, HttpClient
+from loader.http_file import HttpFile
+from loader.http_ranges import STEP_BYTES
+from loader.retry import AttemptFailed
+from loader.wire import FailureCode
+
+
+class HttpStream:
+    """One answer's body, by offsets that go forward."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+        self._reader = ForwardReader(self._readinto)
+        # its end is announced or marked, rather than being where the connection ends
+        self.is_delimited = answer.is_delimited
+
+    @property
+    def position(self) -> int:
+        """The lowest offset that can still be read."""
+        return self._reader.position
+
+    def peek(self, count: int) -> bytes:
+        """Return the next `count` bytes without passing them; fewer at the end. Raises AttemptFailed."""
+        return self._reader.peek(count)
+
+    def read_at(self, offset: int, view: memoryview) -> int:
+        """Fill `view` from `offset` on; return how many bytes: fewer only at the end. Raises LoaderError."""
+        try:
+            return self._reader.read_at(offset, view)
+        except AttemptFailed as failure:
+            raise failure.error from failure
+
+    def finish(self) -> None:
+        """Close the answer."""
+        self._answer.finish()
+
+    def _readinto(self, view: memoryview) -> int:
+        count = self._answer.receive(view[:STEP_BYTES])
+        if count == 0 and (missing := self._answer.unread_bytes):
+            what = (
+                f"{self._answer.address.location}: the answer ends {missing:,} bytes before its announced end"
+            )
+            hint = "Try again. This server can't go on in the middle: each try transfers the whole file."
+            raise AttemptFailed(LoaderError(FailureCode.SOURCE_TRUNCATED, what, hint))
+        return count
+
+
+def open_stream(client: HttpClient, file: HttpFile) -> HttpStream:
+    """Ask for the whole file, once. Raises LoaderError and AttemptFailed."""
+    answer = client.get(file.precondition())
+    try:
+        file.check_answer(answer)
+        if answer.status != 200:
+            raise protocol_error(file.location, f"{answer.status} is no answer to a request for all of it")
+        file.check_size(answer.unread_bytes)
+    except (AttemptFailed, LoaderError):
+        answer.finish()
+        raise
+    return HttpStream(answer)

@@ -1,0 +1,177 @@
+"""How a running import is told to stop, and what must not be stopped: signals, a supervisor's end, the commit point.
+
+Facts the design rests on. A Python signal handler runs in the main thread, between two bytecodes, so the main thread
+only waits, and all that can block (names, sockets, locks, compilation) runs in daemon threads that need not end. A
+handler that took a lock could find it held by the code it interrupts: ours do nothing, and the signal's number comes
+by `signal.set_wakeup_fd` to a pipe that the main thread reads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+import queue
+import select
+import signal
+import threading
+from collections.abc import Callable, Generator
+from types import FrameType, TracebackType
+from typing import Literal, TypeVar
+
+R = TypeVar("R")
+
+# How late a waiting thread may notice a request: far under the half second that stopping may take.
+POLL_SECONDS = 0.05
+
+
+class StopReason(enum.Enum):
+    """Why the import is to stop; the first one stays."""
+
+    TERMINATED = "SIGTERM"  # roll back
+    INTERRUPTED = "SIGINT"  # roll back
+    SUSPENDED = "SIGHUP"  # or the supervisor is gone: keep what is committed
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: it was asked for
+    """Raised wherever work notices that it is to stop."""
+
+
+class Interrupt:
+    """One import's request to stop, seen from every thread."""
+
+    def __init__(self) -> None:
+        self._requested = threading.Event()
+        self._committing = False
+        self._lock = threading.Lock()
+        self._aborts: list[Callable[[], None]] = []
+        self.reason: StopReason | None = None
+
+    @contextlib.contextmanager
+    def aborting(self, abort: Callable[[], None]) -> Generator[None]:
+        """Have `abort` called, from another thread, when the work within is to stop."""
+        with self._lock:
+            self.check()
+            self._aborts.append(abort)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._aborts.remove(abort)
+
+    def abort(self) -> None:
+        """Abort what waits, if a request is effective; return when all of it has been told."""
+        with self._lock:
+            effective = self.reason is not None and not self._committing
+            threads = [threading.Thread(target=each, daemon=True) for each in self._aborts if effective]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def request(self, reason: StopReason) -> None:
+        """Ask to stop. Once the commit has begun this changes nothing: its answer decides."""
+        with self._lock:
+            if self.reason is None:
+                self.reason = reason
+                self._requested.set()
+
+    def check(self) -> None:
+        """Raise Stopped when asked to stop."""
+        if self._requested.is_set():
+            raise Stopped
+
+    def sleep(self, seconds: float) -> None:
+        """Wait that long; raise Stopped as soon as asked to stop."""
+        if self._requested.wait(seconds):
+            raise Stopped
+
+    def begin_commit(self) -> None:
+        """Enter the commit point; raise Stopped when asked to stop before it."""
+        with self._lock:
+            self.check()
+            self._committing = True
+
+    def end_commit(self) -> None:
+        """Leave the commit point: the answer has come, or the connection is lost."""
+        with self._lock:
+            self._committing = False
+
+    @property
+    def is_effective(self) -> bool:
+        """Whether work is to be aborted now."""
+        with self._lock:
+            return self.reason is not None and not self._committing
+
+    def call(self, function: Callable[[], R]) -> R:
+        """Return what `function` returns. It runs in a thread of its own, left behind when asked to stop."""
+        answer: queue.SimpleQueue[tuple[R] | BaseException] = queue.SimpleQueue()
+
+        def run() -> None:
+            try:
+                answer.put((function(),))
+            except BaseException as error:
+                answer.put(error)
+
+        threading.Thread(target=run, name="call", daemon=True).start()
+        while True:
+            self.check()
+            try:
+                result = answer.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                continue
+            if isinstance(result, BaseException):
+                raise result
+            return result[0]
+
+
+class Watch:
+    """The main thread's wait: for the end of the work, a signal, or the end of stdin. A context manager."""
+
+    def __init__(
+        self, interrupt: Interrupt, *, on_sigterm: Literal["roll_back", "suspend"], watch_stdin: bool
+    ) -> None:
+        terminated = StopReason.TERMINATED if on_sigterm == "roll_back" else StopReason.SUSPENDED
+        self._reasons = {
+            signal.SIGTERM: terminated,
+            signal.SIGINT: StopReason.INTERRUPTED,
+            signal.SIGHUP: StopReason.SUSPENDED,
+        }
+        self._interrupt = interrupt
+        self._stdin = [0] if watch_stdin else []
+        self._reader, self._writer = os.pipe()
+
+    def __enter__(self) -> Watch:
+        os.set_blocking(self._reader, False)
+        os.set_blocking(self._writer, False)
+        self._former_wakeup = signal.set_wakeup_fd(self._writer)
+        self._former_handlers = {number: signal.signal(number, _nothing) for number in self._reasons}
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._former_handlers.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._former_wakeup)
+        os.close(self._reader)
+        os.close(self._writer)
+
+    def wake(self) -> None:
+        """Make a `wait` in the main thread return, from any thread."""
+        os.write(self._writer, b"\0")
+
+    def wait(self, timeout_seconds: float | None) -> None:
+        """Wait for `wake`, the time, or a request to stop, which is passed on."""
+        readable, _, _ = select.select([self._reader, *self._stdin], [], [], timeout_seconds)
+        if self._reader in readable:
+            for number in os.read(self._reader, 64):
+                if number != 0:
+                    self._interrupt.request(self._reasons[signal.Signals(number)])
+        if 0 in readable and not os.read(0, 4096):
+            self._stdin = []
+            self._interrupt.request(StopReason.SUSPENDED)
+
+
+def _nothing(_number: int, _frame: FrameType | None) -> None:
+    """Be there, so that the signal does not kill: its number comes through the pipe."""

@@ -1,0 +1,244 @@
+"""The story of an import on one page: probe, claim, load what is missing, publish.
+
+Each attempt does all of it. So going on after a lost database, a killed loader or a suspended one is the same as
+beginning: whatever the ledger has of this file is not loaded again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import time
+from collections.abc import Callable
+from uuid import UUID
+
+import msgspec
+import psycopg
+
+from loader import claim, coverage, ledger, publication, removal, trips_table
+from loader.buffers import BufferPool
+from loader.claim import Attempt, Target
+from loader.database import Connection, Database
+from loader.errors import LoaderError
+from loader.failpoint import reach
+from loader.header import Header, read_header
+from loader.interrupt import Interrupt, Stopped
+from loader.ledger import Import
+from loader.preview import first_rejects
+from loader.progress import Meter
+from loader.rejection import RejectCount, parse_allowance, refuse_too_many
+from loader.remainder import Remainder
+from loader.source import Source, SourceInfo, open_source
+from loader.wire import FailureCode, Job, Message, Probed, Receipt
+from loader.workers import Workers, default_worker_count, part_bytes
+
+# How many ranges are fetched at once, each into a buffer of the pool.
+SOURCE_CONNECTIONS = 4
+# Buffers beyond those being filled and those being encoded: so that neither side waits for the other's last step.
+_SPARE_BUFFERS = 2
+# A database that is gone for longer than this, counted from the last block loaded, ends the run.
+_DATABASE_BUDGET_SECONDS = 120.0
+_DATABASE_RETRY_SECONDS = 1.0
+# The shortest record: nothing but 23 commas and a line end. Bounds how many rows a file can have.
+_LEAST_RECORD_BYTES = 24
+
+
+class _Probe(msgspec.Struct, frozen=True):
+    """What the first look at the source found."""
+
+    source: Source
+    info: SourceInfo
+    header: Header
+
+
+class Load:
+    """One run of the loader for one job."""
+
+    def __init__(
+        self, job: Job, database_url: str, interrupt: Interrupt, meter: Meter, send: Callable[[Message], None]
+    ) -> None:
+        self._job = job
+        self._database_url = database_url
+        self._interrupt = interrupt
+        self._meter = meter
+        self._send = send
+        self._allowance = parse_allowance(job.max_rejects)
+        self._started = time.monotonic()
+        self.import_id = UUID(job.import_id) if job.import_id else None
+        self.is_claimed = False  # the import is in the ledger, and was ours to change
+        self.is_resumable = True  # what is committed can be gone on from
+
+    def until_published(self) -> Receipt:
+        """Return the receipt of the published import. Raises LoaderError, Stopped."""
+        deadline = time.monotonic() + _DATABASE_BUDGET_SECONDS
+        while True:
+            rows_before = self._meter.rows_sent
+            try:
+                return self._attempt()
+            except LoaderError as error:
+                lost = error.code is FailureCode.DATABASE_UNAVAILABLE and self.is_claimed
+                if not lost or self._job.source == "-":
+                    raise
+                if self._meter.rows_sent > rows_before:
+                    deadline = time.monotonic() + _DATABASE_BUDGET_SECONDS
+                if time.monotonic() > deadline:
+                    raise
+            self._interrupt.sleep(_DATABASE_RETRY_SECONDS)
+
+    def _attempt(self) -> Receipt:
+        self._meter.enter("probing")
+        source = open_source(self._job.source, connections=SOURCE_CONNECTIONS)
+        database = Database(self._database_url)
+        with contextlib.ExitStack() as stack:
+            stack.callback(source.close)
+            stack.enter_context(self._interrupt.aborting(source.close))
+            stack.enter_context(self._interrupt.aborting(database.abort))
+            probe = self._probe(source)
+            reach()
+            control = self._interrupt.call(lambda: stack.enter_context(database.connection("control")))
+            trips_table.prepare(control)
+            reach()
+            target = self._target(probe)
+            claimed = self._claim(control, target)
+            if isinstance(claimed, Receipt):
+                return claimed
+            known, attempt = claimed
+            self._announce(probe, known, attempt)
+            remainder = self._load(control, database, probe, attempt)
+            self._meter.enter("publishing")
+            receipt = self._receipt(control, probe, known, attempt, remainder)
+            reach()
+            publication.publish(control, attempt, target, receipt, self._interrupt)
+            reach()
+            self._tidy(control)
+            return receipt
+
+    def _probe(self, source: Source) -> _Probe:
+        info = source.probe()
+        header = read_header(info.head, is_whole=info.head_is_whole)
+        if self._allowance.count == 0:
+            RejectCount(self._allowance, 0, None).add(first_rejects(info, header))
+        self.is_resumable = info.resumable
+        return _Probe(source, info, header)
+
+    def _target(self, probe: _Probe) -> Target:
+        return Target(
+            location=probe.info.location,
+            source_bytes=probe.info.size_bytes,
+            validator=probe.info.validator,
+            data_start=probe.header.data_start,
+            column_count=probe.header.column_count,
+            mode=self._job.mode,
+            force=self._job.force,
+        )
+
+    def _claim(self, control: Connection, target: Target) -> tuple[Import, Attempt] | Receipt:
+        """Become the loader of the import; return its receipt where there is nothing left to do."""
+        while True:
+            found = claim.find_or_insert(control, self.import_id, target)
+            reach()
+            claim.lock(control, found, self._interrupt)
+            self.import_id, self.is_claimed = found.id, True
+            number = claim.begin_attempt(control, found.import_key)
+            if number is not None:
+                break
+            now = ledger.find_import(control, found.id)
+            if now is not None and now.receipt is not None and now.state == "published":
+                return msgspec.json.decode(now.receipt, type=Receipt)
+            if now is not None:
+                removal.remove(control, found.import_key, self._interrupt, self._meter.removed)
+            claim.unlock(control, found.import_key)
+        claim.refuse_other_file(found, target)
+        if not self.is_resumable:
+            for part in ledger.parts(control, found.import_key):
+                removal.drop_part(control, found.import_key, part)
+        reach()
+        publication.create_import_table(control, found.import_key)
+        reach()
+        return found, Attempt(found.import_key, number, found.column_count)
+
+    def _announce(self, probe: _Probe, known: Import, attempt: Attempt) -> None:
+        self._send(
+            Probed(
+                import_id=str(known.id),
+                source=probe.info.location,
+                bytes_total=probe.info.size_bytes,
+                validator=probe.info.validator,
+                compression=probe.info.compression,
+                attempt=attempt.number,
+                resumed=attempt.number > 1,
+                notes=probe.header.notes,
+            )
+        )
+
+    def _load(self, control: Connection, database: Database, probe: _Probe, attempt: Attempt) -> Remainder:
+        """Load what is missing and attach its parts to the import's table."""
+        info, key = probe.info, attempt.import_key
+        committed = ledger.totals(control, key)
+        worker_count = self._job.workers or default_worker_count()
+        pool = BufferPool(SOURCE_CONNECTIONS + worker_count + _SPARE_BUFFERS)
+        data_end = info.size_bytes if info.compression is None else None
+        remainder = Remainder(
+            probe.source, pool, ledger.spans(control, key), probe.header.data_start, data_end
+        )
+        loaded_bytes = probe.header.data_start + committed.bytes if info.compression is None else 0
+        self._meter.start(info.size_bytes, loaded_bytes, committed.rows_copied, committed.rows_rejected)
+        self._meter.enter("loading")
+        most_rows = None if data_end is None else data_end // _LEAST_RECORD_BYTES
+        workers = Workers(
+            database,
+            attempt,
+            worker_count,
+            part_bytes(info.size_bytes),
+            pool,
+            self._interrupt,
+            self._meter,
+            RejectCount(self._allowance, committed.rows_rejected, most_rows),
+        )
+        workers.run(remainder.blocks(), probe.source.close, lambda: publication.attach_parts(control, key))
+        publication.attach_parts(control, key)
+        return remainder
+
+    def _receipt(
+        self, control: Connection, probe: _Probe, claimed: Import, attempt: Attempt, remainder: Remainder
+    ) -> Receipt:
+        """Return what the import proves, having seen that it does. Raises TOO_MANY_REJECTS, INTERNAL_ERROR."""
+        info, key = probe.info, attempt.import_key
+        totals = ledger.totals(control, key)
+        rows_parsed = totals.rows_sent + totals.rows_rejected
+        refuse_too_many(self._allowance, totals.rows_rejected, rows_parsed)
+        flaw = coverage.find_flaw(ledger.spans(control, key), claimed.data_start, remainder.data_end)
+        if totals.rows_sent != totals.rows_copied:
+            flaw = f"{totals.rows_sent:,} rows were sent and {totals.rows_copied:,} copied"
+        if flaw is not None:
+            raise LoaderError(
+                FailureCode.INTERNAL_ERROR,
+                f"The loaded blocks do not prove that the file is whole: {flaw}.",
+                "This is a defect of the loader: please report it. Nothing was published.",
+            )
+        return Receipt(
+            import_id=str(claimed.id),
+            import_key=key,
+            source=info.location,
+            validator=info.validator,
+            source_bytes=info.size_bytes or remainder.source_bytes_read,
+            data_bytes=remainder.data_end,
+            length_verified=probe.source.length_verified,
+            blocks=totals.blocks,
+            parts=totals.parts,
+            rows_parsed=rows_parsed,
+            rows_copied=totals.rows_copied,
+            rows_published=publication.attached_row_count(control, key),
+            rows_rejected=totals.rows_rejected,
+            attempts=attempt.number,
+            seconds=round(time.monotonic() - self._started, 3),
+            published_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            notes=probe.header.notes,
+        )
+
+    def _tidy(self, control: Connection) -> None:
+        """Refresh statistics and drop what was replaced. The import is published: what fails here is left to `gc`."""
+        with contextlib.suppress(psycopg.Error, LoaderError, Stopped):
+            publication.analyze(control)
+            for replaced in removal.unheld(control, "removing"):
+                removal.remove(control, replaced.import_key, self._interrupt, lambda _part, _parts: None)

@@ -1,0 +1,99 @@
+"""The first rows of a file: what fails an import before a table exists, and what `loader check` shows."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.table import Table
+
+from loader.display import size_text
+from loader.header import Header, first_records, read_header
+from loader.rejects import Reject
+from loader.rows import Fault, encode_row, reject_of
+from loader.source import SourceInfo, open_source
+from loader.trips import COLUMNS, POSTGRES_TYPES
+
+# The rows that are tried: a wrong file shows itself in the first ones.
+_TRIED_ROWS = 100
+_SHOWN_ROWS = 3
+_SHOWN_CHARACTERS = 24
+
+
+def first_rejects(info: SourceInfo, header: Header) -> Iterator[Reject]:
+    """Yield the rows among the first that can't be stored."""
+    line = 2
+    for offset, record in _first_records(info, header)[:_TRIED_ROWS]:
+        row = encode_row(record, header.column_count)
+        if isinstance(row, Fault):
+            yield reject_of(row, record, line, offset)
+        line += 1 + record.count(b"\n")
+
+
+def preview_text(location: str) -> str:
+    """Return what is at a location, for people, reading no more than its head. Raises LoaderError."""
+    source = open_source(location)
+    try:
+        info = source.probe()
+    finally:
+        source.close()
+    header = read_header(info.head, is_whole=info.head_is_whole)
+    records = [record for _, record in _first_records(info, header)]
+    rejects = list(first_rejects(info, header))
+    shown = io.StringIO()
+    console = Console(file=shown, width=120, highlight=False, markup=False)
+    console.print(f"source      {info.location}")
+    console.print(f"size        {_size(info)}")
+    console.print(f"validator   {info.validator or 'none: a changed file can not be told from this one'}")
+    console.print(f"resumable   {'yes' if info.resumable else 'no: a new attempt begins at the beginning'}")
+    console.print(f"rows        {_estimate(info, header, len(records))}")
+    for note in header.notes:
+        console.print(f"note        {note}")
+    console.print(_columns(header, records[:_SHOWN_ROWS]))
+    console.print(_verdict(rejects, min(len(records), _TRIED_ROWS)))
+    return shown.getvalue().rstrip()
+
+
+def _first_records(info: SourceInfo, header: Header) -> list[tuple[int, bytes]]:
+    return list(first_records(info.head, header, is_whole=info.head_is_whole))
+
+
+def _size(info: SourceInfo) -> str:
+    size = "not announced"
+    if info.size_bytes is not None:
+        size = f"{info.size_bytes:,} bytes ({size_text(info.size_bytes)})"
+    return size + (f", {info.compression}" if info.compression else "")
+
+
+def _estimate(info: SourceInfo, header: Header, count: int) -> str:
+    if info.head_is_whole:
+        return f"{count:,}"
+    bytes_per_row = (len(info.head) - header.data_start) / max(count, 1)
+    if info.size_bytes is None or info.compression is not None:
+        return f"not known; about {bytes_per_row:.0f} bytes each, decompressed"
+    return f"about {info.size_bytes / bytes_per_row:,.0f}, {bytes_per_row:.0f} bytes each"
+
+
+def _columns(header: Header, records: list[bytes]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for title in ("COLUMN", "TYPE", *(f"ROW {number}" for number in range(1, len(records) + 1))):
+        table.add_column(title, no_wrap=True)
+    rows = [next(csv.reader([record.decode(errors="backslashreplace")]), []) for record in records]
+    for index, column in enumerate(COLUMNS[: header.column_count]):
+        values = [row[index] if index < len(row) else "-" for row in rows]
+        table.add_row(
+            column.name,
+            POSTGRES_TYPES[column.kind],
+            *(value[:_SHOWN_CHARACTERS] if value else "(null)" for value in values),
+        )
+    return table
+
+
+def _verdict(rejects: list[Reject], tried: int) -> str:
+    if not rejects:
+        return f"The first {tried:,} rows can be stored."
+    first = rejects[0]
+    column = "" if first.column is None else f", column {first.column}: {first.value!r}"
+    return f"{len(rejects):,} of the first {tried:,} rows can NOT be stored; the first at line {first.line:,}{column}: {first.reason}."

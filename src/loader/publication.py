@@ -1,0 +1,191 @@
+"""From parts to visible rows: the import's table, its parts attached, and the one transaction that publishes it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+
+import msgspec
+import psycopg
+from psycopg import errors as pg
+from psycopg import sql
+from psycopg.rows import scalar_row
+
+from loader import claim, ledger, trips_table
+from loader.database import Connection
+from loader.errors import LoaderError
+from loader.failpoint import reach
+from loader.interrupt import Interrupt
+from loader.trips_table import STATISTICS_TARGET
+from loader.wire import FailureCode, Receipt
+
+TRIPS = sql.Identifier("public", "trips")
+# A statement that needs a lock on trips waits this long at a time, because readers queue behind it while it waits,
+_LOCK_TIMEOUT_SECONDS = 1
+# then lets them pass for this long,
+_LOCK_PAUSE_SECONDS = 1.0
+# and gives up after this long in all: longer than a report runs, shorter than a night's pg_dump.
+_LOCK_BUDGET_SECONDS = 600.0
+
+
+def create_import_table(connection: Connection, import_key: int) -> None:
+    """Make the import's table unless an earlier attempt has: like trips, with its key fixed, partitioned by part."""
+    table = ledger.import_table(import_key)
+    with connection.transaction():
+        connection.execute(
+            sql.SQL(
+                "CREATE TABLE IF NOT EXISTS {table} (LIKE {trips} INCLUDING DEFAULTS INCLUDING CONSTRAINTS"
+                " INCLUDING GENERATED INCLUDING STORAGE INCLUDING COMPRESSION INCLUDING INDEXES,"
+                " CONSTRAINT import_key CHECK (import_key = {key})) PARTITION BY LIST (part)"
+            ).format(table=table, trips=TRIPS, key=import_key)
+        )
+        connection.execute(
+            sql.SQL("ALTER TABLE {} ALTER import_key SET DEFAULT {}").format(table, import_key)
+        )
+
+
+def attach_parts(connection: Connection, import_key: int) -> None:
+    """Attach the committed parts that are not yet partitions of the import's table, a short transaction each."""
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        unattached = cursor.execute(
+            "SELECT part FROM loader.part WHERE import_key = %(key)s AND NOT EXISTS (SELECT FROM pg_inherits"
+            " WHERE inhrelid = format('loader.import_%%s_part_%%s', %(key)s::int, part)::regclass) ORDER BY part",
+            {"key": import_key},
+        ).fetchall()
+    for part in unattached:
+        reach()
+        connection.execute(
+            sql.SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES IN ({})").format(
+                ledger.import_table(import_key), ledger.part_table(import_key, part), part
+            )
+        )
+
+
+def attached_row_count(connection: Connection, import_key: int) -> int:
+    """Return how many rows are in the parts that are partitions of the import's table: those that a publish shows."""
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        return cursor.execute(
+            "SELECT coalesce(sum(row_count), 0)::bigint FROM loader.part JOIN pg_inherits"
+            " ON inhrelid = to_regclass(format('loader.import_%%s_part_%%s', import_key, part))"
+            " WHERE import_key = %s AND inhparent = to_regclass(%s)",
+            [import_key, f"loader.import_{import_key}"],
+        ).fetchall()[0]
+
+
+def publish(
+    connection: Connection,
+    attempt: claim.Attempt,
+    target: claim.Target,
+    receipt: Receipt,
+    interrupt: Interrupt,
+) -> None:
+    """Make all rows of the import visible at once, in the transaction that also stores the receipt.
+
+    Its parts must be attached. Raises ALREADY_IMPORTED, IMPORT_BUSY, TABLE_CHANGED, TABLE_LOCKED, Stopped. When the
+    connection is lost during the commit, the ledger alone knows the answer.
+    """
+    _refuse_changed_table(connection, attempt.import_key)
+
+    def transaction() -> None:
+        try:
+            with connection.transaction():
+                _publish(connection, attempt, target, receipt)
+                reach()
+                interrupt.begin_commit()
+                reach()
+        finally:
+            interrupt.end_commit()
+
+    try:
+        with_lock_timeout(connection, transaction, interrupt)
+    except pg.InsufficientPrivilege:
+        raise
+    except pg.SyntaxErrorOrAccessRuleViolation as error:  # class 42: trips was altered just now
+        raise _table_changed(str(error.diag.message_primary)) from error
+
+
+def analyze(connection: Connection) -> None:
+    """Refresh the statistics of trips as a whole; those of the parts are there. Nothing depends on its success."""
+    if connection.info.server_version < 180000:
+        return  # no ONLY there: it would read every part of every import once more
+    with contextlib.suppress(psycopg.Error):
+        connection.execute(f"SET default_statistics_target = {STATISTICS_TARGET}".encode())
+        connection.execute(f"SET lock_timeout = '{_LOCK_TIMEOUT_SECONDS}s'".encode())
+        connection.execute("ANALYZE ONLY public.trips")
+
+
+def with_lock_timeout(connection: Connection, action: Callable[[], None], interrupt: Interrupt) -> None:
+    """Do what needs a lock on trips, again and again while others hold it, without keeping readers queued behind.
+
+    Raises TABLE_LOCKED after _LOCK_BUDGET_SECONDS, Stopped.
+    """
+    deadline = time.monotonic() + _LOCK_BUDGET_SECONDS
+    connection.execute(f"SET lock_timeout = '{_LOCK_TIMEOUT_SECONDS}s'".encode())
+    while True:
+        try:
+            action()
+        except (pg.LockNotAvailable, pg.DeadlockDetected) as error:
+            if time.monotonic() > deadline:
+                raise LoaderError(
+                    FailureCode.TABLE_LOCKED,
+                    f"Other sessions kept trips locked for {_LOCK_BUDGET_SECONDS / 60:.0f} minutes.",
+                    "Find them in pg_locks (a long report, pg_dump, an open transaction), then run the command again.",
+                ) from error
+            interrupt.sleep(_LOCK_PAUSE_SECONDS)
+        else:
+            connection.execute("RESET lock_timeout")
+            return
+
+
+def _publish(connection: Connection, attempt: claim.Attempt, target: claim.Target, receipt: Receipt) -> None:
+    key = attempt.import_key
+    published = connection.execute(
+        "UPDATE loader.import SET state = 'published', receipt = %s"
+        " WHERE import_key = %s AND attempt = %s AND state = 'loading'",
+        [msgspec.json.encode(receipt).decode(), key, attempt.number],
+    )
+    if published.rowcount != 1:
+        raise claim.superseded()
+    claim.take_turn(connection, target.location)
+    claim.refuse_duplicate(connection, target, key)
+    for part in ledger.parts(connection, key):
+        connection.execute(
+            sql.SQL("ALTER TABLE {} RESET (autovacuum_enabled)").format(ledger.part_table(key, part))
+        )
+    connection.execute(
+        sql.SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES IN ({})").format(
+            TRIPS, ledger.import_table(key), key
+        )
+    )
+    if target.mode == "replace":
+        _replace(connection, key)
+
+
+def _replace(connection: Connection, import_key: int) -> None:
+    """Take all other imports out of trips. Last, because from here on readers wait: DETACH locks them out."""
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        replaced: list[int] = cursor.execute(
+            "UPDATE loader.import SET state = 'removing' WHERE state = 'published' AND import_key <> %s"
+            " RETURNING import_key",
+            [import_key],
+        ).fetchall()
+    for key in replaced:
+        connection.execute(
+            sql.SQL("ALTER TABLE {} DETACH PARTITION {}").format(TRIPS, ledger.import_table(key))
+        )
+
+
+def _refuse_changed_table(connection: Connection, import_key: int) -> None:
+    now = {row[0]: row for row in trips_table.columns(connection, "public.trips")}
+    then = {row[0]: row for row in trips_table.columns(connection, f"loader.import_{import_key}")}
+    if changed := [str(name) for name in now.keys() | then.keys() if now.get(name) != then.get(name)]:
+        raise _table_changed(f"column {', '.join(sorted(changed))}")
+
+
+def _table_changed(what: str) -> LoaderError:
+    return LoaderError(
+        FailureCode.TABLE_CHANGED,
+        f"The table trips was altered during the import: {what}.",
+        "Undo the change and run the command again to publish what is loaded; or `loader drop` the import.",
+    )

@@ -1,0 +1,51 @@
+"""What every place that bytes come from offers: a look at its beginning, and bytes by offset, as they are transferred."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+# Enough for a header and some thousand rows, or for what is not a CSV to show itself; a moment's transfer.
+HEAD_BYTES = 256 * 1024
+
+
+class SourceClosed(Exception):  # noqa: N818 - the caller asked for it: not an error
+    """`close()` was called while this waited for bytes."""
+
+
+class RawInfo(msgspec.Struct, frozen=True):
+    """What the first look found. Everything is as transferred: compressed bytes where the file is compressed."""
+
+    location: str  # as shown to people and stored: no credentials, query or fragment
+    size_bytes: int | None  # None: not announced
+    validator: str | None
+    resumable: bool  # bytes from the middle can be had again and proven to be of the same file
+    head: bytes  # the first bytes, up to HEAD_BYTES
+    head_is_whole: bool  # head is all there is
+
+
+class RawSource(Protocol):
+    """One file, stream or address. `probe` comes first, once; `close` from any thread, at any time."""
+
+    @property
+    def reader_count(self) -> int:
+        """How many threads may be in `read_at` at once. 1: offsets only go forward, or more would not help."""
+        ...
+
+    @property
+    def length_verified(self) -> bool:
+        """Once the end was reached: it was announced beforehand, or marked, not just where the bytes stopped."""
+        ...
+
+    def probe(self) -> RawInfo:
+        """Look at the beginning. Raises LoaderError."""
+        ...
+
+    def read_at(self, offset: int, view: memoryview) -> int:
+        """Fill `view` with the bytes from `offset` on; return how many: fewer only at the end. Raises LoaderError."""
+        ...
+
+    def close(self) -> None:
+        """Make whatever waits for bytes end soon. Never blocks."""
+        ...

@@ -1,0 +1,107 @@
+"""How many rows may be set aside, counted over all workers: the first one too many ends the import."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from fractions import Fraction
+
+import msgspec
+
+from loader.errors import LoaderError
+from loader.rejects import Reject
+from loader.wire import FailureCode
+
+_TOO_MANY_HINT = "See whether this is the right file; raise --max-rejects if so many bad rows are expected."
+
+
+class Allowance(msgspec.Struct, frozen=True):
+    """What --max-rejects says: a count, or a share of all rows."""
+
+    count: int | None
+    share: Fraction | None
+
+    def permits(self, rejects: int, rows: int) -> bool:
+        """Whether so many rejects among so many rows (rejects included) may be."""
+        if self.count is not None:
+            return rejects <= self.count
+        return self.share is not None and rejects <= self.share * rows
+
+    def __str__(self) -> str:
+        return str(self.count) if self.share is None else f"{float(self.share * 100):g}%"
+
+
+def parse_allowance(text: str) -> Allowance:
+    """Return what `N` or `P%` means; raises USAGE."""
+    try:
+        if text.endswith("%"):
+            share = Fraction(text[:-1]) / 100
+            if 0 <= share <= 1:
+                return Allowance(None, share)
+        elif (count := int(text)) >= 0:
+            return Allowance(count, None)
+    except (ValueError, ZeroDivisionError):
+        pass
+    raise LoaderError(
+        FailureCode.USAGE,
+        f"--max-rejects {text!r} is neither a count nor a percentage.",
+        "Write a whole number such as 100, or a percentage from 0% to 100% such as 0.5%.",
+    )
+
+
+def refuse_too_many(allowance: Allowance, rejects: int, rows: int) -> None:
+    """Judge a whole file of so many rows, rejects included; raises TOO_MANY_REJECTS."""
+    if not allowance.permits(rejects, rows):
+        raise LoaderError(
+            FailureCode.TOO_MANY_REJECTS,
+            f"{rejects:,} of {rows:,} rows were rejected; {allowance} were allowed.",
+            _TOO_MANY_HINT,
+        )
+
+
+class RejectCount:
+    """The rejects of one attempt, those of committed parts included."""
+
+    def __init__(self, allowance: Allowance, rejects: int, most_rows: int | None) -> None:
+        """`most_rows`: no file of this size has more; None: not known, so a share is judged at the end only."""
+        self._allowance = allowance
+        self._most_rows = most_rows
+        self._lock = threading.Lock()
+        self.rejects = rejects
+
+    def add(self, rejects: Iterable[Reject]) -> None:
+        """Count them; raises BAD_ROW or TOO_MANY_REJECTS at the one that can't be allowed, however the file goes on."""
+        for reject in rejects:
+            with self._lock:
+                self.rejects += 1
+                count = self.rejects
+            if self._allowance.count is None and self._most_rows is None:
+                continue
+            if not self._allowance.permits(count, self._most_rows or 0):
+                raise self._failure(count, reject)
+
+    def _failure(self, count: int, reject: Reject) -> LoaderError:
+        where = f"line {reject.line:,}, byte {reject.byte_offset:,}"
+        if reject.column is not None:
+            where += f", column {reject.column}"
+        if self._allowance.count == 0:
+            code, message, hint = (
+                FailureCode.BAD_ROW,
+                f"A row can't be stored: {reject.reason} ({where}).",
+                "Correct the file, or set such rows aside with --max-rejects N or P%.",
+            )
+        else:
+            code, message, hint = (
+                FailureCode.TOO_MANY_REJECTS,
+                f"{count:,} rows rejected, {self._allowance} allowed; this one: {reject.reason} ({where}).",
+                _TOO_MANY_HINT,
+            )
+        return LoaderError(
+            code,
+            message,
+            hint,
+            line=reject.line,
+            byte_offset=reject.byte_offset,
+            column=reject.column,
+            value=reject.value,
+        )

@@ -1,0 +1,112 @@
+"""How a run ends that does not publish: what becomes of the staging, and what is said of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from uuid import UUID
+
+import msgspec
+
+from loader import claim, ledger, removal, trips_table
+from loader.database import Database, end_backends
+from loader.errors import LoaderError
+from loader.interrupt import Interrupt, StopReason
+from loader.wire import FAILURE_KINDS, Failed, Failure, FailureCode, Published, Receipt
+
+# A roll back that can't reach the database is tried for this long: a person waits for it.
+_BUDGET_SECONDS = 10.0
+_RETRY_SECONDS = 0.5
+
+_STOP_FAILURES = {
+    StopReason.TERMINATED: (
+        FailureCode.TERMINATED,
+        "The import was stopped by SIGTERM and rolled back.",
+        "trips is as it was.",
+    ),
+    StopReason.INTERRUPTED: (
+        FailureCode.INTERRUPTED,
+        "The import was stopped by SIGINT and rolled back.",
+        "trips is as it was.",
+    ),
+    StopReason.SUSPENDED: (
+        FailureCode.SUSPENDED,
+        "The import was told to stop and to keep what is committed.",
+        "Run the same command again: it goes on from there.",
+    ),
+}
+
+
+def failure_of(code: FailureCode, message: str, hint: str) -> Failure:
+    """Return a failure with what is true of all of its code."""
+    return Failure(code, message, hint, FAILURE_KINDS[code].retryable)
+
+
+def stop_failure(reason: StopReason) -> Failure:
+    """Return the failure that a request to stop is."""
+    return failure_of(*_STOP_FAILURES[reason])
+
+
+def end_unpublished(
+    failure: Failure,
+    *,
+    database_url: str,
+    import_id: UUID | None,
+    is_claimed: bool,
+    is_resumable: bool,
+    on_part: Callable[[int, int], None],
+) -> Failed | Published:
+    """Keep the staging where the same command can go on from it, else roll it back; say which.
+
+    An import that turns out to be published, whatever we were told, ends as published: the ledger decides.
+    """
+    shown_id = str(import_id) if import_id else None
+    if failure.code is FailureCode.IMPORT_BUSY:
+        return Failed(failure, "kept", shown_id)  # another's, who is at it
+    if import_id is None:
+        return Failed(failure, "none")  # nothing was begun
+    if failure.retryable and is_resumable:
+        return Failed(failure, "kept" if is_claimed else "unknown", shown_id)
+    try:
+        receipt = _roll_back(database_url, import_id, on_part)
+    except LoaderError as error:
+        return Failed(_cleanup_pending(failure, error), "unknown", shown_id)
+    return Published(receipt) if receipt is not None else Failed(failure, "none", shown_id)
+
+
+def _cleanup_pending(failure: Failure, error: LoaderError) -> Failure:
+    if failure.code not in (FailureCode.TERMINATED, FailureCode.INTERRUPTED):
+        return msgspec.structs.replace(
+            failure, hint=f"{failure.hint} What was loaded could not be removed ({error}): run `loader gc`."
+        )
+    return failure_of(
+        FailureCode.CLEANUP_PENDING,
+        f"Loading was stopped, but what was loaded could not be removed: {error}",
+        "When the database is back, run `loader gc`, or `loader drop` with the import's id.",
+    )
+
+
+def _roll_back(database_url: str, import_id: UUID, on_part: Callable[[int, int], None]) -> Receipt | None:
+    """Remove the staging; return the receipt instead when the import is published."""
+    deadline = time.monotonic() + _BUDGET_SECONDS
+    while True:
+        try:
+            return _try_roll_back(database_url, import_id, on_part)
+        except LoaderError as error:
+            if error.code is not FailureCode.DATABASE_UNAVAILABLE or time.monotonic() > deadline:
+                raise
+        time.sleep(_RETRY_SECONDS)
+
+
+def _try_roll_back(database_url: str, import_id: UUID, on_part: Callable[[int, int], None]) -> Receipt | None:
+    undisturbed = Interrupt()
+    with Database(database_url).connection("roll back") as connection:
+        if not trips_table.exists(connection) or (found := ledger.find_import(connection, import_id)) is None:
+            return None
+        end_backends(connection)
+        claim.lock(connection, found, undisturbed)
+        if removal.mark(connection, found.import_key, published=False):
+            removal.remove(connection, found.import_key, undisturbed, on_part)
+            return None
+        now = ledger.find_import(connection, import_id)
+    return msgspec.json.decode(now.receipt, type=Receipt) if now and now.receipt else None

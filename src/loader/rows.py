@@ -1,0 +1,114 @@
+"""What a row means: one record's bytes to a binary COPY tuple, or its fault. The kernel is tested against this module.
+
+A row is what PostgreSQL 18's `COPY ... (FORMAT csv)` with default options makes of it
+(https://www.postgresql.org/docs/18/sql-copy.html), except for the spellings that `fields.py` lists. Unquoted
+empty is null, quoted empty is an empty text, a quote may open and close in mid-field, `\\.` is data.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from loader.fields import encode_field
+from loader.rejects import Reason, Reject
+from loader.trips import COLUMNS
+
+_NULL = (-1).to_bytes(4, "big", signed=True)
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """Why a row can't be stored, and for which field."""
+
+    column_index: int | None  # into trips.COLUMNS; None: the whole row
+    value: bytes | None  # the field without its quotes
+    reason: Reason
+
+
+def encode_row(record: bytes, column_count: int) -> bytes | Fault:
+    r"""Return the tuple of one record: int16 field count, then for each field int32 length (-1: null) and data.
+
+    `record` is without its line end, neither \n nor the \r of a CRLF; a \n in it is within quotes. `column_count` is one
+    of trips.LAYOUT_COLUMN_COUNTS. Of several faults the first in this order is told: an unterminated quote; an
+    unquoted carriage return; the number of fields; the first field with a NUL byte or invalid UTF-8; the first field
+    that its column's kind can't hold.
+    """
+    fields = _split(record, column_count)
+    if isinstance(fields, Reason):
+        return Fault(None, None, fields)
+    if len(fields) != column_count:
+        return Fault(None, None, Reason.FIELD_COUNT)
+    if fault := _text_fault(record, fields):
+        return fault
+    parts = [column_count.to_bytes(2, "big")]
+    for index, field in enumerate(fields):
+        if field is None:
+            parts.append(_NULL)
+            continue
+        data = encode_field(COLUMNS[index].kind, field)
+        if isinstance(data, Reason):
+            return Fault(index, field, data)
+        parts += len(data).to_bytes(4, "big"), data
+    return b"".join(parts)
+
+
+def reject_of(fault: Fault, record: bytes, line: int, byte_offset: int) -> Reject:
+    """Return what is kept of a row that has a fault; `line` and `byte_offset` are those of the record's first byte."""
+    column = None if fault.column_index is None else COLUMNS[fault.column_index].name
+    value = None
+    if fault.value is not None:
+        # Like a byte that can't be decoded: no text in Postgres can hold a NUL.
+        value = fault.value.decode(errors="backslashreplace").replace("\0", r"\x00")
+    return Reject(line, byte_offset, column, value, fault.reason, original=record)
+
+
+def _split(record: bytes, column_count: int) -> list[bytes | None] | Reason:
+    """Return the fields without quotes, None for null; of a row with too many at least one too many."""
+    if b'"' in record:
+        return _split_quoted(record)
+    if b"\r" in record:
+        return Reason.CARRIAGE_RETURN
+    return [field or None for field in record.split(b",", column_count)]
+
+
+def _split_quoted(record: bytes) -> list[bytes | None] | Reason:
+    stretches = record.split(b'"')  # by turns outside and within quotes
+    if len(stretches) % 2 == 0:
+        return Reason.QUOTE
+    if any(b"\r" in outside for outside in stretches[::2]):
+        return Reason.CARRIAGE_RETURN
+    fields: list[bytes | None] = []
+    field, quoted = bytearray(), False
+    for index, stretch in enumerate(stretches):
+        if index % 2 == 1:
+            field += stretch
+            quoted = True
+        elif stretch == b"" and 0 < index < len(stretches) - 1:
+            field += b'"'  # nothing between two quotes outside: one quote within
+        else:
+            *ends, rest = stretch.split(b",")
+            for end in ends:
+                field += end
+                fields.append(bytes(field) if field or quoted else None)
+                field, quoted = bytearray(), False
+            field += rest
+    fields.append(bytes(field) if field or quoted else None)
+    return fields
+
+
+def _text_fault(record: bytes, fields: list[bytes | None]) -> Fault | None:
+    if b"\0" not in record and _is_utf8(record):
+        return None
+    for index, field in enumerate(fields):
+        if field and b"\0" in field:
+            return Fault(index, field, Reason.NUL)
+        if field and not _is_utf8(field):
+            return Fault(index, field, Reason.ENCODING)
+    return Fault(None, None, Reason.ENCODING)  # a character with a quote between its bytes, valid without it
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,110 @@
+"""One run as a process: the story in a thread, the main thread on watch, the last message and its exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from loader.errors import LoaderError
+from loader.interrupt import POLL_SECONDS, Interrupt, Stopped, Watch
+from loader.load import Load
+from loader.progress import Meter, Ticker
+from loader.rollback import end_unpublished, failure_of, stop_failure
+from loader.wire import (
+    Failed,
+    Failure,
+    FailureCode,
+    Job,
+    Message,
+    Published,
+    Started,
+)
+
+OpenDatabase = Callable[[], AbstractContextManager[str]]
+
+
+def run(
+    job: Job, open_database: OpenDatabase, show: Callable[[Message], None], *, is_supervised: bool
+) -> Published | Failed:
+    """Run a job to its end and return the last message, which is not shown yet.
+
+    Must be called in the main thread: signals are its business. A supervised run takes the end of stdin for a SIGHUP.
+    """
+    interrupt = Interrupt()
+    ends: list[Published | Failed] = []
+    with Watch(interrupt, on_sigterm=job.on_sigterm, watch_stdin=is_supervised) as watch:
+
+        def work() -> None:
+            ends.append(_Story(job, interrupt, show).tell(open_database))
+            watch.wake()
+
+        threading.Thread(target=work, name="story", daemon=True).start()
+        is_aborted = False
+        while not ends:
+            watch.wait(POLL_SECONDS if interrupt.reason and not is_aborted else None)
+            if interrupt.is_effective and not is_aborted:
+                interrupt.abort()
+                is_aborted = True
+    return ends[0]
+
+
+class _Story:
+    """What happens between the first message and the last."""
+
+    def __init__(self, job: Job, interrupt: Interrupt, show: Callable[[Message], None]) -> None:
+        self._job = job
+        self._interrupt = interrupt
+        self._meter = Meter()
+        self._lock = threading.Lock()
+        self._show = show
+
+    def _send(self, message: Message) -> None:
+        with self._lock:
+            self._show(message)
+
+    def tell(self, open_database: OpenDatabase) -> Published | Failed:
+        self._send(Started(os.getpid(), importlib.metadata.version("large-file-importer")))
+        ticker = Ticker(self._meter, self._send)
+        try:
+            with contextlib.ExitStack() as stack:
+                database_url = self._interrupt.call(lambda: stack.enter_context(open_database()))
+                return self._load(database_url)
+        except Stopped:
+            return Failed(self._failure(Stopped()), "none")
+        except LoaderError as error:
+            return Failed(error.failure, "none")
+        finally:
+            ticker.end()
+
+    def _load(self, database_url: str) -> Published | Failed:
+        load = Load(self._job, database_url, self._interrupt, self._meter, self._send)
+        try:
+            return Published(load.until_published())
+        except Exception as error:
+            failure = self._failure(error)
+        return end_unpublished(
+            failure,
+            database_url=database_url,
+            import_id=load.import_id,
+            is_claimed=load.is_claimed,
+            is_resumable=load.is_resumable,
+            on_part=self._meter.removed,
+        )
+
+    def _failure(self, error: Exception) -> Failure:
+        if self._interrupt.reason is not None:  # whatever came of the abort
+            return stop_failure(self._interrupt.reason)
+        if isinstance(error, LoaderError):
+            return error.failure
+        traceback.print_exception(error, file=sys.stderr)
+        return failure_of(
+            FailureCode.INTERNAL_ERROR,
+            f"The loader has a defect: {type(error).__name__}: {error}",
+            "Please report it with what stands on stderr.",
+        )

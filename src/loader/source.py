@@ -1,0 +1,142 @@
+"""Where the file comes from: an address, a path or stdin, compressed or not, as ordered decompressed bytes. No Postgres.
+
+Who looks inside is the caller; here bytes are only fetched, checked to be of one file, and decompressed.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from loader.buffers import BufferPool, Segment
+from loader.compression import Compression, compression_of
+from loader.delivery import deliver, run_until_closed
+from loader.errors import LoaderError
+from loader.file_source import STDIN, open_path, open_stdin
+from loader.http_address import InvalidAddress, parse_address
+from loader.http_source import HttpSource
+from loader.raw_source import HEAD_BYTES, RawSource, SourceClosed
+from loader.retry import Patience
+from loader.unpacking import Unpacking, unpacked_head
+from loader.wire import FailureCode
+
+__all__ = ["HEAD_BYTES", "Source", "SourceClosed", "SourceInfo", "open_source"]
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+class SourceInfo(msgspec.Struct, frozen=True):
+    """What the probe found."""
+
+    location: (
+        str  # as shown to people and stored: no credentials, query or fragment; absolute path; - for stdin
+    )
+    size_bytes: int | None  # as transferred, compressed or not; None: not announced
+    validator: (
+        str | None
+    )  # strong ETag, Last-Modified, or a path's mtime, inode and size; None: there is none
+    compression: Compression | None  # by the first bytes, never by name or header
+    resumable: bool  # bytes from the middle can be had again and proven to be of the same file
+    head: bytes  # the first bytes, decompressed, up to HEAD_BYTES
+    head_is_whole: bool  # head is all there is
+
+
+class Source(Protocol):
+    """One file. `probe` once, first; then `segments`, one after the other; `close` in any case."""
+
+    @property
+    def length_verified(self) -> bool:
+        """Once `segments` reached the end: the end was announced beforehand, or marked by what frames it."""
+        ...
+
+    def probe(self) -> SourceInfo:
+        """Look at the beginning. Raises LoaderError and SourceClosed."""
+        ...
+
+    def segments(self, start: int, end: int | None, pool: BufferPool) -> Iterator[Segment]:
+        """Yield the decompressed bytes [start, end) in order, end None: all; the caller releases the buffers.
+
+        May be called again when the iterator is at its end, for stdin and what else is not resumable only further on.
+        Compressed files are read from their beginning, or from where the last call ended if that is not behind
+        `start`: ask for missing ranges in order. Raises LoaderError and SourceClosed.
+        """
+        ...
+
+    def close(self) -> None:
+        """From any thread, at any time: whatever waits ends soon, by SourceClosed. Never blocks."""
+        ...
+
+
+class _OpenedSource:
+    def __init__(self, raw: RawSource, closed: threading.Event) -> None:
+        self._raw = raw
+        self._closed = closed
+        self._size_bytes: int | None = None
+        self._unpacking: Unpacking | None = None
+
+    @property
+    def length_verified(self) -> bool:
+        return self._unpacking is not None or self._raw.length_verified
+
+    def probe(self) -> SourceInfo:
+        return run_until_closed(self._probe, self._closed)
+
+    def segments(self, start: int, end: int | None, pool: BufferPool) -> Iterator[Segment]:
+        if self._unpacking is not None:
+            return deliver(self._unpacking.fill, start, end, pool, 1, self._closed)
+        if self._size_bytes is not None:
+            end = self._size_bytes if end is None else min(end, self._size_bytes)
+        return deliver(self._fill, start, end, pool, self._raw.reader_count, self._closed)
+
+    def close(self) -> None:
+        self._closed.set()
+        self._raw.close()
+
+    def _probe(self) -> SourceInfo:
+        raw = self._raw.probe()
+        self._size_bytes = raw.size_bytes
+        head, is_whole = raw.head, raw.head_is_whole
+        compression = compression_of(head)
+        if compression is not None:
+            head, is_whole = unpacked_head(raw, compression)
+            self._unpacking = Unpacking(self._raw, raw, compression, self._closed)
+        if is_whole and not head:
+            raise LoaderError(
+                FailureCode.EMPTY_FILE, f"{raw.location} is empty", "Check what should be there."
+            )
+        return SourceInfo(
+            location=raw.location,
+            size_bytes=raw.size_bytes,
+            validator=raw.validator,
+            compression=compression,
+            resumable=raw.resumable,
+            head=head,
+            head_is_whole=is_whole,
+        )
+
+    def _fill(self, offset: int, view: memoryview) -> tuple[int, int]:
+        count = self._raw.read_at(offset, view)
+        return count, count
+
+
+def open_source(location: str, *, connections: int = 4, patience: Patience | None = None) -> Source:
+    """Choose by how `location` begins: http:// or https://, - for stdin, else a path. Nothing is opened yet.
+
+    `connections` is how many ranges are fetched at once. Raises LoaderError.
+    """
+    closed = threading.Event()
+    if location == STDIN:
+        return _OpenedSource(open_stdin(), closed)
+    if _SCHEME.match(location) is None:
+        return _OpenedSource(open_path(Path(location)), closed)
+    try:
+        address = parse_address(location)
+    except InvalidAddress as error:
+        hint = "Give an address that begins with http:// or https://, a path, or - for stdin."
+        raise LoaderError(FailureCode.USAGE, f"The address can't be used: {error}", hint) from None
+    return _OpenedSource(HttpSource(address, connections, patience or Patience(), closed), closed)

@@ -1,0 +1,96 @@
+"""The table `trips` in the target database: made when it is not there, looked at when it is."""
+
+from __future__ import annotations
+
+from importlib import resources
+
+from loader.database import Connection
+from loader.errors import LoaderError
+from loader.trips import COLUMNS, POSTGRES_TYPES
+from loader.wire import FailureCode
+
+OLDEST_SERVER = 150000
+# What every loader locks while it looks for, and makes, what all share: two first imports at once are in turn.
+_MAKE_LOCK = 0x74726970
+
+# ANALYZE reads 300 rows for each unit of the target: enough for a planner, and milliseconds for any part.
+STATISTICS_TARGET = 10
+
+_KEY_COLUMNS = {"import_key": "integer", "part": "integer"}
+_EXPECTED = {column.name: POSTGRES_TYPES[column.kind] for column in COLUMNS} | _KEY_COLUMNS
+
+_CREATE_TRIPS = f"""
+CREATE TABLE public.trips (
+    {", ".join(f"{column.name} {POSTGRES_TYPES[column.kind]}" for column in COLUMNS)},
+    import_key integer NOT NULL,
+    part integer NOT NULL
+) PARTITION BY LIST (import_key)
+"""
+
+
+def prepare(connection: Connection) -> None:
+    """Make `trips` and the ledger where they are missing; see that `trips` is ours to load into.
+
+    Raises DATABASE_UNSUPPORTED, DATABASE_RIGHTS, TABLE_MISMATCH.
+    """
+    if connection.info.server_version < OLDEST_SERVER:
+        raise LoaderError(
+            FailureCode.DATABASE_UNSUPPORTED,
+            f"The server is PostgreSQL {connection.info.server_version // 10000}.",
+            "Use PostgreSQL 15 or newer.",
+        )
+    with connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [_MAKE_LOCK])
+        if not _exists(connection, "loader.reject"):
+            connection.execute(resources.files("loader").joinpath("ledger.sql").read_bytes())
+        if not _exists(connection, "public.trips"):
+            connection.execute(_CREATE_TRIPS.encode())
+    _check(connection)
+
+
+def exists(connection: Connection) -> bool:
+    """Whether the database has a ledger and `trips`."""
+    return _exists(connection, "loader.reject") and _exists(connection, "public.trips")
+
+
+def columns(connection: Connection, table: str) -> list[tuple[object, ...]]:
+    """Return name, type and collation of each column of a table, in order: what a partition must have alike."""
+    return connection.execute(
+        "SELECT attname, format_type(atttypid, atttypmod), attcollation, attgenerated FROM pg_attribute"
+        " WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+        [table],
+    ).fetchall()
+
+
+def _exists(connection: Connection, table: str) -> bool:
+    return connection.execute("SELECT to_regclass(%s) IS NOT NULL", [table]).fetchone() == (True,)
+
+
+def _check(connection: Connection) -> None:
+    actual = {row[0]: row[1] for row in columns(connection, "public.trips")}
+    wrong = [
+        f"{name} is {actual.get(name, 'missing')}, not {expected}"
+        for name, expected in _EXPECTED.items()
+        if actual.get(name) != expected
+    ]
+    partitioned = connection.execute(
+        "SELECT pg_get_partkeydef('public.trips'::regclass) = 'LIST (import_key)'"
+    ).fetchone()
+    if partitioned != (True,):
+        wrong.append("it is not PARTITION BY LIST (import_key)")
+    if wrong:
+        raise LoaderError(
+            FailureCode.TABLE_MISMATCH,
+            f"public.trips is not a table that the loader made: {'; '.join(wrong)}.",
+            "Rename that table, or import into another database: the loader makes its own.",
+        )
+    owned = connection.execute(
+        "SELECT pg_has_role(relowner, 'USAGE'), pg_get_userbyid(relowner) FROM pg_class"
+        " WHERE oid = 'public.trips'::regclass"
+    ).fetchone()
+    if owned is not None and not owned[0]:
+        raise LoaderError(
+            FailureCode.DATABASE_RIGHTS,
+            f"Only the owner of public.trips, {owned[1]}, may attach what is imported.",
+            f"Connect as {owned[1]}, or GRANT that role to yours.",
+        )

@@ -1,0 +1,36 @@
+"""What most tests need: a real PostgreSQL, one for each test process, and a fresh database in it for each test."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Generator
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+
+from loader.embedded import embedded_server
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
+    """The URL of a server of this test process's own, for all its tests."""
+    with embedded_server(tmp_path_factory.mktemp("postgres")) as url:
+        with psycopg.connect(url, autocommit=True) as connection:
+            # Tests kill processes, not machines: what the server has written, the kernel still has.
+            connection.execute("ALTER SYSTEM SET fsync = off")
+            connection.execute("SELECT pg_reload_conf()")
+        yield url
+
+
+@pytest.fixture
+def database_url(postgres: str) -> Generator[str]:
+    """The URL of a fresh database; whatever a test leaves connected to it is thrown out in the end."""
+    name = f"test_{next(_numbers)}"
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 STRATEGY file_copy".encode())
+    yield urlsplit(postgres)._replace(path=f"/{name}").geturl()
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)".encode())

@@ -1,0 +1,152 @@
+"""A loader as a real child process, and what must be true of the database after it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import psycopg
+
+from loader import wire
+
+R = TypeVar("R")
+
+# Far more than any step takes on a loaded machine: a test that needs it has failed.
+DEADLINE_SECONDS = 60.0
+
+
+def wait_for(what: str, probe: Callable[[], R | None]) -> R:
+    """Return the first true answer of `probe`; fail when there is none within the deadline."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while time.monotonic() < deadline:
+        if answer := probe():
+            return answer
+        time.sleep(0.02)  # between two looks, not instead of one
+    raise AssertionError(f"waited {DEADLINE_SECONDS:.0f} s for {what}")
+
+
+class LoaderProcess:
+    """One `loader` command that runs, with its messages on the way to a file."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        database_url: str | None = None,
+        environment: Mapping[str, str] | None = None,
+        small: bool = False,
+        stdin: int | None = subprocess.DEVNULL,
+    ) -> None:
+        """`small`: with segments and parts so small that a test's file has many of them."""
+        environment = {**os.environ, **(environment or {})}
+        environment.pop("DATABASE_URL", None)
+        if database_url is not None:
+            environment["DATABASE_URL"] = database_url
+        program = [str(Path(__file__).with_name("small_loader.py"))] if small else ["-m", "loader"]
+        self._out = folder / f"loader-{time.monotonic_ns()}.out"
+        self._err = self._out.with_suffix(".err")
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, *program, *arguments], stdin=stdin, stdout=out, stderr=err, env=environment
+            )
+
+    def messages(self) -> list[wire.Message]:
+        """Return what it has said so far, whole lines only."""
+        lines = self._out.read_bytes().split(b"\n")[:-1]
+        return [msgspec.json.decode(line, type=wire.Message) for line in lines]
+
+    @property
+    def stdout(self) -> str:
+        return self._out.read_text()
+
+    @property
+    def stderr(self) -> str:
+        return self._err.read_text()
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self) -> int:
+        """Return the exit code; negative: the signal that killed it."""
+        return self.process.wait(DEADLINE_SECONDS)
+
+    def wait_until_loading(self, least_rows: int = 1) -> wire.Progress:
+        """Wait for progress with rows."""
+
+        def probe() -> wire.Progress | None:
+            for message in self.messages():
+                if isinstance(message, wire.ProgressMessage) and message.progress.rows_loaded >= least_rows:
+                    return message.progress
+            assert self.process.poll() is None, f"the loader has ended: {self.stdout}{self.stderr}"
+            return None
+
+        return wait_for("rows to be loaded", probe)
+
+    def receipt(self) -> wire.Receipt:
+        """Wait for the end, which must be a publish."""
+        code = self.wait()
+        last = self.messages()[-1] if self.messages() else None
+        assert isinstance(last, wire.Published), f"exit {code}: {self.stdout[-2000:]}{self.stderr[-2000:]}"
+        assert code == 0
+        return last.receipt
+
+    def failure(self) -> wire.Failed:
+        """Wait for the end, which must be a failure, told by message and exit code alike."""
+        code = self.wait()
+        last = self.messages()[-1] if self.messages() else None
+        assert isinstance(last, wire.Failed), f"exit {code}: {self.stdout[-2000:]}{self.stderr[-2000:]}"
+        assert code == wire.FAILURE_KINDS[last.failure.code].exit_code
+        return last
+
+
+def query(database_url: str, statement: str) -> list[tuple[object, ...]]:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        return connection.execute(statement.encode()).fetchall()
+
+
+def row_count(database_url: str) -> int:
+    """Return how many rows a reader of trips sees; 0 where there is no trips."""
+    if query(database_url, "SELECT to_regclass('public.trips')") == [(None,)]:
+        return 0
+    count = query(database_url, "SELECT count(*) FROM trips")[0][0]
+    assert isinstance(count, int)
+    return count
+
+
+def leftovers(database_url: str) -> dict[str, object]:
+    """Return what an ended import must not leave: staging, backends, locks, tables that nobody knows."""
+    found: dict[str, object] = {}
+    if query(database_url, "SELECT to_regclass('loader.reject')") != [(None,)]:
+        found["staging"] = query(
+            database_url, "SELECT id, state FROM loader.import WHERE state <> 'published'"
+        )
+        found["tables"] = query(
+            database_url,
+            "SELECT relname FROM pg_class WHERE relnamespace = 'loader'::regnamespace AND relname ~ '^import_'"
+            " AND relkind IN ('r', 'p') AND NOT EXISTS (SELECT FROM loader.import"
+            " WHERE state = 'published' AND relname ~ format('^import_%s(_|$)', import_key))",
+        )
+    found["backends"] = query(
+        database_url,
+        "SELECT application_name, state, query FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name LIKE 'loader %'",
+    )
+    found["locks"] = query(
+        database_url,
+        "SELECT locktype, objid FROM pg_locks JOIN pg_database d ON d.oid = database"
+        " WHERE datname = current_database() AND locktype = 'advisory'",
+    )
+    return {what: rows for what, rows in found.items() if rows}
+
+
+def assert_nothing_is_left(database_url: str) -> None:
+    """A killed process' backends may take a moment to notice: that is waited for, nothing else may be there."""
+    wait_for("backends to end", lambda: "backends" not in leftovers(database_url))
+    assert leftovers(database_url) == {}

@@ -1,0 +1,15 @@
+"""The loader with small segments and parts, so that a file of some megabytes has as many of them as one of terabytes."""
+
+from __future__ import annotations
+
+from loader import buffers
+
+buffers.SEGMENT_BYTES = buffers.HEAD_ROOM_BYTES = 64 * 1024
+
+from loader import workers  # noqa: E402 - after the sizes that it takes over
+
+setattr(workers, "_LEAST_PART_BYTES", 512 * 1024)  # noqa: B010 - private to the module on purpose
+
+from loader.cli import main  # noqa: E402
+
+main()

@@ -1,0 +1,114 @@
+"""Blocks for arbitrary cut points, quotes and line ends are the whole file at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loader.blocks import Block, cut
+from loader.buffers import HEAD_ROOM_BYTES, Buffer, Segment
+from loader.errors import LoaderError
+from loader.wire import FailureCode
+
+_BUFFERS = [Buffer() for _ in range(24)]
+
+
+def segments_of(data: bytes, cuts: Sequence[int]) -> Iterator[Segment]:
+    """Yield the data in pieces, each in a buffer of its own."""
+    starts = [0, *cuts]
+    ends = [*cuts, len(data)]
+    for buffer, start, end in zip(_BUFFERS, starts, ends, strict=False):
+        if start < end:
+            buffer.view[HEAD_ROOM_BYTES : HEAD_ROOM_BYTES + end - start] = data[start:end]
+            yield Segment(buffer, HEAD_ROOM_BYTES, HEAD_ROOM_BYTES + end - start, start, end - start)
+
+
+def content(block: Block) -> bytes:
+    return bytes(block.buffer.view[block.start : block.end])
+
+
+def records(data: bytes) -> list[bytes]:
+    """Split at newlines outside quotes: the definition."""
+    found: list[bytes] = []
+    start, quoted = 0, False
+    for index, byte in enumerate(data):
+        quoted ^= byte == ord('"')
+        if byte == ord("\n") and not quoted:
+            found.append(data[start : index + 1])
+            start = index + 1
+    return found + ([data[start:]] if start < len(data) else [])
+
+
+texts = st.lists(st.sampled_from([b"a", b",", b'"', b"\n", b"\r\n", b'"x\n"', b"bb,\n"]), max_size=40).map(
+    b"".join
+)
+
+
+@given(texts, st.lists(st.integers(0, 120), max_size=20), st.integers(2, 5))
+def test_blocks_join_to_the_file_and_are_cut_only_between_records(
+    data: bytes, cuts: list[int], first_line: int
+) -> None:
+    points = sorted(point for point in set(cuts) if point <= len(data))
+    released: list[Buffer] = []
+    seen = b""
+    line = first_line
+    ends: list[int] = []
+    source_bytes = 0
+    for block in cut(segments_of(data, points), first_line, released.append):
+        assert block.byte_offset == len(seen)
+        assert block.first_line == line
+        seen += content(block)
+        line += block.line_count
+        ends.append(len(seen))
+        source_bytes += block.source_bytes
+        newlines = content(block).count(b"\n")
+        assert block.line_count == newlines + (not content(block).endswith(b"\n"))
+    assert seen == data
+    assert source_bytes == len(data)
+    boundaries = {len(b"".join(records(data)[: count + 1])) for count in range(len(records(data)))}
+    assert set(ends) <= boundaries
+
+
+def test_every_buffer_is_either_in_a_block_or_released() -> None:
+    data = b"abc,\ndef" * 3 + b"ghi"
+    segments = list(segments_of(data, [2, 4, 5, 20]))
+    released: list[Buffer] = []
+    blocks = list(cut(segments, 2, released.append))
+    kept = [block.buffer for block in blocks[:-1]]  # the unended last record has a buffer of its own
+    assert {id(segment.buffer) for segment in segments} == {id(buffer) for buffer in kept + released}
+
+
+def test_a_record_longer_than_a_block_is_an_error_that_says_where() -> None:
+    head = b"a,b\n"
+    pieces = [head + b'"' + b"x" * (HEAD_ROOM_BYTES - 5), b"y" * HEAD_ROOM_BYTES, b"z" * HEAD_ROOM_BYTES]
+
+    def segments() -> Iterator[Segment]:
+        offset = 0
+        for piece in pieces:
+            buffer = Buffer()
+            buffer.view[HEAD_ROOM_BYTES : HEAD_ROOM_BYTES + len(piece)] = piece
+            yield Segment(buffer, HEAD_ROOM_BYTES, HEAD_ROOM_BYTES + len(piece), offset, len(piece))
+            offset += len(piece)
+
+    with pytest.raises(LoaderError) as caught:
+        list(cut(segments(), 2, lambda _buffer: None))
+    failure = caught.value.failure
+    assert (failure.code, failure.line, failure.byte_offset) == (FailureCode.RECORD_TOO_LONG, 3, len(head))
+
+
+def test_a_record_nearly_as_long_as_a_segment_is_no_error() -> None:
+    record = b"x" * (HEAD_ROOM_BYTES - 1) + b"\n"
+    data = b"a\n" + record + b"b\n"
+    buffers = [Buffer(), Buffer()]
+    first, second = data[:HEAD_ROOM_BYTES], data[HEAD_ROOM_BYTES:]
+    for buffer, piece in zip(buffers, (first, second), strict=True):
+        buffer.view[HEAD_ROOM_BYTES : HEAD_ROOM_BYTES + len(piece)] = piece
+    segments = [
+        Segment(buffers[0], HEAD_ROOM_BYTES, HEAD_ROOM_BYTES + len(first), 0, len(first)),
+        Segment(buffers[1], HEAD_ROOM_BYTES, HEAD_ROOM_BYTES + len(second), len(first), len(second)),
+    ]
+    blocks = list(cut(segments, 2, lambda _buffer: None))
+    assert b"".join(map(content, blocks)) == data

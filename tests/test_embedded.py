@@ -1,0 +1,335 @@
+"""The embedded server: its life and that of its users, each a real process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+
+from loader.account import SERVER_ENVIRONMENT, UNSHARED
+from loader.cluster import LOG_LIMIT_BYTES
+from loader.embedded import embedded_server
+from loader.errors import LoaderError
+from loader.wire import FailureCode
+
+DEADLINE_SECONDS = 60.0
+# Uses the server until its stdin ends; its one line of output says that it does, or why not.
+USER = """
+import sys
+from pathlib import Path
+from loader.embedded import embedded_server
+with embedded_server(Path(sys.argv[1])) as url:
+    print(url, flush=True)
+    sys.stdin.read()
+"""
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become somebody else")
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "not within the deadline"
+        time.sleep(0.02)
+
+
+def processes(folder: Path) -> list[psutil.Process]:
+    """Postmaster and guardian of a data folder: those with its name on their command line."""
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if process.pid != os.getpid()
+        and any(str(folder) in word for word in process.info["cmdline"] or ())
+        and USER not in process.info["cmdline"]
+    ]
+
+
+def has_ended(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE  # init has not yet asked what became of it
+    except psutil.NoSuchProcess:
+        return True
+
+
+def guardian(folder: Path) -> psutil.Process:
+    (found,) = (process for process in processes(folder) if "loader.embedded" in process.info["cmdline"])
+    return found
+
+
+def postmaster(folder: Path) -> psutil.Process:
+    return psutil.Process(int((folder / "postgres" / "postmaster.pid").read_text().split()[0]))
+
+
+def start_user(folder: Path, *prefix: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*prefix, sys.executable, "-c", USER, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@contextmanager
+def user(folder: Path, *prefix: str) -> Generator[tuple[subprocess.Popen[str], str]]:
+    """Another process that uses the server, and the URL it was given."""
+    with start_user(folder, *prefix) as process:
+        assert process.stdout is not None
+        yield process, process.stdout.readline().strip()
+    assert process.returncode in (0, -signal.SIGKILL)
+
+
+def answer(url: str, query: str) -> object:
+    with psycopg.connect(url) as connection:
+        row = connection.execute(query.encode()).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def change(url: str, statement: str) -> None:
+    with psycopg.connect(url) as connection:
+        connection.execute(statement.encode())
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with a cluster in it, not running."""
+    folder = tmp_path_factory.mktemp("made") / "data"
+    with embedded_server(folder) as url:
+        change(url, "CREATE TABLE kept AS SELECT 42 AS value")
+    return folder
+
+
+@pytest.fixture
+def data(made: Path, tmp_path: Path) -> Generator[Path]:
+    """A copy of it for one test, after which nothing of it may run."""
+    folder = tmp_path / "data"
+    shutil.copytree(made, folder)
+    yield folder
+    wait_until(lambda: not processes(folder))
+
+
+def test_its_data_outlives_it_and_no_process_does(tmp_path: Path) -> None:
+    with embedded_server(tmp_path) as url:
+        change(url, "CREATE TABLE kept AS SELECT 42 AS value")
+    wait_until(lambda: not processes(tmp_path))
+    with embedded_server(tmp_path) as url:
+        assert answer(url, "SELECT value FROM kept") == 42
+
+
+def test_it_is_gone_when_its_last_user_has_left(data: Path) -> None:
+    with embedded_server(data) as url:
+        with embedded_server(data) as same:
+            assert same == url
+        server = postmaster(data)
+        assert answer(url, "SELECT 1") == 1
+    assert has_ended(server)
+    assert not (data / "postgres-socket").is_symlink()
+
+
+def test_it_does_not_need_the_network_and_lets_only_its_owner_in(data: Path) -> None:
+    with embedded_server(data) as url:
+        assert answer(url, "SHOW listen_addresses") == ""
+        assert (data / "postgres-socket").stat().st_mode & 0o077 == 0
+
+
+def test_a_load_into_a_new_table_is_not_logged_and_all_else_is_safe_on_disk(data: Path) -> None:
+    with embedded_server(data) as url:
+        settings = ("wal_level", "fsync", "full_page_writes", "autovacuum", "data_checksums")
+        assert [answer(url, f"SHOW {name}") for name in settings] == ["minimal", "on", "on", "on", "on"]
+
+
+def test_the_terminals_control_c_does_not_reach_it(data: Path) -> None:
+    with embedded_server(data):
+        assert os.getsid(postmaster(data).pid) != os.getsid(0)
+        assert os.getsid(guardian(data).pid) != os.getsid(0)
+
+
+def test_it_stops_when_its_last_user_is_killed(data: Path) -> None:
+    with user(data) as (process, url):
+        assert answer(url, "SELECT value FROM kept") == 42
+        process.kill()
+    wait_until(lambda: not processes(data))
+
+
+def test_who_comes_right_after_the_last_user_was_killed_has_a_server(data: Path) -> None:
+    for _ in range(5):
+        with user(data) as (process, _):
+            process.kill()
+        with embedded_server(data) as url:
+            assert answer(url, "SELECT value FROM kept") == 42
+
+
+def test_it_goes_on_when_one_of_two_users_is_killed(data: Path) -> None:
+    with embedded_server(data) as url:
+        server = postmaster(data)
+        with user(data) as (process, same):
+            assert same == url
+            process.kill()
+        assert answer(url, "SELECT value FROM kept") == 42
+        assert postmaster(data) == server
+
+
+def test_a_killed_guardian_is_replaced_by_the_next_user(data: Path) -> None:
+    with user(data) as (first, _):
+        guardian(data).kill()
+        wait_until(lambda: len(processes(data)) == 1)
+        with user(data) as (second, _):
+            first.kill()
+            second.kill()
+    wait_until(lambda: not processes(data))
+
+
+def test_five_first_starts_at_once_make_one_server(tmp_path: Path) -> None:
+    users = [start_user(tmp_path) for _ in range(5)]
+    urls = {process.stdout.readline() for process in users if process.stdout is not None}
+    for process in users:
+        process.communicate()
+    assert [process.returncode for process in users] == [0] * 5
+    assert len(urls) == 1
+    assert "postgresql://" in urls.pop()
+    wait_until(lambda: not processes(tmp_path))
+
+
+def test_users_that_come_while_others_leave_always_find_a_server(data: Path) -> None:
+    comings = f"""
+from pathlib import Path
+import psycopg
+from loader.embedded import embedded_server
+for _ in range(12):
+    with embedded_server(Path({str(data)!r})) as url, psycopg.connect(url) as connection:
+        connection.execute("INSERT INTO kept VALUES (43)")
+"""
+    users = [subprocess.Popen([sys.executable, "-c", comings]) for _ in range(3)]
+    assert [process.wait() for process in users] == [0, 0, 0]
+    with embedded_server(data) as url:
+        assert answer(url, "SELECT count(*) FROM kept WHERE value = 43") == 36
+
+
+@pytest.mark.parametrize("name", ['a folder\'s "name", ü', "deep/" * 40 + "folder", "$(false);*"])
+def test_its_folder_may_have_any_name(made: Path, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    shutil.copytree(made, folder)
+    with embedded_server(folder) as url:
+        assert answer(url, "SELECT value FROM kept") == 42
+    wait_until(lambda: not processes(folder))
+
+
+def test_a_killed_server_starts_again_with_what_was_committed(data: Path) -> None:
+    with embedded_server(data) as url:
+        change(url, "INSERT INTO kept VALUES (43)")
+        postmaster(data).kill()
+    with embedded_server(data) as url:
+        assert answer(url, "SELECT sum(value) FROM kept") == 85
+
+
+def test_a_killed_server_is_started_again_for_a_new_user_while_old_users_stay(data: Path) -> None:
+    with embedded_server(data) as url:
+        server = postmaster(data)
+        server.kill()
+        wait_until(lambda: has_ended(server))
+        with embedded_server(data) as same:
+            assert same == url
+            assert answer(url, "SELECT value FROM kept") == 42
+
+
+def test_what_a_reboot_leaves_behind_misleads_nobody(data: Path) -> None:
+    with user(data) as (process, _):
+        for killed in (guardian(data), process, postmaster(data)):
+            killed.kill()
+        wait_until(lambda: not processes(data))
+    shutil.rmtree((data / "postgres-socket").readlink())
+    pid_file = data / "postgres" / "postmaster.pid"
+    with subprocess.Popen(["sleep", "600"]) as stranger:  # has got the process id that the server had
+        pid_file.write_text("\n".join([str(stranger.pid), *pid_file.read_text().splitlines()[1:]]))
+        with embedded_server(data) as url:
+            assert answer(url, "SELECT value FROM kept") == 42
+        assert stranger.poll() is None
+        stranger.kill()
+
+
+def test_a_first_start_that_is_killed_leaves_nothing_half_made(tmp_path: Path) -> None:
+    with start_user(tmp_path) as process:
+        wait_until(lambda: any(tmp_path.glob("postgres.new-*/base")))
+        process.kill()
+    with embedded_server(tmp_path) as url:
+        assert answer(url, "SELECT 1") == 1
+    assert not any(tmp_path.glob("postgres.new-*"))
+    wait_until(lambda: not processes(tmp_path))
+
+
+def test_a_server_that_cannot_start_says_why(data: Path) -> None:
+    with (data / "postgres" / "postgresql.conf").open("a") as settings:
+        settings.write("work_mem = 'much'\n")
+    with pytest.raises(LoaderError) as raised, embedded_server(data):
+        pass
+    assert raised.value.code is FailureCode.EMBEDDED_DATABASE
+    assert 'invalid value for parameter "work_mem": "much"' in raised.value.failure.message
+
+
+def test_a_folder_that_cannot_be_one_is_a_plain_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(LoaderError) as raised, embedded_server(tmp_path / "file"):
+        pass
+    assert raised.value.code is FailureCode.EMBEDDED_DATABASE
+
+
+def test_its_log_does_not_grow_for_ever(data: Path) -> None:
+    log = data / "postgres.log"
+    with log.open("ab") as lines:
+        lines.write(b"an old line\n" * (LOG_LIMIT_BYTES // 10))
+    with embedded_server(data):
+        pass
+    assert log.stat().st_size < LOG_LIMIT_BYTES
+
+
+@needs_root
+def test_an_ordinary_user_runs_it_too(tmp_path: Path) -> None:
+    # Within a user namespace a process of root's takes itself for nobody, and so does the loader.
+    if subprocess.run([*UNSHARED.prefix, "true"], check=False).returncode != 0:
+        pytest.skip("this machine does not let processes into a user namespace")
+    with user(tmp_path, *UNSHARED.prefix) as (process, url):
+        assert answer(url, "SELECT 1") == 1
+        process.kill()
+    wait_until(lambda: not processes(tmp_path))
+
+
+@pytest.fixture
+def no_unshare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(SERVER_ENVIRONMENT, "PATH", str(tmp_path))
+
+
+@needs_root
+@pytest.mark.usefixtures("no_unshare")
+def test_root_without_user_namespaces_runs_it_as_nobody() -> None:
+    folder = Path(tempfile.mkdtemp())  # pytest's own is closed to others
+    try:
+        with embedded_server(folder) as url:
+            assert postmaster(folder).uids().effective == 65534
+            change(url, "CREATE TABLE kept AS SELECT 42 AS value")
+        with embedded_server(folder) as url:
+            assert answer(url, "SELECT value FROM kept") == 42
+    finally:
+        wait_until(lambda: not processes(folder))
+        shutil.rmtree(folder)
+
+
+@needs_root
+@pytest.mark.usefixtures("no_unshare")
+def test_where_only_root_gets_to_root_is_told_so(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    with pytest.raises(LoaderError) as raised, embedded_server(tmp_path / "data"):
+        pass
+    assert raised.value.code is FailureCode.EMBEDDED_DATABASE
+    assert "ordinary user" in raised.value.failure.hint
+    assert not (tmp_path / "data" / "postgres").exists()

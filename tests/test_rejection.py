@@ -1,0 +1,61 @@
+"""How many rows may be set aside: exactly what --max-rejects says."""
+
+from __future__ import annotations
+
+import pytest
+
+from loader.errors import LoaderError
+from loader.rejection import RejectCount, parse_allowance, refuse_too_many
+from loader.rejects import Reason, Reject
+from loader.wire import FailureCode
+
+
+def rejects(count: int) -> list[Reject]:
+    return [
+        Reject(line, line * 10, "tolls", "x", Reason.DOUBLE_SYNTAX, b"row") for line in range(2, 2 + count)
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1.5", "x", "101%", "-1%", "%", "1/0%", "nan%"])
+def test_what_is_neither_a_count_nor_a_percentage_is_a_usage_error(text: str) -> None:
+    with pytest.raises(LoaderError) as caught:
+        parse_allowance(text)
+    assert caught.value.code is FailureCode.USAGE
+
+
+def test_the_first_bad_row_of_a_strict_import_is_told_with_its_place() -> None:
+    with pytest.raises(LoaderError) as caught:
+        RejectCount(parse_allowance("0"), 0, None).add(rejects(1))
+    failure = caught.value.failure
+    assert failure.code is FailureCode.BAD_ROW
+    assert (failure.line, failure.byte_offset, failure.column, failure.value) == (2, 20, "tolls", "x")
+
+
+def test_a_count_is_exact_and_includes_earlier_attempts() -> None:
+    count = RejectCount(parse_allowance("5"), 2, None)
+    count.add(rejects(3))
+    with pytest.raises(LoaderError) as caught:
+        count.add(rejects(1))
+    assert caught.value.code is FailureCode.TOO_MANY_REJECTS
+
+
+def test_a_percentage_is_exact_over_the_whole_file() -> None:
+    allowance = parse_allowance("0.1%")
+    refuse_too_many(allowance, 10, 10_000)
+    with pytest.raises(LoaderError):
+        refuse_too_many(allowance, 11, 10_000)
+    with pytest.raises(LoaderError):
+        refuse_too_many(allowance, 10, 9_999)
+
+
+def test_a_percentage_ends_an_import_early_only_when_no_rest_of_the_file_could_save_it() -> None:
+    count = RejectCount(parse_allowance("10%"), 0, most_rows=100)
+    count.add(rejects(10))
+    with pytest.raises(LoaderError):
+        count.add(rejects(1))
+    endless = RejectCount(parse_allowance("10%"), 0, most_rows=None)
+    endless.add(rejects(1000))
+
+
+def test_all_rows_may_be_rejected_when_that_is_said() -> None:
+    refuse_too_many(parse_allowance("100%"), 7, 7)
