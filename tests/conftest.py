@@ -2,16 +2,48 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from collections.abc import Generator
 from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from hypothesis import settings
+from loader_process import STARTED
 
 from loader.embedded import embedded_server
+from loader.sample import write_sample
 
 _numbers = itertools.count(1)
+
+# The first call of a compiled function takes seconds: no property test is slow for that.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
+
+SAMPLE_ROWS = 12_000
+
+
+@pytest.fixture(autouse=True)
+def no_loader_outlives_its_test() -> Generator[None]:
+    """Kill what a failed test has left running."""
+    yield
+    for process in STARTED:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                stream.close()
+    STARTED.clear()
+
+
+@pytest.fixture(scope="session")
+def sample() -> bytes:
+    """A file of SAMPLE_ROWS realistic trips, about 2 MB."""
+    out = io.BytesIO()
+    write_sample(out, SAMPLE_ROWS, seed=7)
+    return out.getvalue()
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import msgspec
+from numba.core import config
 
 from loader.blocks import Block
 from loader.buffers import SLACK_BYTES, Buffer
@@ -13,6 +14,9 @@ from loader.rejects import Reject
 from loader.rows import Fault, encode_row, reject_of
 from loader.sample import write_sample
 
+# Then the kernel is the same source, but hundreds of times slower: less of everything.
+# numba.core.config makes its attributes from the environment at import.
+INTERPRETED = bool(config.DISABLE_JIT)  # pyright: ignore
 FIRST_LINE = 1_000
 BYTE_OFFSET = 5_000_000_000
 _buffer = Buffer()
@@ -82,7 +86,11 @@ def sample_rows(count: int, column_count: int = 24, seed: int = 1) -> list[bytes
     out = io.BytesIO()
     write_sample(out, count, seed)
     rows = out.getvalue().splitlines()[1:]
-    return rows if column_count == 24 else [row + b",%s" % fee for row, fee in zip(rows, _fees(count), strict=True)]
+    return (
+        rows
+        if column_count == 24
+        else [row + b",%s" % fee for row, fee in zip(rows, _fees(count), strict=True)]
+    )
 
 
 def _fees(count: int) -> list[bytes]:

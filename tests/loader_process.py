@@ -32,6 +32,10 @@ def wait_for(what: str, probe: Callable[[], R | None]) -> R:
     raise AssertionError(f"waited {DEADLINE_SECONDS:.0f} s for {what}")
 
 
+# Every loader that a test has started; conftest.py sees that none outlives its test.
+STARTED: list[subprocess.Popen[bytes]] = []
+
+
 class LoaderProcess:
     """One `loader` command that runs, with its messages on the way to a file."""
 
@@ -56,6 +60,8 @@ class LoaderProcess:
             self.process = subprocess.Popen(
                 [sys.executable, *program, *arguments], stdin=stdin, stdout=out, stderr=err, env=environment
             )
+
+        STARTED.append(self.process)
 
     def messages(self) -> list[wire.Message]:
         """Return what it has said so far, whole lines only."""
@@ -120,6 +126,38 @@ def row_count(database_url: str) -> int:
     return count
 
 
+def checksum(database_url: str) -> str:
+    """Return what tells the rows of trips from any others, wherever they lie."""
+    if query(database_url, "SELECT to_regclass('public.trips')") == [(None,)]:
+        return ""
+    rows = "SELECT (to_jsonb(trips) - 'import_key' - 'part')::text AS row FROM trips"
+    return str(query(database_url, f"SELECT md5(string_agg(row, ' ' ORDER BY row)) FROM ({rows})")[0][0])
+
+
+def start_over(database_url: str) -> None:
+    """Make the database as empty as it was."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("DROP TABLE IF EXISTS trips; DROP SCHEMA IF EXISTS loader CASCADE")
+
+
+def committed_rows(database_url: str) -> int:
+    """Return how many rows are staged, having seen that ledger and tables agree on them."""
+    if query(database_url, "SELECT to_regclass('loader.part')") == [(None,)]:
+        return 0
+    parts = query(database_url, "SELECT import_key, part, row_count FROM loader.part")
+    tables = query(
+        database_url,
+        "SELECT relname FROM pg_class WHERE relnamespace = 'loader'::regnamespace AND relname ~ '_part_' AND relkind = 'r'",
+    )
+    assert {name for (name,) in tables} == {f"import_{key}_part_{part}" for key, part, _ in parts}
+    total = 0
+    for key, part, count in parts:
+        assert query(database_url, f"SELECT count(*) FROM loader.import_{key}_part_{part}") == [(count,)]
+        assert isinstance(count, int)
+        total += count
+    return total
+
+
 def leftovers(database_url: str) -> dict[str, object]:
     """Return what an ended import must not leave: staging, backends, locks, tables that nobody knows."""
     found: dict[str, object] = {}
@@ -146,7 +184,12 @@ def leftovers(database_url: str) -> dict[str, object]:
     return {what: rows for what, rows in found.items() if rows}
 
 
-def assert_nothing_is_left(database_url: str) -> None:
-    """A killed process' backends may take a moment to notice: that is waited for, nothing else may be there."""
+def wait_until_disconnected(database_url: str) -> None:
+    """The backends of a killed process may take a moment to notice."""
     wait_for("backends to end", lambda: "backends" not in leftovers(database_url))
+
+
+def assert_nothing_is_left(database_url: str) -> None:
+    """Backends may take a moment to end: that is waited for, nothing else may be there."""
+    wait_until_disconnected(database_url)
     assert leftovers(database_url) == {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from loader import buffers
 
 buffers.SEGMENT_BYTES = buffers.HEAD_ROOM_BYTES = 64 * 1024
@@ -9,6 +11,11 @@ buffers.SEGMENT_BYTES = buffers.HEAD_ROOM_BYTES = 64 * 1024
 from loader import workers  # noqa: E402 - after the sizes that it takes over
 
 setattr(workers, "_LEAST_PART_BYTES", 512 * 1024)  # noqa: B010 - private to the module on purpose
+
+from loader import publication  # noqa: E402
+
+if "SMALL_LOADER_LOCK_SECONDS" in os.environ:
+    setattr(publication, "_LOCK_BUDGET_SECONDS", float(os.environ["SMALL_LOADER_LOCK_SECONDS"]))  # noqa: B010
 
 from loader.cli import main  # noqa: E402
 

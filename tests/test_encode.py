@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import pytest
+from edges import EDGES
 from encoding import (
     BYTE_OFFSET,
     FIRST_LINE,
-    Encoded,
+    INTERPRETED,
     block_of,
     encode,
     encode_row_by_row,
@@ -17,62 +17,18 @@ from encoding import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numba.core import config
 
 from loader.encode import OUTPUT_BYTES, REJECTS_PER_CHUNK, Encoder, compile_kernel
 from loader.kernel import encode_rows
 from loader.rejects import Reason
 from loader.trips import COLUMNS, LAYOUT_COLUMN_COUNTS, Kind
 
-# numba.core.config makes its attributes from the environment at import
-INTERPRETED = bool(config.DISABLE_JIT)  # pyright: ignore[reportAttributeAccessIssue]
-SAMPLE_ROWS = 50 if INTERPRETED else 2_000
+DIALECT_ROWS = 6 if INTERPRETED else 500
 many_examples = settings(max_examples=60 if INTERPRETED else 500, deadline=None)
 
-# Fields at the edges of what each kind may be, and beyond.
-TEXTS = [
-    b"", b"Y", b"N", b" ", b"HV0003", b"B03404", b"seven77", b"eight888", b"nine99999", b"x" * 15, b"y" * 16, b"z" * 300,
-    b"\xc3\xa9", b"1234567\xc3\xa9", b"\xe2\x82\xac", b"\xf0\x9f\x9a\x95" * 5, b"\xed\x9f\xbf\xee\x80\x80",
-    b"\xf4\x8f\xbf\xbf", b"\xe0\xa0\x80\xf0\x90\x80\x80", b"\x7f", b"\x01tab\tbell\x07", b"a\\.b", b"\\.", b"{", b"/", b"!",
-    b"a\0b", b"\0", b"\xff", b"\xc3", b"\x80", b"\xc0\x80", b"\xc1\xbf", b"\xe0\x9f\xbf", b"\xed\xa0\x80", b"\xf0\x8f\xbf\xbf",
-    b"\xf4\x90\x80\x80", b"\xf5\x80\x80\x80", b"\xe2\x82", b"\xe2\x28\xa1", b"\xf0\x9f\x9a", b"\xf0\x9f\x28\x95", b"\xf0\x28\x9a\x95",
-    b'a"b', b'"', b'""', b'a""b', b"a,b", b"a\nb", b"a\rb", b"\r", b"a\r\nb",
-]  # fmt: skip
-TIMESTAMPS = [
-    b"2024-01-01 00:21:47", b"2024-01-01T00:21:47", b"2024-01-01t00:21:47", b"2020-04-24 08:19:06.000000", b"2024-01-01 00:00:00.5",
-    b"2024-12-31 23:59:59.999999", b"2024-01-01 00:00:00.9999995", b"2024-01-01 00:00:00.1234567", b"2024-01-01 00:00:00.",
-    b"2024-01-01 00:00:00.00000x", b"2024-02-29 12:00:00", b"2023-02-29 12:00:00", b"2000-02-29 12:00:00", b"1900-02-29 12:00:00",
-    b"2024-02-30 00:00:00", b"2024-04-31 00:00:00", b"2024-13-01 00:00:00", b"2024-00-10 00:00:00", b"2024-19-10 00:00:00",
-    b"2024-01-00 00:00:00", b"2024-01-32 00:00:00", b"2024-01-3: 00:00:00", b"0001-01-01 00:00:00", b"0000-01-01 00:00:00",
-    b"0004-02-29 00:00:00", b"9999-12-31 23:59:59.999999", b"10000-01-01 00:00:00", b"294276-12-31 23:59:59", b"294277-01-01 00:00:00",
-    b"2024-01-01 24:00:00", b"2024-01-01 24:00:01", b"2024-01-01 25:00:00", b"2024-01-01 29:00:00", b"2024-01-01 23:60:00",
-    b"2024-01-01 23:59:60", b"2024-01-01 23:59:61", b"2024-01-01 1:02:03", b"2024-1-1 00:00:00", b"2024-01-01", b"2024-01-01 00:21",
-    b" 2024-01-01 00:21:47", b"2024-01-01 00:21:47 ", b"2024-01-01  00:21:47", b"2024-01-01 00:21:47Z", b"2024-01-01 00:21:47+02",
-    b"2024/01/01 00:21:47", b"2024-01-01 00-21-47", b"infinity", b"-infinity", b"now", b"", b"x", b"2024-01-01 00:21:47,", b"1999-12-31 23:59:59",
-]  # fmt: skip
-INTEGERS = [
-    b"0", b"-0", b"+0", b"1", b"265", b"007", b"-7", b"+7", b"1234567", b"12345678", b"-1234567", b"00000000000000000001", b"0" * 30,
-    b"2147483647", b"2147483648", b"-2147483648", b"-2147483649", b"9223372036854775807", b"9223372036854775808",
-    b"-9223372036854775808", b"-9223372036854775809", b"9999999999999999999", b"18446744073709551617", b"99999999999999999999",
-    b"", b"-", b"+", b"--1", b"+-1", b"1.0", b"1e3", b" 5", b"5 ", b" ", b"0x1F", b"1_000", b"5a", b"a5", b"1:", b"1/", b"\xb1",
-]  # fmt: skip
-DOUBLES = [
-    b"0", b"0.0", b"-0.0", b"-0", b"+0.5", b".5", b"5.", b".", b"-.", b"-.5", b"45.61", b"-43.09", b"417.62", b"11.054", b"0.000001",
-    b"1234567", b"12345678", b"123456789", b"1234.56", b"1234.567", b"12345.678", b"1234567.", b"12345678.", b".1234567", b"1.5e3",
-    b"1.5E+3", b"15e-1", b"1e5", b"1e", b"1e+", b"e5", b".e5", b"1e5.", b"1e00005", b"1e000005", b"0e99999", b"0e9999", b"1e400", b"1e-400",
-    b"4e-320", b"2.2250738585072014e-308", b"1.7976931348623157e308", b"1.7976931348623159e308", b"9007199254740993",
-    b"9007199254740993.0", b"0.30000000000000004", b"5.0000000000000001", b"0.1234567890123456789", b"1234567890123456789",
-    b"12345678901234567890", b"123456789012345678901234567890e-20", b"3" * 300, b"0." + b"0" * 30 + b"1", b"NaN", b"nan", b"inf", b"-Infinity",
-    b"0x1p3", b"1_0.0", b"1.2.3", b"1-2", b"--1", b" 1.5", b"1.5 ", b"", b" ", b"-", b"abc", b"1.5f", b"1,5", b"\xb1.5", b"1.\xb5",
-]  # fmt: skip
-EDGES = {
-    Kind.TEXT: TEXTS,
-    Kind.TIMESTAMP: TIMESTAMPS,
-    Kind.INTEGER: INTEGERS,
-    Kind.BIGINT: INTEGERS,
-    Kind.DOUBLE: DOUBLES,
-}
-STRUCTURE = st.sampled_from([b'"', b'""', b",", b"\n", b"\r", b"\r\n", b"\0", b"\xff", b"0", b".", b"-", b"Y", b" "])
+STRUCTURE = st.sampled_from(
+    [b'"', b'""', b",", b"\n", b"\r", b"\r\n", b"\0", b"\xff", b"0", b".", b"-", b"Y", b" "]
+)
 
 
 @st.composite
@@ -118,25 +74,170 @@ def test_rows_are_encoded_and_rejected_as_row_by_row(
     data: st.DataObject, column_count: int, output_bytes: int
 ) -> None:
     block = b"".join(data.draw(st.lists(row(column_count) | odd_bytes, max_size=8)))
-    behind = data.draw(st.sampled_from([b"", b"\n", b"\0" * 64, *[b",".join(REAL_ROWS[column_count][0])]]))
+    behind = data.draw(st.sampled_from([b"", b"\n", b"\0" * 64, b",".join(REAL_ROWS[column_count][0])]))
 
     encoded, _ = encode(block, column_count, output_bytes, behind)
 
     assert encoded == encode_row_by_row(block, column_count)
 
 
-@pytest.mark.parametrize("quote", [b"", b'"'], ids=["bare", "quoted"])
-@pytest.mark.parametrize("column", COLUMNS, ids=lambda column: column.name)
-def test_a_field_at_the_edge_of_its_kind_is_encoded_as_by_rows(column: Column, quote: bytes) -> None:
-    index = COLUMNS.index(column)
-    rows: list[bytes] = []
-    for field in EDGES[column.kind]:
-        for end in (b"\n", b"\r\n"):
-            fields = list(REAL_ROWS[25][0])
-            fields[index] = quote + field + quote
-            rows.append(b",".join(fields) + end)
+EDGE_COLUMNS = [0, 3, 7, 9, 10, 23, 24]  # one of each kind, and those that are last
 
-    for text in rows:
-        assert encode(text, 25)[0] == encode_row_by_row(text, 25), text
-    block = b"".join(rows)
-    assert encode(block, 25)[0] == encode_row_by_row(block, 25)
+
+@pytest.mark.parametrize("quote", [b"", b'"'], ids=["bare", "quoted"])
+@pytest.mark.parametrize("index", EDGE_COLUMNS, ids=[COLUMNS[index].name for index in EDGE_COLUMNS])
+def test_a_field_at_the_edge_of_its_kind_is_encoded_as_row_by_row(index: int, quote: bytes) -> None:
+    column_count = max(index + 1, 24)
+    rows: list[bytes] = []
+    for number, field in enumerate(EDGES[COLUMNS[index].kind]):
+        fields = list(REAL_ROWS[column_count][0])
+        fields[index] = quote + field + quote
+        rows.append(b",".join(fields) + (b"\n" if number % 2 else b"\r\n"))
+
+    for row in [*rows, b"".join(rows)]:
+        assert encode(row, column_count)[0] == encode_row_by_row(row, column_count)
+
+
+def quoted(fields: list[bytes]) -> list[bytes]:
+    return [b'"%b"' % field if field else b"" for field in fields]
+
+
+def quoted_texts(fields: list[bytes]) -> list[bytes]:
+    return [
+        b'"%b"' % field if column.kind is Kind.TEXT and field else field
+        for column, field in zip(COLUMNS, fields, strict=False)
+    ]
+
+
+def of_kind(kind: Kind, change: Callable[[bytes], bytes]) -> Callable[[list[bytes]], list[bytes]]:
+    return lambda fields: [
+        change(field) if column.kind is kind and field else field
+        for column, field in zip(COLUMNS, fields, strict=False)
+    ]
+
+
+DIALECTS: dict[str, Callable[[list[bytes]], list[bytes]]] = {
+    "plain": lambda fields: fields,
+    "all_quoted": quoted,
+    "texts_quoted": quoted_texts,
+    "microseconds": of_kind(Kind.TIMESTAMP, lambda field: field + b".000000"),
+    "milliseconds_quoted": lambda fields: quoted(
+        of_kind(Kind.TIMESTAMP, lambda field: field + b".125")(fields)
+    ),
+    "t": of_kind(Kind.TIMESTAMP, lambda field: field.replace(b" ", b"T")),
+    "whole_doubles": of_kind(Kind.DOUBLE, lambda field: field.removesuffix(b".0")),
+    "six_decimals": of_kind(Kind.DOUBLE, lambda field: b"%.6f" % float(field)),
+    "seventeen_digits": of_kind(Kind.DOUBLE, lambda field: repr(float(field) / 7).encode()),
+    "exponents": of_kind(Kind.DOUBLE, lambda field: b"%.17E" % (float(field) / 7)),
+    "negative_doubles": of_kind(Kind.DOUBLE, lambda field: b"-" + field),
+    "signed_integers": of_kind(Kind.INTEGER, lambda field: b"+" + field),
+    "long_integers": of_kind(Kind.BIGINT, lambda field: b"-%b0000000000" % field),
+    "spaces": of_kind(Kind.TEXT, lambda _: b" "),
+    "long_texts": of_kind(Kind.TEXT, lambda field: field * 30),
+    "characters": of_kind(Kind.TEXT, lambda field: field + "é€𝄞".encode()),
+    "commas_in_texts": lambda fields: quoted(of_kind(Kind.TEXT, lambda field: field + b",")(fields)),
+}
+
+
+@pytest.mark.parametrize("line_ends", [b"\n", b"\r\n"], ids=["lf", "crlf"])
+@pytest.mark.parametrize("column_count", LAYOUT_COLUMN_COUNTS)
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_no_dialect_of_a_whole_file_needs_python(dialect: str, column_count: int, line_ends: bytes) -> None:
+    rows = [b",".join(DIALECTS[dialect](row.split(b","))) for row in sample_rows(DIALECT_ROWS, column_count)]
+    block = line_ends.join(rows)  # the last line is not ended
+
+    encoded, rows_in_python = encode(block, column_count)
+
+    assert rows_in_python == 0
+    assert encoded.rows == DIALECT_ROWS
+    assert encoded == encode_row_by_row(block, column_count)
+
+
+def test_line_ends_may_be_mixed() -> None:
+    rows = sample_rows(DIALECT_ROWS)
+    block = b"".join(row + (b"\r\n" if number % 3 else b"\n") for number, row in enumerate(rows))
+
+    encoded, rows_in_python = encode(block, 24)
+
+    assert (encoded.rows, rows_in_python) == (DIALECT_ROWS, 0)
+
+
+def test_a_row_that_needs_python_does_not_take_others_with_it() -> None:
+    rows = sample_rows(DIALECT_ROWS)
+    rows[3] = rows[3].replace(b"HV", b'H"V"', 1)
+
+    encoded, rows_in_python = encode(b"\n".join(rows), 24)
+
+    assert (encoded.rows, rows_in_python) == (DIALECT_ROWS, 1)
+
+
+def test_a_carriage_return_at_the_end_of_the_file_is_no_line_end() -> None:
+    encoded, _ = encode(b"\n".join(sample_rows(3)) + b"\r", 24)
+
+    assert encoded.rows == 2
+    assert [reject.reason for reject in encoded.rejects] == [Reason.CARRIAGE_RETURN]
+
+
+def test_the_lines_and_offsets_of_rejects_count_newlines_within_quotes() -> None:
+    good = sample_rows(1)[0]
+    two_lines = good.replace(b"HV", b'"H\nV"', 1)
+    bad = good.replace(b"HV", b'"H\n\nV",', 1)
+    block = b"\n".join([good, two_lines, bad, good, b"", good])
+
+    encoded, _ = encode(block, 24)
+
+    assert encoded.rows == 4
+    assert [(reject.line, reject.byte_offset, reject.original) for reject in encoded.rejects] == [
+        (FIRST_LINE + 3, BYTE_OFFSET + block.index(bad), bad),
+        (FIRST_LINE + 7, BYTE_OFFSET + block.index(b"\n\nHV") + 1, b""),
+    ]
+
+
+def test_a_row_may_be_as_large_as_the_output_or_larger() -> None:
+    rows = sample_rows(3)
+    for size in [*range(380, 740, 3), 5_000]:
+        block = b"\n".join([rows[0], b"x" * size + rows[1], rows[2] + b"y" * size, rows[0]])
+
+        encoded, _ = encode(block, 24, output_bytes=1_000)
+
+        assert encoded == encode_row_by_row(block, 24)
+
+
+def test_a_block_comes_in_chunks_no_larger_than_the_output() -> None:
+    output_bytes = 5_000
+    chunks = Encoder(24, output_bytes).encode(block_of(b"\n".join(sample_rows(100))))
+
+    sizes = [len(chunk.payload) for chunk in chunks]
+
+    assert max(sizes) <= output_bytes
+    assert min(sizes[:-1]) > output_bytes / 2
+
+
+def test_the_rejects_of_a_block_come_in_portions() -> None:
+    count = 2 * REJECTS_PER_CHUNK + 1
+
+    chunks = list(Encoder(24).encode(block_of(b"\n" * count)))
+
+    assert [len(chunk.rejects) for chunk in chunks] == [REJECTS_PER_CHUNK, REJECTS_PER_CHUNK, 1]
+
+
+def test_an_encoder_left_in_the_middle_of_a_block_begins_the_next_afresh() -> None:
+    rows = sample_rows(30)
+    encoder = Encoder(24, output_bytes=1_000)
+    next(encoder.encode(block_of(b"bad\n" + b"\n".join(rows))))
+
+    chunks = list(encoder.encode(block_of(rows[0])))
+
+    assert [(chunk.rows, chunk.rejects) for chunk in chunks] == [(1, [])]
+
+
+def test_a_block_of_no_bytes_has_no_chunks() -> None:
+    assert list(Encoder(24).encode(block_of(b""))) == []
+
+
+@pytest.mark.skipif(INTERPRETED, reason="nothing is compiled")
+def test_a_kernel_compiled_ahead_is_not_compiled_again() -> None:
+    compile_kernel()
+    encode(b"\n".join(sample_rows(3)), 24)
+
+    assert len(getattr(encode_rows, "signatures", ())) == 1

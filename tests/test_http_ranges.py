@@ -69,7 +69,7 @@ def test_ranges_are_in_flight_side_by_side() -> None:
         _, whole = probe_and_read(server.url)
     assert whole.data == CONTENT
     assert not both.broken
-    assert server.most_at_once == 2
+    assert server.most_at_once >= 2
 
 
 def test_one_buffer_is_enough_for_many_connections() -> None:
@@ -170,6 +170,15 @@ def test_a_trickling_server_is_noticed() -> None:
     assert len(server.requests) == 3
 
 
+def test_a_slow_server_above_the_floor_is_waited_for() -> None:
+    floor = msgspec.structs.replace(QUICK, floor_bytes_per_second=1, floor_window_seconds=0.05)
+    with HttpServer(SMALL[:50]) as server:
+        server.faults = after_probe(Fault(trickle_seconds=0.01))
+        _, whole = probe_and_read(server.url, floor)
+    assert whole.data == SMALL[:50]
+    assert len(server.requests) == 2
+
+
 def test_a_server_that_keeps_failing_is_unreachable_and_the_import_retryable() -> None:
     with HttpServer(SMALL) as server:
         server.rule = lambda request: Fault(status=503) if request.number > 0 else None
@@ -253,6 +262,7 @@ def test_a_file_that_changes_after_the_probe_is_source_changed(validator: str) -
         Fault(headers={"Content-Range": f"bytes 10-9/{len(SMALL)}"}),
         Fault(headers={"Content-Range": "rows 1-2/3"}),
         Fault(headers={"Content-Range": None}),
+        Fault(headers={"Content-Range": f"bytes 0-{'9' * 5_000}/{'9' * 5_000}"}),
         Fault(headers={"Content-Length": str(len(SMALL) - 1)}),
         Fault(headers={"Content-Length": str(len(SMALL) + 1)}),
         Fault(status=416),

@@ -25,7 +25,7 @@ def test_a_server_without_ranges_is_read_as_one_stream() -> None:
     assert len(server.requests) == 1  # the probe's answer goes on
 
 
-@pytest.mark.parametrize("etag", [None, 'W/"v1"'])
+@pytest.mark.parametrize("etag", [None, 'W/"v1"', "v1", '"v\r\n 1"', '"v\x851"'])
 def test_ranges_that_nothing_proves_to_be_of_one_file_are_not_used(etag: str | None) -> None:
     with HttpServer(CONTENT, etag=etag) as server:
         info, whole = probe_and_read(server.url)

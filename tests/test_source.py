@@ -15,7 +15,6 @@ from source_reading import opened, probe_and_read, read
 from loader.buffers import SEGMENT_BYTES
 from loader.errors import LoaderError
 from loader.raw_source import HEAD_BYTES
-from loader.source import open_source
 from loader.wire import FailureCode
 
 CONTENT = random.Random(3).randbytes(SEGMENT_BYTES + 2_000_003)
@@ -137,6 +136,21 @@ def test_a_pipe_is_a_stream(tmp_path: Path) -> None:
     assert (whole.data, whole.source_bytes, whole.length_verified) == (CONTENT, len(CONTENT), False)
 
 
+def test_a_stream_can_be_read_further_on_but_not_back(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(CONTENT[:1_000_000]))
+    writer.start()
+    with opened(str(pipe)) as source:
+        source.probe()
+        assert read(source, 10, 20).data == CONTENT[10:20]
+        assert read(source, 500_000, 500_010).data == CONTENT[500_000:500_010]
+        with pytest.raises(ValueError, match="can't go back"):
+            read(source, 10, 20)
+        assert read(source, 2_000_000).data == b""
+    writer.join()
+
+
 @pytest.mark.parametrize("length", [len(CONTENT), HEAD_BYTES + 1, HEAD_BYTES, 10])
 def test_stdin_is_a_stream(length: int) -> None:
     content = CONTENT[:length]
@@ -150,12 +164,3 @@ def test_stdin_is_a_stream(length: int) -> None:
     head = f"{min(length, HEAD_BYTES)} {length <= HEAD_BYTES}"
     digest = hashlib.sha256(content).hexdigest()
     assert answer.stdout.decode().strip() == f"- None None False {head} False {digest}"
-
-
-def test_nothing_is_opened_before_the_probe(trips: Path) -> None:
-    source = open_source(str(trips))
-    trips.unlink()
-    with pytest.raises(LoaderError) as caught:
-        source.probe()
-    source.close()
-    assert caught.value.code is FailureCode.SOURCE_NOT_FOUND

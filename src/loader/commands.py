@@ -19,6 +19,9 @@ from loader.errors import LoaderError
 from loader.interrupt import Interrupt
 from loader.wire import FailureCode
 
+# A table that is not for a terminal is not folded, unless an address is longer than this in characters.
+_PIPED_WIDTH = 400
+
 
 def check(source: str) -> None:
     """Print what a source is: size, validator, header, first rows typed, an estimate."""
@@ -60,8 +63,9 @@ def imports(database_url: str, *, as_json: bool) -> None:
             sys.stdout.buffer.write(msgspec.json.encode(entry) + b"\n")
         return
     table = Table(box=None, pad_edge=False)
-    for title in ("ID", "STATE", "CREATED", "ROWS", "REJECTS", "SIZE", "SOURCE"):
-        table.add_column(title, overflow="fold")
+    for title in ("ID", "STATE", "CREATED", "ROWS", "REJECTS", "SIZE"):
+        table.add_column(title, no_wrap=True)
+    table.add_column("SOURCE", overflow="fold")
     for each, totals in rows:
         table.add_row(
             str(each.id),
@@ -72,7 +76,8 @@ def imports(database_url: str, *, as_json: bool) -> None:
             "?" if each.source_bytes is None else size_text(each.source_bytes),
             each.location,
         )
-    Console(highlight=False, markup=False).print(table)
+    width = None if sys.stdout.isatty() else _PIPED_WIDTH
+    Console(highlight=False, markup=False, width=width).print(table)
 
 
 def rejects(database_url: str, import_id: UUID, *, as_json: bool) -> None:

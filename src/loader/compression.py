@@ -18,8 +18,7 @@ Compression = Literal["gzip", "zstd"]
 _GZIP_MAGIC = b"\x1f\x8b\x08"
 # zlib copies the input that it did not get to; small pieces keep that from showing.
 _GZIP_PIECE_BYTES = 64 * 1024
-# The memory that a frame may ask for: what the zstd program grants by itself,
-# and `zstd -22` asks for.
+# The memory that a frame may ask for: what the zstd program grants by itself, and `zstd -22` asks for.
 _ZSTD_WINDOW_BYTES = 128 * 1024 * 1024
 
 

@@ -56,7 +56,7 @@ class BarDisplay(QuietDisplay):
         self._console = Console(stderr=True, highlight=False)
         self._bar = Progress(
             TextColumn("{task.description:<12}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=16),
             TextColumn("{task.fields[percent]:>6}"),
             TextColumn("{task.fields[numbers]}"),
             console=self._console,
@@ -70,6 +70,10 @@ class BarDisplay(QuietDisplay):
         elif isinstance(message, ProgressMessage):
             self._draw(message)
         elif not isinstance(message, Started):
+            if self._task is not None and isinstance(message, Published):
+                self._bar.update(
+                    self._task, description="published", completed=100, total=100, percent="100%"
+                )
             self._bar.stop()
             super().show(message)
 
@@ -89,18 +93,18 @@ class BarDisplay(QuietDisplay):
 
 
 def numbers_text(message: ProgressMessage) -> str:
-    """Return bytes, rows, rates and ETA of a progress message on one line."""
+    """Return bytes, ETA, rows and rates of a progress message on one line, which a narrow terminal cuts at its end."""
     progress = message.progress
     pieces = [size_text(progress.bytes_done)]
     if progress.bytes_total is not None:
         pieces[0] += f" of {size_text(progress.bytes_total)}"
+    if progress.eta_seconds is not None:
+        pieces.append(f"{duration_text(progress.eta_seconds)} left")
     pieces.append(f"{progress.rows_loaded:,} rows")
     if progress.rows_rejected:
         pieces.append(f"{progress.rows_rejected:,} rejected")
     if progress.bytes_per_second is not None and progress.rows_per_second is not None:
         pieces += [f"{size_text(progress.bytes_per_second)}/s", f"{progress.rows_per_second:,.0f} rows/s"]
-    if progress.eta_seconds is not None:
-        pieces.append(f"{duration_text(progress.eta_seconds)} left")
     return " · ".join(pieces)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import sys
 from collections.abc import Callable
 
 
@@ -18,6 +19,7 @@ def _armed(specification: str) -> Callable[[], None]:
 
     def reach_armed() -> None:
         if next(passes) == int(number):
+            os.write(sys.stderr.fileno(), f"failpoint {specification}\n".encode())
             os.kill(os.getpid(), signal.Signals[name])
 
     return reach_armed

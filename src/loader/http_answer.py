@@ -18,7 +18,7 @@ from loader.wire import FailureCode
 
 # What a server claims is shown, but cut: a header may be 64 KiB long.
 _SHOWN_CHARACTERS = 80
-_CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,18})-(\d{1,18})|\*)/(\d{1,18}|\*)")
 # Codings that the bytes themselves tell (gzip, zstd), and those that leave them as they are. aws-chunked is a
 # leftover of the upload that S3 keeps with an object.
 _READABLE_CODINGS = frozenset({"", "identity", "gzip", "x-gzip", "zstd", "aws-chunked"})

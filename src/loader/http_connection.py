@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import io
 import socket
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 
-class TooSlow(TimeoutError):  # noqa: N818 - reads like its base class, TimeoutError
-    """The server trickles: fewer bytes than the floor, over the time spent waiting for them."""
-
-
 def dial(
     host: str, port: int, timeout_seconds: float, adopt: Callable[[socket.socket], None]
 ) -> socket.socket:
@@ -31,7 +28,7 @@ def dial(
 
     `adopt` is told each socket before it connects. Raises OSError, and what `adopt` raises.
     """
-    failure = OSError("the name has no address")
+    failure = OSError(errno.EADDRNOTAVAIL, "the name has no address")
     for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
         candidate = socket.socket(family, kind, protocol)
         try:
@@ -69,7 +66,7 @@ class _Meter(io.RawIOBase):
         self._received_bytes += count or 0
         if self._waited_seconds >= self._patience.floor_window_seconds:
             if self._received_bytes < self._patience.floor_bytes_per_second * self._waited_seconds:
-                raise TooSlow
+                raise TimeoutError(errno.ETIMEDOUT, "the server trickles")
             self._waited_seconds, self._received_bytes = 0.0, 0
         return count
 

@@ -61,4 +61,6 @@ class HttpFile(msgspec.Struct, frozen=True):
 def validator_of(headers: Message) -> str | None:
     """Return the strong ETag (8.8.3), else the Last-Modified (8.8.2), else None: a weak ETag proves no bytes."""
     etag = headers.get("ETag", "").strip()
-    return etag if etag.startswith('"') else headers.get("Last-Modified", "").strip() or None
+    validator = etag if etag.startswith('"') else headers.get("Last-Modified", "").strip()
+    # it is sent back and stored: a header folded over lines, or with control characters, is none
+    return validator if validator and validator.isprintable() else None

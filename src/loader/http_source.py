@@ -34,6 +34,8 @@ class HttpSource:
         self._file = HttpFile(address.location, None, None)
         self._ranges: HttpRanges | None = None
         self._stream: HttpStream | None = None
+        # of whoever reads the stream: a thread whose consumer has gone may still be in it
+        self._turn = threading.Lock()
 
     @property
     def reader_count(self) -> int:
@@ -54,19 +56,23 @@ class HttpSource:
         if self._ranges is not None:
             self._ranges.read_at(offset, view)
             return len(view)
-        if self._stream is None or (offset < self._stream.position and self._file.validator is not None):
-            if self._stream is not None:
-                self._stream.finish()
-            self._stream = self._retried(
-                lambda: open_stream(self._client, self._file), self._patience.attempts
-            )
-        return self._stream.read_at(offset, view)
+        with self._turn:
+            return self._stream_at(offset).read_at(offset, view)
 
     def close(self) -> None:
         """Abort what is in flight. Never blocks."""
         self._client.close()
         if (stream := self._stream) is not None:
             stream.finish()  # aborted by now: nobody is still waiting in it
+
+    def _stream_at(self, offset: int) -> HttpStream:
+        stream = self._stream
+        if stream is None or (offset < stream.position and self._file.validator is not None):
+            if stream is not None:
+                stream.finish()
+            stream = self._retried(lambda: open_stream(self._client, self._file), self._patience.attempts)
+            self._stream = stream
+        return stream
 
     def _retried(self, attempt: Callable[[], Result], attempts: int) -> Result:
         budget = RetryBudget(self._patience, attempts, self._closed)

@@ -6,6 +6,7 @@ NUMBA_DISABLE_JIT=1 the same source runs as Python, so that coverage and a debug
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -42,11 +43,17 @@ def _first_writable_folder() -> Path | None:
     return None
 
 
+def _sources_digest() -> str:
+    """What the cache must change with. Numba looks at a kernel's own file, not at those of the kernels that it calls."""
+    sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    return hashlib.sha256(sources).hexdigest()[:16]
+
+
 # Numba raises at import where cache=True and no folder can be written (a read-only image): then every run compiles.
 _CACHE_FOLDER = _first_writable_folder()
 if _CACHE_FOLDER is not None:
     # numba.core.config makes its attributes from the environment at import
-    config.CACHE_DIR = str(_CACHE_FOLDER)  # pyright: ignore[reportAttributeAccessIssue]
+    config.CACHE_DIR = str(_CACHE_FOLDER / _sources_digest())  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def kernel(function: Callable[P, R]) -> Callable[P, R]:

@@ -14,9 +14,10 @@ from loader.words import ZEROS, eight_digits, first_flag, low_bytes, nondigits
 _PLUS, _MINUS, _POINT, _ZERO, _E = b"+-.0e"
 _CASE_BIT = 0x20
 _SIGN = Word(1 << 63)
-# As many digits as always fit a word.
-_MOST_DIGITS = 19
-_MOST_EXPONENT_DIGITS = 4
+# A number below it has room for one more digit in a word; one that has no room is said to be too large.
+_ONE_DIGIT_LEFT = Word(10**18)
+_TOO_LARGE = ~Word(0)
+_LARGEST_EXPONENT = Word(9999)
 
 
 @inlined
@@ -36,7 +37,7 @@ def _encode_long_integer(source: Bytes, position: int, target: Bytes, written: i
     start = position + (sign in (_MINUS, _PLUS))
     position, value = _append_digits(source, start, Word(0))
     largest = (Word(1) << (8 * size - 1)) - Word(sign != _MINUS)
-    if position == start or position - start > _MOST_DIGITS or value > largest:
+    if position == start or value > largest:
         return DECLINED
     _put_integer(target, written, Word(0) - value if sign == _MINUS else value, size)
     return position
@@ -80,13 +81,13 @@ def _encode_long_double(source: Bytes, position: int, target: Bytes, written: in
         start = position + 1
         position, mantissa = _append_digits(source, start, mantissa)
         count, exponent = count + position - start, start - position
-    if count < 1 or count > _MOST_DIGITS:
+    if count < 1 or mantissa == _TOO_LARGE:
         return DECLINED
     if byte_at(source, position) | _CASE_BIT == _E:
         exponent_sign = byte_at(source, position + 1)
         start = position + 1 + (exponent_sign in (_MINUS, _PLUS))
         position, shift = _append_digits(source, start, Word(0))
-        if position == start or position - start > _MOST_EXPONENT_DIGITS:
+        if position == start or shift > _LARGEST_EXPONENT:
             return DECLINED
         exponent += -signed(shift) if exponent_sign == _MINUS else signed(shift)
     bits = double_bits(mantissa, exponent)
@@ -99,10 +100,10 @@ def _encode_long_double(source: Bytes, position: int, target: Bytes, written: in
 
 @kernel
 def _append_digits(source: Bytes, position: int, value: Word) -> tuple[int, Word]:
-    """Return the position behind the digits and the number with them at its end; more than 19 wrap around."""
+    """Return the position behind the digits, and the number with them at its end."""
     digit = byte_at(source, position) - _ZERO
     while 0 <= digit <= 9:
-        value = value * Word(10) + Word(digit)
+        value = value * Word(10) + Word(digit) if value < _ONE_DIGIT_LEFT else _TOO_LARGE
         position += 1
         digit = byte_at(source, position) - _ZERO
     return position, value

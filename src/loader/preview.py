@@ -80,7 +80,7 @@ def _columns(header: Header, records: list[bytes]) -> Table:
     table = Table(box=None, pad_edge=False)
     for title in ("COLUMN", "TYPE", *(f"ROW {number}" for number in range(1, len(records) + 1))):
         table.add_column(title, no_wrap=True)
-    rows = [next(csv.reader([record.decode(errors="backslashreplace")]), []) for record in records]
+    rows = list(csv.reader(record.decode(errors="backslashreplace") for record in records))
     for index, column in enumerate(COLUMNS[: header.column_count]):
         values = [row[index] if index < len(row) else "-" for row in rows]
         table.add_row(
@@ -96,4 +96,7 @@ def _verdict(rejects: list[Reject], tried: int) -> str:
         return f"The first {tried:,} rows can be stored."
     first = rejects[0]
     column = "" if first.column is None else f", column {first.column}: {first.value!r}"
-    return f"{len(rejects):,} of the first {tried:,} rows can NOT be stored; the first at line {first.line:,}{column}: {first.reason}."
+    return (
+        f"{len(rejects):,} of the first {tried:,} rows can NOT be stored;"
+        f" the first at line {first.line:,}{column}: {first.reason}."
+    )

@@ -125,7 +125,7 @@ class _OpenedSource:
 
 
 def open_source(location: str, *, connections: int = 4, patience: Patience | None = None) -> Source:
-    """Choose by how `location` begins: http:// or https://, - for stdin, else a path. Nothing is opened yet.
+    """Choose by how `location` begins: http:// or https://, - for stdin, else a path.
 
     `connections` is how many ranges are fetched at once. Raises LoaderError.
     """

@@ -60,8 +60,10 @@ class Unpacking:
 
         readers = self._raw.reader_count
         for segment in deliver(fill, 0, self._info.size_bytes, self._pool, readers, self._closed):
-            yield segment.buffer.view[segment.start : segment.end]
-            self._pool.release(segment.buffer)
+            try:
+                yield segment.buffer.view[segment.start : segment.end]
+            finally:
+                self._pool.release(segment.buffer)
 
     def _readinto(self, view: memoryview) -> int:
         count = _decompress(self._decompressor, view, self._info.location)

@@ -31,7 +31,7 @@ class FrameWalk:
         return self._is_between and not self._held
 
     def feed(self, data: bytes) -> None:
-        """Walk on. Raises zstandard.ZstdError where a frame should begin and does not."""
+        """Walk on. May raise zstandard.ZstdError where the bytes are no frame; the decoder of the same bytes does."""
         position = 0
         while position < len(data):
             if self._wanted < 0:

@@ -1,0 +1,180 @@
+"""`make bench`: the loader against `curl | psql`, side by side; with --dialects and --growth against itself.
+
+Prints Markdown for docs/performance.md, which says how it is measured, and puts every trial into results.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import growth
+import msgspec
+import report
+import trial
+from contenders import Contender, curl_psql, loader
+from file_server import serve
+from report import Goal
+from samples import DIALECTS, in_dialect, make_sample, rows_of, warm
+from server import Server, scratch_server
+from trial import Entry, Measure, Trial
+
+FOLDER = Path(__file__).parents[1] / ".build" / "bench"
+# File server, client and Postgres share them, as on a small machine.
+CORES = 2
+# Compiles the kernel, and shows in a second that all contenders are able to.
+FIRST_ROWS = 1000
+GROWTH_GIGABYTES = (1, 10)
+
+WALL_LIMIT = 0.40
+DATABASE_CPU_LIMIT = 0.50
+CLIENT_CPU_LIMIT_SECONDS_A_GB = 3.5
+DIALECT_LIMIT = 2.0
+
+
+# Measures, and returns the trials and what is to be printed of them.
+Part = Callable[["Bench"], tuple[Sequence[msgspec.Struct], str]]
+
+
+class Bench:
+    """Where it is measured: a server, and files that are served over HTTP."""
+
+    def __init__(self, folder: Path, server: Server, base_url: str) -> None:
+        self.folder = folder
+        self.server = server
+        self._base_url = base_url
+
+    def entry(self, label: str, contender: Contender, source: Path, rows: int) -> Entry:
+        """Return a contender with a file, which is in memory by then as far as it fits."""
+        warm(source)
+        return Entry(label, contender, f"{self._base_url}/{source.name}", source.stat().st_size, rows)
+
+    def try_first(self, *contenders: Contender) -> None:
+        """Let all load a few rows, which nobody measures."""
+        sample = make_sample(self.folder, FIRST_ROWS)
+        entries = [self.entry(f"{each.name}, first", each, sample, FIRST_ROWS) for each in contenders]
+        trial.alternate(self.server, entries, runs=1)
+
+
+def main() -> None:
+    """Measure what is asked for, print and keep it."""
+    options = _options()
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])  # all that we start is born with it
+    samples: Path = options.folder / "samples"
+    samples.mkdir(parents=True, exist_ok=True)
+    with scratch_server(options.folder / "data") as server, serve(samples) as base_url:
+        bench = Bench(samples, server, base_url)
+        found = report.conditions(server.version)
+        print(report.conditions_text(found))
+        for part, measure in _parts(options).items():
+            trials, text = measure(bench)
+            report.keep(options.folder / "results.json", part, found, trials)
+            print(f"\n{text}", flush=True)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, default=7_000_000, help="of the file (default %(default)s)")
+    parser.add_argument("--runs", type=int, default=3, help="trials of each contender (default %(default)s)")
+    parser.add_argument(
+        "--dialects", action="store_true", help="the loader with the same rows in other dialects"
+    )
+    parser.add_argument(
+        "--growth",
+        nargs="*",
+        type=float,
+        metavar="GB",
+        help=f"the loader with files of growing size (default {GROWTH_GIGABYTES})",
+    )
+    parser.add_argument(
+        "--folder", type=Path, default=FOLDER, help="for server, samples, results (default %(default)s)"
+    )
+    return parser.parse_args()
+
+
+def _parts(options: argparse.Namespace) -> dict[str, Part]:
+    parts: dict[str, Part] = {}
+    if options.dialects:
+        parts["dialects"] = lambda bench: _compare_dialects(bench, options.rows, options.runs)
+    if options.growth is not None:
+        sizes = sorted(options.growth or GROWTH_GIGABYTES)
+        parts["growth"] = lambda bench: _measure_growth(bench, sizes, options.runs)
+    return parts or {"contenders": lambda bench: _compare_contenders(bench, options.rows, options.runs)}
+
+
+def _compare_contenders(bench: Bench, rows: int, runs: int) -> tuple[list[Trial], str]:
+    passthrough, ours = curl_psql(), loader("--progress=none")
+    bench.try_first(passthrough, ours)
+    sample = make_sample(bench.folder, rows)
+    entries = [bench.entry(each.name, each, sample, rows) for each in (passthrough, ours)]
+    trials = trial.alternate(bench.server, entries, runs)
+
+    def share(measure: Measure) -> float:
+        return trial.median(trials, ours.name, measure) / trial.median(trials, passthrough.name, measure)
+
+    goals = [
+        Goal(f"wall time, loader ÷ {passthrough.name}", WALL_LIMIT, share(trial.WALL)),
+        Goal(f"database CPU, loader ÷ {passthrough.name}", DATABASE_CPU_LIMIT, share(trial.DATABASE_CPU)),
+        Goal(
+            "loader CPU s/GB",
+            CLIENT_CPU_LIMIT_SECONDS_A_GB,
+            trial.median(trials, ours.name, trial.CLIENT_CPU_A_GB),
+        ),
+    ]
+    title = f"### The loader and {passthrough.name}: {_size(entries[0], runs)}"
+    return trials, "\n\n".join(
+        [title, trial.table(trials, trial.CONTENDER_COLUMNS), report.goals_table(goals)]
+    )
+
+
+def _compare_dialects(bench: Bench, rows: int, runs: int) -> tuple[list[Trial], str]:
+    ours = loader("--progress=none")
+    bench.try_first(ours)
+    sample = make_sample(bench.folder, rows)
+    entries = [bench.entry("clean", ours, sample, rows)]
+    entries += [bench.entry(dialect, ours, in_dialect(sample, dialect), rows) for dialect in DIALECTS]
+    trials = trial.alternate(bench.server, entries, runs)
+    goals = [
+        Goal(
+            f"{measure.title}, {dialect} ÷ clean",
+            DIALECT_LIMIT,
+            trial.median(trials, dialect, measure) / trial.median(trials, "clean", measure),
+        )
+        for measure in (trial.WALL, trial.CLIENT_CPU)
+        for dialect in DIALECTS
+    ]
+    title = f"### Dialects: {_size(entries[0], runs)}"
+    return trials, "\n\n".join([title, trial.table(trials, trial.DIALECT_COLUMNS), report.goals_table(goals)])
+
+
+def _measure_growth(
+    bench: Bench, gigabytes: Sequence[float], runs: int
+) -> tuple[list[growth.GrowthTrial], str]:
+    bench.try_first(growth.CONTENDER)
+    entries: list[Entry] = []
+    for size in gigabytes:
+        rows = rows_of(size * 1e9)
+        entries.append(bench.entry(f"{size:g} GB", growth.CONTENDER, make_sample(bench.folder, rows), rows))
+    trials: list[growth.GrowthTrial] = []
+    for run in range(runs):
+        for entry in entries:
+            trials.append(growth.try_once(bench.server, entry))
+            print(f"run {run + 1}, {entry.label}: {trials[-1].wall_seconds:.2f} s", file=sys.stderr)
+    return trials, f"### Growth: {_times(runs)}\n\n{growth.report(trials)}"
+
+
+def _size(entry: Entry, runs: int) -> str:
+    return f"{entry.rows:,} rows, {entry.source_bytes / 1e9:.2f} GB, {_times(runs)}"
+
+
+def _times(runs: int) -> str:
+    return f"median (least-most) of {runs}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""What is kept of a benchmark: Markdown to paste into docs/performance.md, and every trial in results.json."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import re
+import shutil
+import statistics
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+
+class Goal(msgspec.Struct, frozen=True):
+    """What must hold."""
+
+    what: str
+    at_most: float
+    measured: float
+    unit: str = ""
+
+
+def conditions(postgres_version: str) -> dict[str, str]:
+    """Return when, where and with what it is measured."""
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "machine": f"{len(os.sched_getaffinity(0))} cores of {_processor()}, {memory_bytes / 2**30:.0f} GiB",
+        "system": f"{platform.system()} {platform.release()}",
+        "PostgreSQL": f"{postgres_version}, embedded, with its default settings",
+        "Python": platform.python_version(),
+        "curl": _first_line("curl", "--version", pattern=r"curl (\S+)"),
+        "commit": _first_line("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"),
+    }
+
+
+def conditions_text(found: Mapping[str, str]) -> str:
+    """Return them as one paragraph."""
+    return "; ".join(f"{name}: {value}" for name, value in found.items()) + "."
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table, its first column left-aligned, numbers right-aligned."""
+    marks = ["---"] + ["--:"] * (len(columns) - 1)
+    lines = [[cell.replace("|", r"\|") for cell in line] for line in (columns, *rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], marks, *lines[1:]))
+
+
+def goals_table(goals: Sequence[Goal]) -> str:
+    """Return what must hold, what was measured, and whether it holds."""
+    return table(
+        ["goal", "at most", "measured", "holds"],
+        [
+            [
+                goal.what,
+                f"{goal.at_most:g}{goal.unit}",
+                f"{goal.measured:.3g}{goal.unit}",
+                "yes" if goal.measured <= goal.at_most else "**no**",
+            ]
+            for goal in goals
+        ],
+    )
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """Return median, least and most: 12.3 (12.1-12.9); one number where they do not differ."""
+    middle, least, most = (
+        f"{each:,.{digits}f}" for each in (statistics.median(values), min(values), max(values))
+    )
+    return middle if least == most else f"{middle} ({least}-{most})"
+
+
+def keep(path: Path, part: str, found: Mapping[str, str], trials: Sequence[msgspec.Struct]) -> None:
+    """Put a part's trials into the file, in place of its earlier ones."""
+    parts: dict[str, object] = msgspec.json.decode(path.read_bytes()) if path.exists() else {}
+    parts[part] = {"conditions": found, "trials": trials}
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(parts)) + b"\n")
+
+
+def _processor() -> str:
+    found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    return found[1] if found else platform.machine()
+
+
+def _first_line(*command: str, pattern: str = "(.+)") -> str:
+    if shutil.which(command[0]) is None:
+        return "none"
+    output = subprocess.run(command, check=False, capture_output=True, text=True).stdout
+    found = re.match(pattern, output)
+    return found[1] if found else "unknown"

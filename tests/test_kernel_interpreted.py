@@ -1,0 +1,27 @@
+"""The kernel's source as plain Python: what NUMBA_DISABLE_JIT=1 runs, which coverage and a debugger see."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from encoding import INTERPRETED
+
+TESTS = ["test_encode.py", "test_doubles.py", "test_timestamps.py", "test_words.py"]
+
+
+@pytest.mark.skipif(INTERPRETED, reason="this process runs them so already")
+def test_the_kernel_is_the_same_without_its_compiler() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS],
+        cwd=Path(__file__).parent,
+        env=os.environ | {"NUMBA_DISABLE_JIT": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert run.returncode == 0, run.stdout
