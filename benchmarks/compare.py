@@ -34,7 +34,6 @@ DATABASE_CPU_LIMIT = 0.50
 CLIENT_CPU_LIMIT_SECONDS_A_GB = 3.5
 DIALECT_LIMIT = 2.0
 
-
 # Measures, and returns the trials and what is to be printed of them.
 Part = Callable[["Bench"], tuple[Sequence[msgspec.Struct], str]]
 

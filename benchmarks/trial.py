@@ -11,7 +11,6 @@ import msgspec
 import report
 from contenders import Contender
 from measure import run_pipeline
-from report import spread
 from server import Server
 
 
@@ -101,7 +100,9 @@ def table(trials: Sequence[Trial], columns: Sequence[Measure]) -> str:
     rows: list[list[str]] = []
     for label in dict.fromkeys(trial.label for trial in trials):
         group = [trial for trial in trials if trial.label == label]
-        rows.append([label, *(spread([each.of(trial) for trial in group], each.digits) for each in columns)])
+        rows.append(
+            [label, *(report.spread([each.of(trial) for trial in group], each.digits) for each in columns)]
+        )
     return report.table(["", *(each.title for each in columns)], rows)
 
 

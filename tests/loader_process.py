@@ -83,6 +83,14 @@ class LoaderProcess:
         """Return the exit code; negative: the signal that killed it."""
         return self.process.wait(DEADLINE_SECONDS)
 
+    def wait_for_phase(self, phase: wire.Phase) -> None:
+        """Wait until it has said that it is in this phase."""
+
+        def probe() -> bool:
+            return any(isinstance(each, wire.ProgressMessage) and each.phase == phase for each in self.messages())
+
+        wait_for(f"phase {phase}", probe)
+
     def wait_until_loading(self, least_rows: int = 1) -> wire.Progress:
         """Wait for progress with rows."""
 
@@ -110,6 +118,32 @@ class LoaderProcess:
         assert isinstance(last, wire.Failed), f"exit {code}: {self.stdout[-2000:]}{self.stderr[-2000:]}"
         assert code == wire.FAILURE_KINDS[last.failure.code].exit_code
         return last
+
+
+class Loaders:
+    """Starts loaders on one database, with small segments and parts."""
+
+    def __init__(self, folder: Path, database_url: str) -> None:
+        self.database_url = database_url
+        self._folder = folder
+
+    def start(
+        self,
+        *arguments: str,
+        armed: str | None = None,
+        environment: Mapping[str, str] | None = None,
+        stdin: int = subprocess.DEVNULL,
+    ) -> LoaderProcess:
+        """Start one; `armed`: with a failpoint, as failpoint.py has it."""
+        armed_environment = {} if armed is None else {"LOADER_FAILPOINT": armed}
+        return LoaderProcess(
+            self._folder,
+            *arguments,
+            database_url=self.database_url,
+            environment={**armed_environment, **(environment or {})},
+            small=arguments[0] == "run",
+            stdin=stdin,
+        )
 
 
 def query(database_url: str, statement: str) -> list[tuple[object, ...]]:
@@ -141,21 +175,29 @@ def start_over(database_url: str) -> None:
 
 
 def committed_rows(database_url: str) -> int:
-    """Return how many rows are staged, having seen that ledger and tables agree on them."""
+    """Return how many rows are in committed parts, staged or published."""
     if query(database_url, "SELECT to_regclass('loader.part')") == [(None,)]:
         return 0
-    parts = query(database_url, "SELECT import_key, part, row_count FROM loader.part")
+    count = query(database_url, "SELECT coalesce(sum(row_count), 0)::bigint FROM loader.part")[0][0]
+    assert isinstance(count, int)
+    return count
+
+
+def assert_staging_is_whole(database_url: str) -> None:
+    """Ledger and tables must agree on what a loader that has ended leaves to the next one."""
+    if query(database_url, "SELECT to_regclass('loader.part')") == [(None,)]:
+        return
+    parts = query(
+        database_url, "SELECT format('import_%s_part_%s', import_key, part), row_count FROM loader.part"
+    )
     tables = query(
         database_url,
-        "SELECT relname FROM pg_class WHERE relnamespace = 'loader'::regnamespace AND relname ~ '_part_' AND relkind = 'r'",
+        "SELECT relname FROM pg_class WHERE relnamespace = 'loader'::regnamespace AND relkind = 'r'"
+        " AND relname ~ '_part_'",
     )
-    assert {name for (name,) in tables} == {f"import_{key}_part_{part}" for key, part, _ in parts}
-    total = 0
-    for key, part, count in parts:
-        assert query(database_url, f"SELECT count(*) FROM loader.import_{key}_part_{part}") == [(count,)]
-        assert isinstance(count, int)
-        total += count
-    return total
+    assert {name for (name,) in tables} == {name for name, _ in parts}
+    for name, count in parts:
+        assert query(database_url, f"SELECT count(*) FROM loader.{name}") == [(count,)]
 
 
 def leftovers(database_url: str) -> dict[str, object]:

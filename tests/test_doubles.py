@@ -8,7 +8,7 @@ import sys
 from decimal import Decimal
 
 from encoding import INTERPRETED, encode
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from loader.doubles import NO_DOUBLE, double_bits
@@ -73,6 +73,10 @@ def test_hard_numbers_are_rounded_exactly_and_without_python() -> None:
 
 
 @given(st.integers(0, 10**19 - 1), st.integers(-350, 320))
+@example(15, -309)  # subnormal, by less than one binary digit
+@example(22250738585072014, -324)  # the smallest that is normal, and the largest of all
+@example(17976931348623157, 292)
+@example(17976931348623159, 292)
 @settings(max_examples=200 if INTERPRETED else 2_000, deadline=None)
 def test_only_what_is_not_a_normal_double_is_declined(mantissa: int, exponent: int) -> None:
     value = float(f"{mantissa}e{exponent}")

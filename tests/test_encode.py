@@ -128,6 +128,7 @@ DIALECTS: dict[str, Callable[[list[bytes]], list[bytes]]] = {
     "whole_doubles": of_kind(Kind.DOUBLE, lambda field: field.removesuffix(b".0")),
     "six_decimals": of_kind(Kind.DOUBLE, lambda field: b"%.6f" % float(field)),
     "seventeen_digits": of_kind(Kind.DOUBLE, lambda field: repr(float(field) / 7).encode()),
+    "short_exponents": of_kind(Kind.DOUBLE, lambda field: b"%.1e" % float(field)),
     "exponents": of_kind(Kind.DOUBLE, lambda field: b"%.17E" % (float(field) / 7)),
     "negative_doubles": of_kind(Kind.DOUBLE, lambda field: b"-" + field),
     "signed_integers": of_kind(Kind.INTEGER, lambda field: b"+" + field),
@@ -169,6 +170,15 @@ def test_a_row_that_needs_python_does_not_take_others_with_it() -> None:
     encoded, rows_in_python = encode(b"\n".join(rows), 24)
 
     assert (encoded.rows, rows_in_python) == (DIALECT_ROWS, 1)
+
+
+def test_rows_that_all_need_python_fill_chunks_too() -> None:
+    block = b"\n".join(b'x"x"' * 100 + row for row in sample_rows(20))
+
+    encoded, rows_in_python = encode(block, 24, output_bytes=1_000)
+
+    assert rows_in_python == 20
+    assert encoded == encode_row_by_row(block, 24)
 
 
 def test_a_carriage_return_at_the_end_of_the_file_is_no_line_end() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,10 @@ def test_a_module_says_what_it_owns_and_is_short_enough_to_read(path: Path) -> N
     text = path.read_text()
     assert ast.get_docstring(ast.parse(text))
     assert len(text.splitlines()) <= 400
+
+
+def test_the_architecture_page_names_every_module_of_the_loader() -> None:
+    page = (SOURCE.parent / "docs" / "architecture.md").read_text()
+    modules = page.split("\n## Modules\n")[1]
+    named = set(re.findall(r"`(\w+)`", modules))
+    assert named == {path.stem for path in SOURCE.glob("loader/*.py")} - {"__init__"}

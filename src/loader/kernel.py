@@ -28,10 +28,8 @@ from loader.timestamps import NO_DATE, Date, encode_timestamp
 from loader.trips import Kind
 
 _NULL = ~Word(0)
-# Of a row, besides what is longer in its texts: the count, and a length and eight bytes for each field.
+# What a row takes besides its long texts: the count, and for each field a length and a word.
 _COUNT_BYTES, _FIELD_BYTES = 2, 12
-# How far behind its limit a text can write: a word, a character of four bytes, and the rest of its word.
-_TEXT_OVERHANG_BYTES = 16
 
 
 @kernel
@@ -47,7 +45,7 @@ def encode_rows(
     """
     source, target = memory_of(block), memory_of(output)
     last = len(kinds) - 1
-    limit = len(output) - _COUNT_BYTES - _FIELD_BYTES * len(kinds) - _TEXT_OVERHANG_BYTES
+    limit = len(output) - _COUNT_BYTES - _FIELD_BYTES * len(kinds)
     date = NO_DATE
     rows = 0
     while position < end:

@@ -36,8 +36,7 @@ def _encode_long_integer(source: Bytes, position: int, target: Bytes, written: i
     sign = byte_at(source, position)
     start = position + (sign in (_MINUS, _PLUS))
     position, value = _append_digits(source, start, Word(0))
-    largest = (Word(1) << (8 * size - 1)) - Word(sign != _MINUS)
-    if position == start or value > largest:
+    if position == start or value >> (8 * size - 1) != Word(0):
         return DECLINED
     _put_integer(target, written, Word(0) - value if sign == _MINUS else value, size)
     return position

@@ -18,7 +18,7 @@ def encode_text(
     """Write length and bytes of a field; return the positions behind it in source and target.
 
     The field goes on to a quote, a line end or, if it is not quoted, a comma: whether that is its end, the caller knows.
-    FULL: there is no room below `limit`, behind which word, length and the fields after it must still fit.
+    FULL: it goes on beyond `limit`, behind which there is room for 11 bytes of it and then for the fields after it.
     """
     closing, closings = (QUOTE, _QUOTES) if quoted else (COMMA, _COMMAS)
     # The flags: one letter. Not waiting for the search below makes a row 12 % faster.

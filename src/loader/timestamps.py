@@ -1,6 +1,6 @@
 """Compiled: a timestamp to microseconds since 2000-01-01, an int64.
 
-`YYYY-MM-DD HH:MM:SS`, also with `T` for the space and with a fraction of one to six digits.
+`YYYY-MM-DD HH:MM:SS`, also with `T` for the space and with a fraction of up to six digits.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def encode_timestamp(
     if byte_at(source, position) == _POINT:
         digits = word_at(source, position + 1) ^ ZEROS
         count = first_flag(nondigits(digits))
-        if count < 1 or count > 6:
+        if count > 6:
             return DECLINED, date
         microseconds += eight_digits(low_bytes(digits, count)) // Word(100)  # as if zeros followed
         position += 1 + count
