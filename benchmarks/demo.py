@@ -29,11 +29,12 @@ FROM trips GROUP BY 1 ORDER BY 2 DESC"""
 
 
 def main() -> None:
+    """Tell what is done, and do it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--url", help="import this file instead of a sample")
     options = parser.parse_args()
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     FOLDER.mkdir(parents=True, exist_ok=True)
     with embedded_server(FOLDER / "data") as database_url, _source(options, console) as url:
         console.print(f"\n$ loader run {url} --mode replace")

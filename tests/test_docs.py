@@ -19,7 +19,7 @@ def test_the_configuration_page_lists_the_environment_that_is_read() -> None:
     rows = [
         line for line in (ROOT / "docs" / "configuration.md").read_text().splitlines() if line[:3] == "| `"
     ]
-    listed = {name for row in rows for name in re.findall(r"`\$?(\w+)`", "|".join(row.split("|")[1:3]))}
+    listed = {name for row in rows for name in re.findall(r"[A-Z][A-Z_]+", "|".join(row.split("|")[1:3]))}
     assert read <= listed
 
 
@@ -32,7 +32,7 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_make_targets_in_a_page_exist(page: Path) -> None:
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"make ([a-z][a-z-]+)", page.read_text()):
+    for target in re.findall(r"(?:`|^)make ([a-z][a-z-]+)", page.read_text(), re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 

@@ -173,7 +173,7 @@ def test_a_row_that_needs_python_does_not_take_others_with_it() -> None:
 
 
 def test_rows_that_all_need_python_fill_chunks_too() -> None:
-    block = b"\n".join(b'x"x"' * 100 + row for row in sample_rows(20))
+    block = b"\n".join(b'x"x"' * 150 + row for row in sample_rows(20))
 
     encoded, rows_in_python = encode(block, 24, output_bytes=1_000)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import secrets
 import socket
 import threading
@@ -27,6 +28,9 @@ TERMINATE_TIMEOUT_MILLISECONDS = 1_000
 
 # Marks the backends of this process in pg_stat_activity.
 _RUN = secrets.token_hex(4)
+
+# psycopg logs what it could not send to a connection that was just aborted; the exception says all there is to say.
+logging.getLogger("psycopg").setLevel(logging.CRITICAL)
 
 Connection = psycopg.Connection[tuple[object, ...]]
 
