@@ -6,7 +6,7 @@ URL ?=
 # Two cores: one worker a core. The slowest files go first, so that both end together.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: help demo test test-fast check format bench coverage lock clean
+.PHONY: help run demo test test-fast check format bench coverage lock clean
 
 help: ## what can be made
 	@grep -hE '^[.a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -18,7 +18,10 @@ help: ## what can be made
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-demo: .venv/ready ## import a generated sample (or URL=https://...) into an embedded Postgres, and query it
+run: .venv/ready ## the service at http://127.0.0.1:8000, until Ctrl-C; its API to look at and try out is at /schema
+	@exec $(BIN)/importer serve --host 127.0.0.1 --port 8000
+
+demo: .venv/ready ## start the service, submit a generated sample (or URL=https://...), watch it, and query the rows
 	@$(BIN)/python benchmarks/demo.py --rows $(ROWS) $(if $(URL),--url '$(URL)')
 
 test: .venv/ready ## every test but the hour-long loops

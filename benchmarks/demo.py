@@ -1,24 +1,30 @@
-"""`make demo`: makes a sample, serves it over HTTP, imports it into the embedded PostgreSQL, and asks it a question."""
+"""`make demo`: starts the service, submits a sample that is served over HTTP, watches it, and asks the rows a question."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 from file_server import serve
 from rich.console import Console
 from rich.table import Table
+from samples import make_sample
 
 from loader.embedded import embedded_server
 
 FOLDER = Path(__file__).parents[1] / ".build" / "demo"
-LOADER = [sys.executable, "-m", "loader"]
+IMPORTER = [sys.executable, "-m", "importer"]
+# Far more than it takes to suspend a loader and to stop the embedded server.
+STOP_SECONDS = 60
 QUESTION = """
 SELECT CASE hvfhs_license_num WHEN 'HV0003' THEN 'Uber' WHEN 'HV0005' THEN 'Lyft' ELSE hvfhs_license_num END AS company,
        count(*) AS trips,
@@ -27,41 +33,72 @@ SELECT CASE hvfhs_license_num WHEN 'HV0003' THEN 'Uber' WHEN 'HV0005' THEN 'Lyft
        round((sum(tips) / sum(base_passenger_fare) * 100)::numeric, 1) AS tip_percent
 FROM trips GROUP BY 1 ORDER BY 2 DESC"""
 
+console = Console(highlight=False, markup=False, soft_wrap=True)
+
 
 def main() -> None:
     """Tell what is done, and do it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--url", help="import this file instead of a sample")
+    parser.add_argument(
+        "--folder", type=Path, default=FOLDER, help="of sample and database (default: %(default)s)"
+    )
     options = parser.parse_args()
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    with embedded_server(FOLDER / "data") as database_url, _source(options, console) as url:
-        console.print(f"\n$ loader run {url} --mode replace")
-        environment = {**os.environ, "DATABASE_URL": database_url}
-        ended = subprocess.run([*LOADER, "run", url, "--mode", "replace"], env=environment, check=False)
+    folder: Path = options.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    data_folder = folder / "data"
+    with contextlib.ExitStack() as stack:
+        url, allowed_host = options.url, ""
+        if url is None:
+            url = stack.enter_context(_served_sample(folder, options.rows))
+            allowed_host = urlsplit(url).netloc
+        service_url = stack.enter_context(_service(data_folder, allowed_host))
+        command = ["submit", url, "--replace", "--watch"]
+        console.print(f"\n$ importer {' '.join(command)}")
+        ended = subprocess.run([*IMPORTER, *command, "--server", service_url], check=False)
         if ended.returncode != 0:
             sys.exit(ended.returncode)
-        console.print("\n$ psql" + QUESTION)
-        console.print(_answer(database_url))
-    console.print("The rows stay there; to look around:")
-    console.print(f"  .venv/bin/loader postgres --data-dir {FOLDER.relative_to(Path.cwd())}/data")
+        with embedded_server(data_folder) as database_url:
+            console.print("\n$ psql" + QUESTION)
+            console.print(_answer(database_url))
+    console.print("The service is stopped, the rows stay; to look around:")
+    console.print(f"  .venv/bin/loader postgres --data-dir {data_folder}")
 
 
 @contextmanager
-def _source(options: argparse.Namespace, console: Console) -> Generator[str]:
-    if options.url:
-        yield options.url
-        return
-    sample = FOLDER / f"sample-{options.rows}.csv"
-    if not sample.exists():
-        console.print(f"$ loader sample --rows {options.rows} {sample.name}")
-        unfinished = sample.with_suffix(".unfinished")
-        subprocess.run([*LOADER, "sample", "--rows", str(options.rows), str(unfinished)], check=True)
-        unfinished.rename(sample)
+def _served_sample(folder: Path, rows: int) -> Generator[str]:
+    sample = make_sample(folder, rows)
     console.print(f"{sample.name}: {sample.stat().st_size / 1e6:,.0f} MB, served over HTTP")
-    with serve(FOLDER) as base_url:
+    with serve(folder) as base_url:
         yield f"{base_url}/{sample.name}"
+
+
+@contextmanager
+def _service(data_folder: Path, allowed_host: str) -> Generator[str]:
+    """Run the service on a free port; yield its address. Beyond public hosts it may fetch from the allowed one."""
+    environment = {**os.environ, "IMPORTER_ALLOWED_HOSTS": allowed_host}
+    environment.pop("DATABASE_URL", None)
+    log = data_folder.with_name("service.log")
+    console.print(f"\n$ IMPORTER_ALLOWED_HOSTS={allowed_host} importer serve --data-dir {data_folder}")
+    command = [*IMPORTER, "serve", "--host", "127.0.0.1", "--port", "0", "--data-dir", str(data_folder)]
+    with (
+        log.open("wb") as errors,
+        subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as service,
+    ):
+        try:
+            for line in service.stdout or ():
+                sys.stdout.write(line)
+                if found := re.search(r"http://[\d.:]+", line):
+                    yield found[0]
+                    break
+            else:
+                sys.exit(f"The service did not start:\n{log.read_text()}")
+        finally:
+            service.terminate()
+            service.wait(STOP_SECONDS)
 
 
 def _answer(database_url: str) -> Table:

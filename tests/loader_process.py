@@ -15,6 +15,7 @@ import msgspec
 import psycopg
 
 from loader import wire
+from loader.trips import COLUMNS, LAYOUT_COLUMN_COUNTS, POSTGRES_TYPES
 
 R = TypeVar("R")
 
@@ -47,8 +48,9 @@ class LoaderProcess:
         environment: Mapping[str, str] | None = None,
         small: bool = False,
         stdin: int | None = subprocess.DEVNULL,
+        stdout: int | None = None,
     ) -> None:
-        """`small`: with segments and parts so small that a test's file has many of them."""
+        """`small`: with segments and parts so small that a test's file has many of them. `stdout` None: a file."""
         environment = {**os.environ, **(environment or {})}
         environment.pop("DATABASE_URL", None)
         if database_url is not None:
@@ -58,9 +60,12 @@ class LoaderProcess:
         self._err = self._out.with_suffix(".err")
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
-                [sys.executable, *program, *arguments], stdin=stdin, stdout=out, stderr=err, env=environment
+                [sys.executable, *program, *arguments],
+                stdin=stdin,
+                stdout=out if stdout is None else stdout,
+                stderr=err,
+                env=environment,
             )
-
         STARTED.append(self.process)
 
     def messages(self) -> list[wire.Message]:
@@ -87,7 +92,9 @@ class LoaderProcess:
         """Wait until it has said that it is in this phase."""
 
         def probe() -> bool:
-            return any(isinstance(each, wire.ProgressMessage) and each.phase == phase for each in self.messages())
+            return any(
+                isinstance(each, wire.ProgressMessage) and each.phase == phase for each in self.messages()
+            )
 
         wait_for(f"phase {phase}", probe)
 
@@ -133,6 +140,7 @@ class Loaders:
         armed: str | None = None,
         environment: Mapping[str, str] | None = None,
         stdin: int = subprocess.DEVNULL,
+        stdout: int | None = None,
     ) -> LoaderProcess:
         """Start one; `armed`: with a failpoint, as failpoint.py has it."""
         armed_environment = {} if armed is None else {"LOADER_FAILPOINT": armed}
@@ -143,6 +151,7 @@ class Loaders:
             environment={**armed_environment, **(environment or {})},
             small=arguments[0] == "run",
             stdin=stdin,
+            stdout=stdout,
         )
 
 
@@ -162,10 +171,26 @@ def row_count(database_url: str) -> int:
 
 def checksum(database_url: str) -> str:
     """Return what tells the rows of trips from any others, wherever they lie."""
-    if query(database_url, "SELECT to_regclass('public.trips')") == [(None,)]:
-        return ""
-    rows = "SELECT (to_jsonb(trips) - 'import_key' - 'part')::text AS row FROM trips"
-    return str(query(database_url, f"SELECT md5(string_agg(row, ' ' ORDER BY row)) FROM ({rows})")[0][0])
+    with psycopg.connect(database_url) as connection:
+        return _checksum(connection, "trips")
+
+
+def checksum_of(database_url: str, csv: bytes) -> str:
+    """Return what `checksum` has to be when trips holds this file: as the server's own COPY reads it."""
+    columns = ", ".join(f"{column.name} {POSTGRES_TYPES[column.kind]}" for column in COLUMNS)
+    names = ", ".join(column.name for column in COLUMNS[: LAYOUT_COLUMN_COUNTS[0]])
+    with psycopg.connect(database_url) as connection:
+        connection.execute(f"CREATE TEMPORARY TABLE plain ({columns})".encode())
+        statement = f"COPY plain ({names}) FROM STDIN (FORMAT csv, HEADER)".encode()
+        with connection.cursor().copy(statement) as copy:
+            copy.write(csv)
+        return _checksum(connection, "plain")
+
+
+def _checksum(connection: psycopg.Connection, table: str) -> str:
+    rows = f"SELECT (to_jsonb({table}) - 'import_key' - 'part')::text AS row FROM {table}"
+    statement = f"SELECT md5(string_agg(row, ' ' ORDER BY row)) FROM ({rows})"
+    return str(connection.execute(statement.encode()).fetchall()[0][0])
 
 
 def start_over(database_url: str) -> None:

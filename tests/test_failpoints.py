@@ -15,6 +15,7 @@ from loader_process import (
     assert_nothing_is_left,
     assert_staging_is_whole,
     checksum,
+    checksum_of,
     row_count,
     start_over,
     wait_until_disconnected,
@@ -42,34 +43,30 @@ def loaders(tmp_path: Path, database_url: str) -> Loaders:
 
 
 def at_each_step(
-    loaders: Loaders, number: signal.Signals, *arguments: str
-) -> Iterator[tuple[int, LoaderProcess]]:
+    loaders: Loaders, number: signal.Signals, *arguments: str, clean_code: int = 0
+) -> Iterator[LoaderProcess]:
     """Yield, for each step that the command passes, a run of it that has ended and got the signal there."""
     for step in itertools.count(1):
         loader = loaders.start(*arguments, armed=f"{number.name}@{step}")
         code = loader.wait()
         if "failpoint" not in loader.stderr:
-            assert code == 0
+            assert code == clean_code
             return
-        yield step, loader
+        yield loader
 
 
 @pytest.fixture
-def whole(loaders: Loaders, small_file: Path) -> str:
-    """What trips holds after an import that nothing happened to; it is taken away again."""
-    loaders.start("run", str(small_file)).receipt()
-    whole = checksum(loaders.database_url)
-    start_over(loaders.database_url)
-    return whole
+def whole(database_url: str, small_file: Path) -> str:
+    """The checksum of trips when it holds the file."""
+    return checksum_of(database_url, small_file.read_bytes())
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, "1"), (signal.SIGINT, "2")])
 def test_stopped_at_any_step_a_run_leaves_nothing_or_all(
-    number: signal.Signals, loaders: Loaders, small_file: Path, whole: str
+    number: signal.Signals, workers: str, loaders: Loaders, small_file: Path, whole: str
 ) -> None:
-    for step, loader in at_each_step(loaders, number, "run", str(small_file), "--workers", "1"):
+    for loader in at_each_step(loaders, number, "run", str(small_file), "--workers", workers):
         rows = row_count(loaders.database_url)
-        print(step, loader.wait(), rows)
         if loader.wait() == 0:  # the commit had begun
             assert loader.receipt().rows_published == rows == ROWS
             assert checksum(loaders.database_url) == whole
@@ -86,26 +83,25 @@ def test_suspended_at_any_step_the_same_command_goes_on(
     loaders: Loaders, small_file: Path, whole: str
 ) -> None:
     arguments = ("run", str(small_file), "--workers", "1")
-    for step, loader in at_each_step(loaders, signal.SIGHUP, *arguments):
+    for loader in at_each_step(loaders, signal.SIGHUP, *arguments):
         if loader.wait() != 0:
             last = loader.failure()
             assert last.failure.code is wire.FailureCode.SUSPENDED
             assert row_count(loaders.database_url) == 0
             assert_staging_is_whole(loaders.database_url)
             loaders.start(*arguments).receipt()
-        print(step, loader.wait())
         assert checksum(loaders.database_url) == whole
         assert_nothing_is_left(loaders.database_url)
         start_over(loaders.database_url)
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
 def test_killed_at_any_step_the_same_command_goes_on(
-    loaders: Loaders, small_file: Path, whole: str
+    workers: str, loaders: Loaders, small_file: Path, whole: str
 ) -> None:
-    arguments = ("run", str(small_file), "--workers", "1", "--import-id", str(uuid.uuid4()))
-    for step, loader in at_each_step(loaders, signal.SIGKILL, *arguments):
+    arguments = ("run", str(small_file), "--workers", workers, "--import-id", str(uuid.uuid4()))
+    for loader in at_each_step(loaders, signal.SIGKILL, *arguments):
         assert loader.wait() == -signal.SIGKILL
-        print(step, row_count(loaders.database_url))
         assert row_count(loaders.database_url) in (0, ROWS)
         assert loaders.start(*arguments).receipt().rows_published == ROWS
         assert checksum(loaders.database_url) == whole
@@ -120,12 +116,11 @@ def test_killed_at_any_step_of_a_replacement_trips_holds_the_old_rows_or_the_new
     old_file.write_bytes(b"".join(small_file.read_bytes().splitlines(keepends=True)[:4_000]))
     loaders.start("run", str(old_file)).receipt()
     old = checksum(loaders.database_url)
-    for step, loader in at_each_step(loaders, 
-        signal.SIGKILL, "run", str(small_file), "--workers", "1", "--mode", "replace"
+    for loader in at_each_step(
+        loaders, signal.SIGKILL, "run", str(small_file), "--workers", "1", "--mode", "replace"
     ):
         assert loader.wait() == -signal.SIGKILL
         now = checksum(loaders.database_url)
-        print(step, now == old)
         assert now in (old, whole)
         wait_until_disconnected(loaders.database_url)
         assert loaders.start("gc").wait() == 0
@@ -134,3 +129,31 @@ def test_killed_at_any_step_of_a_replacement_trips_holds_the_old_rows_or_the_new
         if now == whole:
             loaders.start("run", str(old_file), "--mode", "replace").receipt()
     assert checksum(loaders.database_url) == whole
+
+
+def test_killed_at_any_step_of_a_failing_run_and_its_roll_back_gc_leaves_nothing(
+    loaders: Loaders, small_file: Path
+) -> None:
+    small_file.write_bytes(small_file.read_bytes() + b"not a trip\n")
+    arguments = ("run", str(small_file), "--workers", "1")
+    for loader in at_each_step(loaders, signal.SIGKILL, *arguments, clean_code=wire.ExitCode.DATA):
+        assert loader.wait() == -signal.SIGKILL
+        wait_until_disconnected(loaders.database_url)
+        assert loaders.start("gc").wait() == 0
+        assert row_count(loaders.database_url) == 0
+        assert_nothing_is_left(loaders.database_url)
+    assert_nothing_is_left(loaders.database_url)
+
+
+def test_killed_at_any_step_of_a_removal_gc_ends_it(loaders: Loaders, small_file: Path) -> None:
+    arguments = ("run", str(small_file), "--import-id", str(uuid.uuid4()))
+    loaders.start(*arguments).receipt()
+    for loader in at_each_step(loaders, signal.SIGKILL, "drop", arguments[-1], "--published"):
+        assert loader.wait() == -signal.SIGKILL
+        assert row_count(loaders.database_url) == 0
+        wait_until_disconnected(loaders.database_url)
+        assert loaders.start("gc").wait() == 0
+        assert_nothing_is_left(loaders.database_url)
+        loaders.start(*arguments).receipt()
+    assert row_count(loaders.database_url) == 0
+    assert_nothing_is_left(loaders.database_url)

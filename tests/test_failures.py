@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import psycopg
 import pytest
 from http_server import Fault, HttpServer, Request
@@ -23,7 +24,7 @@ from loader_process import (
     wait_for,
 )
 
-from loader.wire import Failed, Failure, FailureCode
+from loader.wire import Failed, Failure, FailureCode, Job
 
 Test = TypeVar("Test", bound=Callable[..., None])
 PROVOKED: set[FailureCode] = set()
@@ -175,6 +176,25 @@ def test_a_missing_file_is_said_to_be_missing(scene: Scene) -> None:
 def test_a_signature_that_expires_during_the_import_is_said_to_be_refused(scene: Scene) -> None:
     scene.server.rule = lambda request: Fault(status=403) if request.number > 8 else None
     scene.fails(FailureCode.SOURCE_FORBIDDEN, scene.server.url + "?signature=canary")
+
+
+@provokes(FailureCode.SOURCE_REFUSED)
+def test_a_job_with_an_inner_address_is_refused_unless_it_allows_the_host(scene: Scene) -> None:
+    def run(*allowed: str) -> LoaderProcess:
+        loader = LoaderProcess(
+            scene.folder, "run", database_url=scene.database_url, small=True, stdin=subprocess.PIPE
+        )
+        assert loader.process.stdin is not None
+        job = Job(source=scene.server.url, allowed_hosts=[*allowed])
+        loader.process.stdin.write(msgspec.json.encode(job) + b"\n")
+        loader.process.stdin.flush()
+        return loader
+
+    failed = run().failure()
+    assert (failed.failure.code, failed.staging) == (FailureCode.SOURCE_REFUSED, "none")
+    assert scene.server.connection_count == 0
+    assert_nothing_is_left(scene.database_url)
+    run(f"localhost:{scene.server.port}").receipt()
 
 
 @provokes(FailureCode.SOURCE_UNREACHABLE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
@@ -13,9 +12,8 @@ from collections.abc import Generator
 from pathlib import Path
 
 import msgspec
-import psycopg
 import pytest
-from http_server import Fault, HttpServer, Request
+from http_server import Fault, HttpServer
 from loader_process import (
     LoaderProcess,
     Loaders,
@@ -25,18 +23,26 @@ from loader_process import (
     query,
     row_count,
     wait_for,
+    wait_until_disconnected,
+)
+from mid_load import (
+    backends,
+    holding,
+    is_unlocked,
+    resume_serving,
+    staged_part,
+    stall_late,
+    start_until_stalled,
+    wait_for_lock,
+    wait_until_stalled,
 )
 
 from loader import wire
+from loader.cluster import CLUSTER
+from loader.embedded import SERVER_LOCK
 
 # Loading has to stop within 2 s, and staging this small goes in no time. The rest is for a busy machine.
 STOP_SECONDS = 5.0
-# From here on the server sends nothing: the parts before are committed, and one is in the making.
-STALL_BYTES = 1_500_000
-
-
-def stall_late(request: Request) -> Fault | None:
-    return Fault(before="stall") if (request.first or 0) >= STALL_BYTES else None
 
 
 @pytest.fixture
@@ -46,9 +52,7 @@ def loaders(tmp_path: Path, database_url: str) -> Loaders:
 
 @pytest.fixture
 def server(sample: bytes) -> Generator[HttpServer]:
-    """Serves the sample, and stalls late in it, until its rule is taken away."""
     with HttpServer(sample) as server:
-        server.rule = stall_late
         yield server
 
 
@@ -60,33 +64,6 @@ def stop(loader: LoaderProcess, number: signal.Signals = signal.SIGTERM) -> wire
     assert time.monotonic() - began < STOP_SECONDS
     assert loader.wait() == (128 + number if number != signal.SIGHUP else wire.ExitCode.SUSPENDED)
     return last
-
-
-def resume_serving(server: HttpServer) -> None:
-    """Let those who wait for a stalled answer ask again, and get it."""
-    server.rule = lambda _: None
-    server.drop_connections()
-
-
-def wait_for_part(loaders: Loaders) -> None:
-    wait_for("a committed part", lambda: committed_rows(loaders.database_url) > 0)
-
-
-def wait_for_lock(loaders: Loaders, what: str = "loader %") -> None:
-    """Wait until a backend of a loader waits for a lock that another session has."""
-    statement = (
-        "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-        f" AND application_name LIKE '{what}'"
-    )
-    wait_for("a wait for a lock", lambda: query(loaders.database_url, statement) != [])
-
-
-@contextlib.contextmanager
-def holding(database_url: str, statement: str) -> Generator[psycopg.Connection]:
-    """Hold what the statement locks."""
-    with psycopg.connect(database_url) as connection:
-        connection.execute(statement.encode())
-        yield connection
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -128,28 +105,22 @@ def test_stopped_while_the_source_does_not_accept(loaders: Loaders) -> None:
 def test_stopped_in_mid_load_it_takes_committed_parts_back(
     number: signal.Signals, loaders: Loaders, server: HttpServer
 ) -> None:
-    loader = loaders.start("run", server.url)
-    wait_for_part(loaders)
+    loader = start_until_stalled(loaders, server)
     assert stop(loader, number).staging == "none"
     assert row_count(loaders.database_url) == 0
     assert_nothing_is_left(loaders.database_url)
 
 
 def test_stopped_while_the_database_hangs(loaders: Loaders, server: HttpServer) -> None:
-    loader = loaders.start("run", server.url)
-    wait_for_part(loaders)
-    workers = query(
-        loaders.database_url, "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'loader % worker %'"
-    )
-    frozen = [int(str(pid)) for (pid,) in workers]
+    loader = start_until_stalled(loaders, server)
+    frozen = backends(loaders, "worker%")
     assert frozen
     for pid in frozen:
         os.kill(pid, signal.SIGSTOP)
     try:
         began = time.monotonic()
         loader.send(signal.SIGTERM)
-        statement = "SELECT FROM pg_stat_activity WHERE application_name LIKE 'loader % roll back'"
-        wait_for("the roll back", lambda: query(loaders.database_url, statement) != [])
+        wait_for("the roll back", lambda: backends(loaders, "roll back"))
         assert time.monotonic() - began < STOP_SECONDS
     finally:
         for pid in frozen:
@@ -164,7 +135,7 @@ def test_stopped_while_it_compiles(
     number: signal.Signals, loaders: Loaders, server: HttpServer, tmp_path: Path
 ) -> None:
     loader = loaders.start("run", server.url, environment={"NUMBA_CACHE_DIR": str(tmp_path / "kernels")})
-    loader.wait_for_phase("loading")
+    wait_for("a worker", lambda: backends(loaders, "worker%"))
     stop(loader, number)
     assert not list((tmp_path / "kernels").rglob("*encode_rows*.nbc"))
     assert row_count(loaders.database_url) == 0
@@ -176,7 +147,7 @@ def test_stopped_while_it_waits_for_a_lock_before_it_loads(
 ) -> None:
     with HttpServer(sample[: sample.index(b"\n", 100_000) + 1]) as other:
         rows = loaders.start("run", other.url).receipt().rows_published
-    with holding(loaders.database_url, "LOCK TABLE trips IN ACCESS EXCLUSIVE MODE"):
+    with holding(loaders, "LOCK TABLE trips IN ACCESS EXCLUSIVE MODE"):
         loader = loaders.start("run", server.url)
         wait_for_lock(loaders)
         assert stop(loader).staging == "none"
@@ -185,9 +156,8 @@ def test_stopped_while_it_waits_for_a_lock_before_it_loads(
 
 
 def test_stopped_while_it_waits_to_publish(loaders: Loaders, server: HttpServer) -> None:
-    loader = loaders.start("run", server.url)
-    wait_for_part(loaders)
-    with holding(loaders.database_url, "LOCK TABLE trips IN ACCESS EXCLUSIVE MODE"):
+    loader = start_until_stalled(loaders, server)
+    with holding(loaders, "LOCK TABLE trips IN ACCESS EXCLUSIVE MODE"):
         resume_serving(server)
         loader.wait_for_phase("publishing")
         wait_for_lock(loaders)
@@ -199,9 +169,8 @@ def test_stopped_while_it_waits_to_publish(loaders: Loaders, server: HttpServer)
 def test_while_it_waits_to_publish_others_read_and_then_it_publishes(
     loaders: Loaders, server: HttpServer
 ) -> None:
-    loader = loaders.start("run", server.url)
-    wait_for_part(loaders)
-    with holding(loaders.database_url, "LOCK TABLE trips IN SHARE UPDATE EXCLUSIVE MODE"):
+    loader = start_until_stalled(loaders, server)
+    with holding(loaders, "LOCK TABLE trips IN SHARE UPDATE EXCLUSIVE MODE"):
         resume_serving(server)
         wait_for_lock(loaders)
         assert row_count(loaders.database_url) == 0
@@ -209,76 +178,180 @@ def test_while_it_waits_to_publish_others_read_and_then_it_publishes(
     assert_nothing_is_left(loaders.database_url)
 
 
+def test_stopped_while_a_reader_keeps_it_from_replacing(
+    loaders: Loaders, server: HttpServer, sample: bytes
+) -> None:
+    with HttpServer(sample[: sample.index(b"\n", 100_000) + 1]) as other:
+        rows = loaders.start("run", other.url).receipt().rows_published
+    with holding(loaders, "LOCK TABLE trips IN ACCESS SHARE MODE"):
+        loader = loaders.start("run", server.url, "--mode", "replace")
+        wait_for_lock(loaders)
+        assert row_count(loaders.database_url) == rows
+        assert stop(loader).staging == "none"
+    assert row_count(loaders.database_url) == rows
+    assert_nothing_is_left(loaders.database_url)
+
+
 def test_sigterm_can_mean_suspend(loaders: Loaders, server: HttpServer) -> None:
-    command = ("run", server.url, "--on-sigterm", "suspend")
-    loader = loaders.start(*command)
-    wait_for_part(loaders)
+    options = ("--on-sigterm", "suspend")
+    loader = start_until_stalled(loaders, server, *options)
     loader.send(signal.SIGTERM)
     last = loader.failure()
     assert (last.failure.code, last.staging) == (wire.FailureCode.SUSPENDED, "kept")
     assert_staging_is_whole(loaders.database_url)
     server.rule = lambda _: None
-    assert loaders.start(*command).receipt().attempts == 2
+    assert loaders.start("run", server.url, *options).receipt().attempts == 2
 
 
 def test_the_first_signal_counts_and_the_roll_back_is_not_stopped(
     loaders: Loaders, server: HttpServer
 ) -> None:
-    loader = loaders.start("run", server.url)
-    wait_for_part(loaders)
-    (part,) = query(
-        loaders.database_url, "SELECT format('loader.import_%s_part_%s', import_key, part) FROM loader.part LIMIT 1"
-    )
-    with holding(loaders.database_url, f"LOCK TABLE {part[0]} IN ACCESS SHARE MODE"):
+    loader = start_until_stalled(loaders, server)
+    with holding(loaders, f"LOCK TABLE {staged_part(loaders)} IN ACCESS SHARE MODE"):
         loader.send(signal.SIGTERM)
-        wait_for_lock(loaders, "loader % roll back")
+        wait_for_lock(loaders, "roll back")
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
             loader.send(number)
     assert loader.failure().failure.code is wire.FailureCode.TERMINATED
     assert_nothing_is_left(loaders.database_url)
 
 
-def supervised(loaders: Loaders, server: HttpServer, **fields: str) -> LoaderProcess:
+def test_a_stopped_run_does_not_wait_for_ever_for_those_who_read_its_parts(
+    loaders: Loaders, server: HttpServer
+) -> None:
+    loader = start_until_stalled(loaders, server, environment={"SMALL_LOADER_LOCK_SECONDS": "1"})
+    # as pg_dump does
+    with holding(loaders, f"LOCK TABLE {staged_part(loaders)} IN ACCESS SHARE MODE"):
+        loader.send(signal.SIGTERM)
+        last = loader.failure()
+    assert (last.failure.code, last.staging) == (wire.FailureCode.CLEANUP_PENDING, "unknown")
+    assert row_count(loaders.database_url) == 0
+    assert loaders.start("gc").wait() == 0
+    assert_nothing_is_left(loaders.database_url)
+
+
+def test_a_stop_takes_away_what_an_earlier_attempt_at_the_import_left(
+    loaders: Loaders, server: HttpServer
+) -> None:
+    options = ("--import-id", str(uuid.uuid4()))
+    first = start_until_stalled(loaders, server, *options)
+    assert stop(first, signal.SIGHUP).staging == "kept"
+    server.requests.clear()
+    server.rule = lambda _: Fault(before="stall")
+    second = loaders.start("run", server.url, *options)
+    wait_for("a request", lambda: server.requests)
+    assert stop(second).staging == "none"
+    assert_nothing_is_left(loaders.database_url)
+
+
+# The advisory lock of the first import of a database, see claim.py.
+FIRST_IMPORT_LOCK = f"SELECT pg_advisory_xact_lock({0x6C6F6164}, 1)"
+
+
+def test_stopped_before_it_holds_its_new_import_it_takes_it_back(
+    loaders: Loaders, server: HttpServer
+) -> None:
+    with holding(loaders, FIRST_IMPORT_LOCK):
+        loader = loaders.start("run", server.url)
+        imports = "SELECT FROM loader.import"
+        exists = "SELECT to_regclass('loader.import') IS NOT NULL"
+        wait_for("the ledger", lambda: query(loaders.database_url, exists) == [(True,)])
+        wait_for("the import", lambda: query(loaders.database_url, imports) != [])
+        loader.send(signal.SIGTERM)
+        wait_for("the roll back", lambda: backends(loaders, "roll back"))
+    last = loader.failure()
+    assert (last.failure.code, last.staging) == (wire.FailureCode.TERMINATED, "none")
+    assert_nothing_is_left(loaders.database_url)
+
+
+def test_killed_while_it_waits_for_a_lock_it_leaves_no_backend_waiting(
+    loaders: Loaders, server: HttpServer
+) -> None:
+    loaders.start("run", server.url).receipt()
+    with holding(loaders, "LOCK TABLE trips IN ACCESS EXCLUSIVE MODE"):
+        loader = loaders.start("run", server.url, "--force")
+        wait_for_lock(loaders)
+        loader.send(signal.SIGKILL)
+        wait_until_disconnected(loaders.database_url)
+
+
+def test_stopped_while_the_embedded_server_starts_it_leaves_no_server(
+    tmp_path: Path, server: HttpServer
+) -> None:
+    folder = tmp_path / "data"
+    loader = LoaderProcess(tmp_path, "run", server.url, "--data-dir", str(folder))
+    wait_for("the server's files", (folder / CLUSTER).exists)
+    assert stop(loader).staging == "none"
+    wait_for("the server to end", lambda: is_unlocked(folder / SERVER_LOCK))
+
+
+def test_sigterm_to_an_interpreter_that_has_hardly_started_ends_it(
+    loaders: Loaders, server: HttpServer
+) -> None:
+    loader = loaders.start("run", server.url)
+    loader.send(signal.SIGTERM)
+    assert loader.wait() in (-signal.SIGTERM, wire.ExitCode.TERMINATED)
+    assert_nothing_is_left(loaders.database_url)
+
+
+def test_a_sighup_that_nohup_ignores_stays_ignored(loaders: Loaders, server: HttpServer) -> None:
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a child inherits it
+    try:
+        loader = start_until_stalled(loaders, server)
+    finally:
+        signal.signal(signal.SIGHUP, former)
+    loader.send(signal.SIGHUP)
+    resume_serving(server)
+    loader.receipt()
+
+
+def supervised(
+    loaders: Loaders, server: HttpServer, *, stdout: int | None = None, **fields: str
+) -> LoaderProcess:
     """Start a loader as a supervisor does: the job by stdin, which stays open."""
-    loader = loaders.start("run", stdin=subprocess.PIPE)
+    loader = loaders.start("run", stdin=subprocess.PIPE, stdout=stdout)
     assert loader.process.stdin is not None
+    server.rule = stall_late
     loader.process.stdin.write(msgspec.json.encode({"source": server.url, **fields}) + b"\n")
     loader.process.stdin.flush()
+    wait_until_stalled(loaders, server)
     return loader
 
 
 def test_the_end_of_a_supervisor_suspends(loaders: Loaders, server: HttpServer) -> None:
     import_id = str(uuid.uuid4())
     loader = supervised(loaders, server, import_id=import_id)
-    wait_for_part(loaders)
     assert loader.process.stdin is not None
     loader.process.stdin.close()
     last = loader.failure()
     assert (last.failure.code, last.staging) == (wire.FailureCode.SUSPENDED, "kept")
     server.rule = lambda _: None
-    receipt = supervised(loaders, server, import_id=import_id).receipt()
+    receipt = loaders.start("run", server.url, "--import-id", import_id).receipt()
     assert (receipt.import_id, receipt.attempts) == (import_id, 2)
     assert_nothing_is_left(loaders.database_url)
 
 
-SLOW_COMMIT = """
-CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(1); RETURN NULL; END';
-CREATE CONSTRAINT TRIGGER slow_commit AFTER UPDATE ON loader.import DEFERRABLE INITIALLY DEFERRED
-    FOR EACH ROW WHEN (NEW.state = 'published') EXECUTE FUNCTION wait()
-"""
+def test_a_supervisor_that_was_killed_suspends(loaders: Loaders, server: HttpServer) -> None:
+    loader = supervised(loaders, server, stdout=subprocess.PIPE)
+    for stream in (loader.process.stdout, loader.process.stdin):
+        assert stream is not None
+        stream.close()
+    assert loader.wait() == wire.ExitCode.SUSPENDED
+    assert_staging_is_whole(loaders.database_url)
+    assert committed_rows(loaders.database_url) > 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_during_the_publish_commit_waits_for_its_answer(
-    number: signal.Signals, loaders: Loaders, server: HttpServer
+@pytest.mark.parametrize(("last_line", "code"), [(b"", 0), (b"not a trip\n", wire.ExitCode.DATA)])
+def test_a_run_whose_output_nobody_reads_any_more_goes_on_and_exits_as_it_ends(
+    last_line: bytes, code: int, loaders: Loaders, server: HttpServer, sample: bytes
 ) -> None:
-    loader = loaders.start("run", server.url)
-    wait_for_part(loaders)
-    with psycopg.connect(loaders.database_url) as connection:
-        connection.execute(SLOW_COMMIT.encode())
+    server.content, server.rule = sample + last_line, stall_late
+    loader = loaders.start("run", server.url, stdout=subprocess.PIPE)
+    assert loader.process.stdout is not None
+    loader.process.stdout.readline()
+    loader.process.stdout.close()
+    wait_until_stalled(loaders, server)
     resume_serving(server)
-    commits = "SELECT FROM pg_stat_activity WHERE query = 'COMMIT' AND state = 'active'"
-    wait_for("the commit", lambda: query(loaders.database_url, commits) != [])
-    loader.send(number)
-    assert loader.receipt().rows_published == row_count(loaders.database_url) > 0
+    assert loader.wait() == code
+    assert (row_count(loaders.database_url) > 0) == (code == 0)
     assert_nothing_is_left(loaders.database_url)

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
+from typing import NoReturn
 from uuid import UUID
 
 import msgspec
 
 from loader import commands
-from loader.display import display, failure_text
-from loader.embedded import embedded_server
+from loader.command_line import Program, positive, run_and_leave
+from loader.display import display
+from loader.embedded import default_data_folder, embedded_server
 from loader.errors import LoaderError
-from loader.wire import FAILURE_KINDS, ExitCode, Failed, FailureCode, Job, Published
+from loader.interrupt import SIGNALS
+from loader.wire import FAILURE_KINDS, ExitCode, FailureCode, Job, Published
 
 _EXAMPLES = {
     "": """
@@ -55,25 +61,10 @@ after a crash.""",
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command and end the process with its exit code."""
     options = _parser().parse_args(arguments)
-    try:
-        code = _dispatch(options)
-    except LoaderError as error:
-        sys.stderr.write(failure_text(Failed(error.failure, "none")) + "\n")
-        code = error.exit_code
-    except BrokenPipeError:  # the reader of a listing has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = ExitCode.PUBLISHED
-    leave(code)
-
-
-def leave(code: int) -> None:
-    """End the process now: a thread that hangs in a name look-up or in the compiler is not waited for."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    run_and_leave(lambda: _dispatch(options))
 
 
 def _dispatch(options: argparse.Namespace) -> ExitCode:
@@ -105,15 +96,17 @@ def _dispatch_ledger(options: argparse.Namespace, database_url: str) -> None:
 
 
 def _run(options: argparse.Namespace) -> ExitCode:
-    from loader.run import run  # brings the compiler, which the other commands can do without
-
     is_supervised = options.source is None
     job = _job_from_stdin() if is_supervised else _job_from(options)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # but for the time that `run` watches for them
+    from loader.run import run  # brings the compiler, which the other commands can do without
+
     shown = display("json" if is_supervised else options.progress)
     end = run(job, _opener(options, job.database_url), shown.show, is_supervised=is_supervised)
     if options.summary is not None and isinstance(end, Published):
         options.summary.write_bytes(msgspec.json.format(msgspec.json.encode(end.receipt)) + b"\n")
-    shown.show(end)
+    with contextlib.suppress(OSError):  # nobody is there to see it: the exit code says it all the same
+        shown.show(end)
     return ExitCode.PUBLISHED if isinstance(end, Published) else FAILURE_KINDS[end.failure.code].exit_code
 
 
@@ -154,23 +147,12 @@ def _opener(
     return open_database
 
 
-def default_data_folder() -> Path:
-    """Return where the embedded server keeps its data: IMPORTER_DATA_DIR, else the user's data folder (XDG)."""
-    if given := os.environ.get("IMPORTER_DATA_DIR"):
-        return Path(given)
-    data_home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(data_home) / "large-file-importer"
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="loader",
-        description="Imports one huge CSV into Postgres: fast, watched, cancellable, all or nothing.",
-        epilog="examples:" + _EXAMPLES[""],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    program = Program(
+        "loader", "Imports one huge CSV into Postgres: fast, watched, cancellable, all or nothing.", _EXAMPLES
     )
-    add = _Commands(parser)
-    _add_run(add)
+    add = partial(_add, program)
+    _add_run_options(add("run", "import a file"))
     check = add("check", "look at a source and say what it is; writes nothing", database=False)
     check.add_argument("source", metavar="URL|PATH|-", help="the file")
     imports = add("imports", "list the imports that the ledger knows")
@@ -185,16 +167,15 @@ def _parser() -> argparse.ArgumentParser:
     collect.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     sample = add("sample", "write realistic trips, for trying things out", database=False)
     sample.add_argument("out", metavar="OUT", help="the file to write; - for stdout")
-    sample.add_argument("--rows", type=_positive, default=1_000_000, help="how many (default %(default)s)")
+    sample.add_argument("--rows", type=positive, default=1_000_000, help="how many (default %(default)s)")
     sample.add_argument(
         "--seed", type=int, default=1, help="other rows for another number (default %(default)s)"
     )
     add("postgres", "keep the embedded PostgreSQL up and print its URL, until Ctrl-C")
-    return parser
+    return program.parser
 
 
-def _add_run(add: _Commands) -> None:
-    run_parser = add("run", "import a file")
+def _add_run_options(run_parser: argparse.ArgumentParser) -> None:
     run_parser.add_argument(
         "source",
         metavar="URL|PATH|-",
@@ -211,7 +192,7 @@ def _add_run(add: _Commands) -> None:
     )
     option(
         "--workers",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="connections that load (default: one a core, at most 4)",
     )
@@ -238,39 +219,21 @@ def _add_run(add: _Commands) -> None:
     )
 
 
-class _Commands:
-    """Adds subcommands that share their options and show their examples."""
-
-    def __init__(self, parser: argparse.ArgumentParser) -> None:
-        self._subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def __call__(self, name: str, summary: str, *, database: bool = True) -> argparse.ArgumentParser:
-        parser = self._subparsers.add_parser(
-            name,
-            help=summary,
-            description=summary[0].upper() + summary[1:] + ".",
-            epilog="examples:" + _EXAMPLES[name],
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+def _add(program: Program, name: str, summary: str, *, database: bool = True) -> argparse.ArgumentParser:
+    parser = program.add(name, summary)
+    if database:
+        parser.add_argument(
+            "--data-dir",
+            type=Path,
+            default=default_data_folder(),
+            metavar="DIR",
+            help="where the embedded PostgreSQL lives (default %(default)s)",
         )
-        if database:
-            parser.add_argument(
-                "--data-dir",
-                type=Path,
-                default=default_data_folder(),
-                metavar="DIR",
-                help="where the embedded PostgreSQL lives (default %(default)s)",
-            )
-        if database and name != "postgres":
-            parser.add_argument(
-                "--database-url",
-                metavar="URL",
-                help="PostgreSQL 15 or newer; better in DATABASE_URL, where `ps` does not show it"
-                " (default: the embedded one)",
-            )
-        return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
-    return int(text)
+    if database and name != "postgres":
+        parser.add_argument(
+            "--database-url",
+            metavar="URL",
+            help="PostgreSQL 15 or newer; better in DATABASE_URL, where `ps` does not show it"
+            " (default: the embedded one)",
+        )
+    return parser

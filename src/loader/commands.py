@@ -8,19 +8,15 @@ from pathlib import Path
 from uuid import UUID
 
 import msgspec
-from rich.console import Console
 from rich.table import Table
 
 from loader import claim, ledger, removal, trips_table
 from loader.database import Connection, Database
-from loader.display import size_text
+from loader.display import print_table, size_text
 from loader.embedded import embedded_server
 from loader.errors import LoaderError
 from loader.interrupt import Interrupt
 from loader.wire import FailureCode
-
-# A table that is not for a terminal is not folded, unless an address is longer than this in characters.
-_PIPED_WIDTH = 400
 
 
 def check(source: str) -> None:
@@ -76,8 +72,7 @@ def imports(database_url: str, *, as_json: bool) -> None:
             "?" if each.source_bytes is None else size_text(each.source_bytes),
             each.location,
         )
-    width = None if sys.stdout.isatty() else _PIPED_WIDTH
-    Console(highlight=False, markup=False, width=width).print(table)
+    print_table(table)
 
 
 def rejects(database_url: str, import_id: UUID, *, as_json: bool) -> None:
@@ -99,6 +94,7 @@ def drop(database_url: str, import_id: UUID, *, published: bool) -> None:
         found = _get(connection, import_id)
         claim.lock(connection, found, interrupt)
         if not removal.mark(connection, found.import_key, published=published):
+            _get(connection, import_id)  # raises, where somebody else has removed it meanwhile
             raise LoaderError(
                 FailureCode.USAGE,
                 f"Import {import_id} is published: its rows are in trips.",

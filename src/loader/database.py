@@ -45,6 +45,9 @@ SET idle_in_transaction_session_timeout = 0;
 SET statement_timeout = 0;
 SET client_min_messages = error
 """.encode()
+# Nor does one that waits for a lock, whose loader was killed. Without it a backend looks at its client when it is done.
+# https://www.postgresql.org/docs/current/runtime-config-connection.html#GUC-CLIENT-CONNECTION-CHECK-INTERVAL
+_NOTICE_DEATH = b"SET client_connection_check_interval = '1s'"
 
 
 class Database:
@@ -67,6 +70,8 @@ class Database:
             try:
                 self._admit(connection)
                 connection.execute(_SESSION_SETTINGS)
+                with contextlib.suppress(pg.InvalidParameterValue):  # a server on Windows can't
+                    connection.execute(_NOTICE_DEATH)
                 yield connection
             finally:
                 with self._lock:  # so that `abort` never shuts down a descriptor that has become another's

@@ -8,8 +8,13 @@ from typing import Literal, Protocol
 import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Table
 
+from loader import wire
 from loader.wire import Failed, Message, Probed, ProgressMessage, Published, Receipt, Started
+
+# A table that is not for a terminal is not folded, unless an address is longer than this in characters.
+_PIPED_WIDTH = 400
 
 ProgressStyle = Literal["auto", "bar", "json", "none"]
 
@@ -66,35 +71,49 @@ class BarDisplay(QuietDisplay):
     def show(self, message: Message) -> None:
         """Draw the line anew, or end it with the result."""
         if isinstance(message, Probed):
-            self._bar.console.print(probed_text(message), markup=False)
+            self.note(probed_text(message))
         elif isinstance(message, ProgressMessage):
-            self._draw(message)
+            self.draw(message.phase.replace("_", " "), message.progress)
         elif not isinstance(message, Started):
             if self._task is not None and isinstance(message, Published):
                 self._bar.update(
                     self._task, description="published", completed=100, total=100, percent="100%"
                 )
-            self._bar.stop()
+            self.stop()
             super().show(message)
 
-    def _draw(self, message: ProgressMessage) -> None:
-        progress = message.progress
+    def note(self, text: str) -> None:
+        """Write lines that stay, above the one that is drawn."""
+        self._bar.console.print(text, markup=False)
+
+    def stop(self) -> None:
+        """Leave the line as it is."""
+        self._bar.stop()
+
+    def draw(self, description: str, progress: wire.Progress | None) -> None:
+        """Draw the line: what goes on, in a word or two, and how far it is."""
         if self._task is None:
             self._task = self._bar.add_task("", total=100, percent="", numbers="")
             self._bar.start()
+        percent = None if progress is None else progress.percent
         self._bar.update(
             self._task,
-            description=message.phase.replace("_", " "),
-            completed=progress.percent or 0,
-            total=None if progress.percent is None else 100,
-            percent="" if progress.percent is None else f"{progress.percent:.1f}%",
-            numbers=numbers_text(message),
+            description=description,
+            completed=percent or 0,
+            total=None if percent is None else 100,
+            percent="" if percent is None else f"{percent:.1f}%",
+            numbers="" if progress is None else numbers_text(progress),
         )
 
 
-def numbers_text(message: ProgressMessage) -> str:
-    """Return bytes, ETA, rows and rates of a progress message on one line, which a narrow terminal cuts at its end."""
-    progress = message.progress
+def print_table(table: Table) -> None:
+    """Print a table on stdout."""
+    width = None if sys.stdout.isatty() else _PIPED_WIDTH
+    Console(highlight=False, markup=False, width=width).print(table)
+
+
+def numbers_text(progress: wire.Progress) -> str:
+    """Return bytes, ETA, rows and rates on one line, which a narrow terminal cuts at its end."""
     pieces = [size_text(progress.bytes_done)]
     if progress.bytes_total is not None:
         pieces[0] += f" of {size_text(progress.bytes_total)}"

@@ -18,7 +18,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
@@ -43,6 +43,14 @@ GUARDIAN_LOCK = "postgres-guardian.lock"
 POLL_SECONDS = 0.02
 # A server that is ready, but can't be reached for so long, runs in another container: its socket is not here.
 UNREACHABLE_SECONDS = 10.0
+
+
+def default_data_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Return where the embedded server keeps its data: IMPORTER_DATA_DIR, else the user's data folder (XDG)."""
+    if given := environment.get("IMPORTER_DATA_DIR"):
+        return Path(given)
+    data_home = environment.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(data_home) / "large-file-importer"
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from loader.errors import LoaderError
 from loader.http_address import HttpAddress, InvalidAddress
 from loader.http_answer import check_status, failed_attempt, protocol_error
-from loader.http_connection import HttpConnection
+from loader.http_connection import Dialer, HttpConnection
 from loader.raw_source import SourceClosed
 from loader.retry import AttemptFailed, Patience
 from loader.wire import FailureCode
@@ -64,9 +64,12 @@ class Answer:
 class HttpClient:
     """Asks one address, or what it redirects to. For several threads at once."""
 
-    def __init__(self, address: HttpAddress, patience: Patience, closed: threading.Event) -> None:
+    def __init__(
+        self, address: HttpAddress, dialer: Dialer, patience: Patience, closed: threading.Event
+    ) -> None:
         self._address = address
         self._target = address  # where redirects have led; asked directly until it fails
+        self._dialer = dialer
         self._patience = patience
         self._closed = closed
         # the system's authorities; OpenSSL looks at SSL_CERT_FILE itself
@@ -156,6 +159,6 @@ class HttpClient:
                     self._idle.remove(connection)
                     break
             else:
-                connection = HttpConnection(address, self._patience, self._tls, self._closed)
+                connection = HttpConnection(address, self._dialer, self._patience, self._tls, self._closed)
             self._busy.add(connection)
         return connection

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from loader.address_policy import AddressPolicy
 from loader.http_address import DEFAULT_PORTS, HttpAddress
 from loader.raw_source import SourceClosed
 from loader.retry import Patience
@@ -21,29 +22,59 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 
-def dial(
-    host: str, port: int, timeout_seconds: float, adopt: Callable[[socket.socket], None]
-) -> socket.socket:
-    """Open a TCP connection to the first address of `host` that answers: the only place that dials a source.
+# As getaddrinfo has them; the last form is that of a Python which was built without IPv6.
+SocketAddress = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
+Resolve = Callable[[str, int], list[tuple[socket.AddressFamily, SocketAddress]]]
 
-    `adopt` is told each socket before it connects. Raises OSError, and what `adopt` raises.
-    """
-    failure = OSError(errno.EADDRNOTAVAIL, "the name has no address")
-    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        candidate = socket.socket(family, kind, protocol)
-        try:
-            adopt(candidate)
-            candidate.settimeout(timeout_seconds)
-            candidate.connect(address)
-        except OSError as error:
-            candidate.close()
-            failure = error
-        except BaseException:
-            candidate.close()
-            raise
-        else:
-            return candidate
-    raise failure
+
+def resolve_name(host: str, port: int) -> list[tuple[socket.AddressFamily, SocketAddress]]:
+    """Ask the system for all addresses of a name. Raises OSError."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [(family, address) for family, _, _, _, address in found]
+
+
+class Dialer:
+    """Opens TCP connections: the only place that dials a source. `policy` None: to anywhere."""
+
+    def __init__(self, policy: AddressPolicy | None, resolve: Resolve = resolve_name) -> None:
+        self._policy = policy
+        self._resolve = resolve
+
+    def dial(
+        self, host: str, port: int, timeout_seconds: float, adopt: Callable[[socket.socket], None]
+    ) -> socket.socket:
+        """Connect to the first address of `host` that answers, if the policy lets all of them pass.
+
+        `adopt` is told each socket before it connects. Raises OSError, SOURCE_REFUSED, and what `adopt` raises.
+        """
+        # asked once: a second answer could be another one than that which was checked
+        found = self._resolve(host, port)
+        if self._policy is not None:
+            self._policy.check(host, port, [str(address[0]) for _, address in found])
+        failure = OSError(errno.EADDRNOTAVAIL, "the name has no address")
+        for family, address in found:
+            try:
+                return _connect(family, address, timeout_seconds, adopt)
+            except OSError as error:
+                failure = error
+        raise failure
+
+
+def _connect(
+    family: socket.AddressFamily,
+    address: SocketAddress,
+    timeout_seconds: float,
+    adopt: Callable[[socket.socket], None],
+) -> socket.socket:
+    candidate = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        adopt(candidate)
+        candidate.settimeout(timeout_seconds)
+        candidate.connect(address)
+    except BaseException:
+        candidate.close()
+        raise
+    return candidate
 
 
 class _Meter(io.RawIOBase):
@@ -90,20 +121,26 @@ class HttpConnection(http.client.HTTPConnection):
     """A connection to the origin of an address; connects at the first request, and anew when the server closed it."""
 
     def __init__(
-        self, address: HttpAddress, patience: Patience, tls: ssl.SSLContext, closed: threading.Event
+        self,
+        address: HttpAddress,
+        dialer: Dialer,
+        patience: Patience,
+        tls: ssl.SSLContext,
+        closed: threading.Event,
     ) -> None:
         super().__init__(address.host, address.port)
         self.default_port = DEFAULT_PORTS[address.scheme]
         self.response_class = _metered_response(patience)
         self.origin = address.origin
+        self._dialer = dialer
         self._tls = tls if address.scheme == "https" else None
         self._patience = patience
         self._closed = closed
         self._abortable: socket.socket | None = None
 
     def connect(self) -> None:
-        """Dial, and shake hands. Raises OSError (ssl.SSLError is one) and SourceClosed."""
-        connected = dial(self.host, self.port, self._patience.connect_seconds, self._adopt)
+        """Dial, and shake hands. Raises OSError (ssl.SSLError is one), SOURCE_REFUSED and SourceClosed."""
+        connected = self._dialer.dial(self.host, self.port, self._patience.connect_seconds, self._adopt)
         connected.settimeout(self._patience.silence_seconds)
         try:
             if self._tls is not None:

@@ -12,6 +12,7 @@ from typing import TypeVar
 from loader.http_address import HttpAddress
 from loader.http_answer import check_coding, protocol_error, unsatisfied_total
 from loader.http_client import Answer, HttpClient
+from loader.http_connection import Dialer
 from loader.http_file import HttpFile, validator_of
 from loader.http_ranges import HttpRanges, checked_range, receive_range
 from loader.http_stream import HttpStream, open_stream
@@ -25,9 +26,14 @@ class HttpSource:
     """See RawSource."""
 
     def __init__(
-        self, address: HttpAddress, connections: int, patience: Patience, closed: threading.Event
+        self,
+        address: HttpAddress,
+        dialer: Dialer,
+        connections: int,
+        patience: Patience,
+        closed: threading.Event,
     ) -> None:
-        self._client = HttpClient(address, patience, closed)
+        self._client = HttpClient(address, dialer, patience, closed)
         self._connections = connections
         self._patience = patience
         self._closed = closed

@@ -21,6 +21,8 @@ from typing import Literal, TypeVar
 
 R = TypeVar("R")
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 # How late a waiting thread may notice a request: far under the half second that stopping may take.
 POLL_SECONDS = 0.05
 
@@ -46,6 +48,7 @@ class Interrupt:
         self._lock = threading.Lock()
         self._aborts: list[Callable[[], None]] = []
         self.reason: StopReason | None = None
+        self.commit_begun = False  # so that the ledger alone knows whether the import is published
 
     @contextlib.contextmanager
     def aborting(self, abort: Callable[[], None]) -> Generator[None]:
@@ -90,7 +93,7 @@ class Interrupt:
         """Enter the commit point; raise Stopped when asked to stop before it."""
         with self._lock:
             self.check()
-            self._committing = True
+            self._committing = self.commit_begun = True
 
     def end_commit(self) -> None:
         """Leave the commit point: the answer has come, or the connection is lost."""
@@ -126,7 +129,10 @@ class Interrupt:
 
 
 class Watch:
-    """The main thread's wait: for the end of the work, a signal, or the end of stdin. A context manager."""
+    """The main thread's wait: for the end of the work, a signal, or the end of stdin. A context manager.
+
+    Signals that are blocked outside of it are let through within: none that comes too early or too late is lost or kills.
+    """
 
     def __init__(
         self, interrupt: Interrupt, *, on_sigterm: Literal["roll_back", "suspend"], watch_stdin: bool
@@ -144,13 +150,17 @@ class Watch:
     def __enter__(self) -> Watch:
         os.set_blocking(self._reader, False)
         os.set_blocking(self._writer, False)
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # by nohup
+            del self._reasons[signal.SIGHUP]
         self._former_wakeup = signal.set_wakeup_fd(self._writer)
         self._former_handlers = {number: signal.signal(number, _nothing) for number in self._reasons}
+        self._former_mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         return self
 
     def __exit__(
         self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._former_mask)
         for number, handler in self._former_handlers.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._former_wakeup)

@@ -65,6 +65,6 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def inlined(function: Callable[P, R]) -> Callable[P, R]:
-    """Compile a part of a kernel into each place that calls it. Calls of what is too large for LLVM cost 190 ns a row."""
+    """Compile a part of a kernel into each place that calls it. What LLVM leaves as calls costs 190 ns a row."""
     compiled = numba.njit(nogil=True, error_model="numpy", forceinline=True)(function)
     return cast("Callable[P, R]", compiled)  # as above

@@ -64,30 +64,33 @@ class Load:
         self._send = send
         self._allowance = parse_allowance(job.max_rejects)
         self._started = time.monotonic()
-        self.import_id = UUID(job.import_id) if job.import_id else None
+        self.import_id: UUID | None = UUID(job.import_id) if job.import_id else None
         self.is_claimed = False  # the import is in the ledger, and was ours to change
         self.is_resumable = True  # what is committed can be gone on from
+        self._rows_before = 0  # what the meter said before the current attempt sent any
 
     def until_published(self) -> Receipt:
         """Return the receipt of the published import. Raises LoaderError, Stopped."""
         deadline = time.monotonic() + _DATABASE_BUDGET_SECONDS
         while True:
-            rows_before = self._meter.rows_sent
             try:
                 return self._attempt()
             except LoaderError as error:
                 lost = error.code is FailureCode.DATABASE_UNAVAILABLE and self.is_claimed
                 if not lost or self._job.source == "-":
                     raise
-                if self._meter.rows_sent > rows_before:
+                if self._meter.rows_sent > self._rows_before:
                     deadline = time.monotonic() + _DATABASE_BUDGET_SECONDS
+                    self._rows_before = self._meter.rows_sent
                 if time.monotonic() > deadline:
                     raise
             self._interrupt.sleep(_DATABASE_RETRY_SECONDS)
 
     def _attempt(self) -> Receipt:
         self._meter.enter("probing")
-        source = open_source(self._job.source, connections=SOURCE_CONNECTIONS)
+        source = open_source(
+            self._job.source, connections=SOURCE_CONNECTIONS, allowed_hosts=self._job.allowed_hosts
+        )
         database = Database(self._database_url)
         with contextlib.ExitStack() as stack:
             stack.callback(source.close)
@@ -136,6 +139,8 @@ class Load:
         """Become the loader of the import; return its receipt where there is nothing left to do."""
         while True:
             found = claim.find_or_insert(control, self.import_id, target)
+            if found.attempt == 0:  # nobody has loaded any of it: ours to remove if we are stopped here
+                self.import_id = found.id
             reach()
             claim.lock(control, found, self._interrupt)
             self.import_id, self.is_claimed = found.id, True
@@ -175,6 +180,7 @@ class Load:
         """Load what is missing and attach its parts to the import's table."""
         info, key = probe.info, attempt.import_key
         committed = ledger.totals(control, key)
+        self._rows_before = committed.rows_copied
         worker_count = self._job.workers or default_worker_count()
         pool = BufferPool(SOURCE_CONNECTIONS + worker_count + _SPARE_BUFFERS)
         data_end = info.size_bytes if info.compression is None else None

@@ -115,12 +115,18 @@ def analyze(connection: Connection) -> None:
         connection.execute("ANALYZE ONLY public.trips")
 
 
-def with_lock_timeout(connection: Connection, action: Callable[[], None], interrupt: Interrupt) -> None:
-    """Do what needs a lock on trips, again and again while others hold it, without keeping readers queued behind.
+def with_lock_timeout(
+    connection: Connection,
+    action: Callable[[], None],
+    interrupt: Interrupt,
+    budget_seconds: float | None = None,
+) -> None:
+    """Do what needs a lock on trips or a part, again and again while others hold it, without keeping readers queued behind.
 
-    Raises TABLE_LOCKED after _LOCK_BUDGET_SECONDS, Stopped.
+    Raises TABLE_LOCKED after `budget_seconds` (None: _LOCK_BUDGET_SECONDS), Stopped.
     """
-    deadline = time.monotonic() + _LOCK_BUDGET_SECONDS
+    budget_seconds = _LOCK_BUDGET_SECONDS if budget_seconds is None else budget_seconds
+    deadline = time.monotonic() + budget_seconds
     connection.execute(f"SET lock_timeout = '{_LOCK_TIMEOUT_SECONDS}s'".encode())
     while True:
         try:
@@ -129,7 +135,7 @@ def with_lock_timeout(connection: Connection, action: Callable[[], None], interr
             if time.monotonic() > deadline:
                 raise LoaderError(
                     FailureCode.TABLE_LOCKED,
-                    f"Other sessions kept trips locked for {_LOCK_BUDGET_SECONDS / 60:.0f} minutes.",
+                    f"Other sessions kept trips, or a part of it, locked for {budget_seconds:.0f} s.",
                     "Find them in pg_locks (a long report, pg_dump, an open transaction), then run the command again.",
                 ) from error
             interrupt.sleep(_LOCK_PAUSE_SECONDS)

@@ -6,6 +6,7 @@ All are the same steps, resumable at each: mark the row, detach from trips, drop
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Literal
 
 from psycopg import sql
@@ -32,23 +33,30 @@ def mark(connection: Connection, import_key: int, *, published: bool) -> bool:
 
 
 def remove(
-    connection: Connection, import_key: int, interrupt: Interrupt, on_part: Callable[[int, int], None]
+    connection: Connection,
+    import_key: int,
+    interrupt: Interrupt,
+    on_part: Callable[[int, int], None],
+    lock_seconds: float | None = None,
 ) -> None:
     """Remove an import that is marked and locked by us, calling `on_part(parts removed, parts in all)`.
 
-    Dropping a part takes the server 0.2 to 0.4 s per GB, each in a transaction of its own. Raises Stopped, TABLE_LOCKED.
+    Dropping a part takes the server 0.2 to 0.4 s per GB, each in a transaction of its own. Others who read a part (pg_dump
+    does) are waited for, `lock_seconds` or as long as a publish waits. Raises Stopped, TABLE_LOCKED.
     """
-    _detach(connection, import_key, interrupt)
+
+    def unlocked(action: Callable[[], None]) -> None:
+        publication.with_lock_timeout(connection, action, interrupt, lock_seconds)
+
+    unlocked(partial(_detach, connection, import_key))
     parts = ledger.parts(connection, import_key)
     for count, part in enumerate(parts):
         interrupt.check()
         on_part(count, len(parts))
         reach()
-        drop_part(connection, import_key, part)
+        unlocked(partial(drop_part, connection, import_key, part))
     reach()
-    with connection.transaction():
-        connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(ledger.import_table(import_key)))
-        connection.execute("DELETE FROM loader.import WHERE import_key = %s", [import_key])
+    unlocked(partial(_drop_import, connection, import_key))
     on_part(len(parts), len(parts))
 
 
@@ -57,6 +65,12 @@ def drop_part(connection: Connection, import_key: int, part: int) -> None:
     with connection.transaction():
         connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(ledger.part_table(import_key, part)))
         connection.execute("DELETE FROM loader.part WHERE part = %s", [part])
+
+
+def _drop_import(connection: Connection, import_key: int) -> None:
+    with connection.transaction():
+        connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(ledger.import_table(import_key)))
+        connection.execute("DELETE FROM loader.import WHERE import_key = %s", [import_key])
 
 
 def unheld(connection: Connection, *states: Literal["loading", "removing"]) -> Generator[Import]:
@@ -69,7 +83,7 @@ def unheld(connection: Connection, *states: Literal["loading", "removing"]) -> G
             claim.unlock(connection, found.import_key)
 
 
-def _detach(connection: Connection, import_key: int, interrupt: Interrupt) -> None:
+def _detach(connection: Connection, import_key: int) -> None:
     """Take the import's table out of trips, if it is in it, while others go on reading.
 
     DETACH CONCURRENTLY works in two transactions and waits between them for readers that began before; a wait that
@@ -77,18 +91,14 @@ def _detach(connection: Connection, import_key: int, interrupt: Interrupt) -> No
     https://www.postgresql.org/docs/current/sql-altertable.html#SQL-ALTERTABLE-DETACH-PARTITION
     """
     table = ledger.import_table(import_key)
-
-    def action() -> None:
-        with connection.cursor(row_factory=scalar_row) as cursor:
-            pending = cursor.execute(
-                "SELECT inhdetachpending FROM pg_inherits WHERE inhrelid = to_regclass(%s)"
-                " AND inhparent = to_regclass('public.trips')",
-                [f"loader.import_{import_key}"],
-            ).fetchone()
-        if pending is not None:
-            how = sql.SQL("FINALIZE" if pending else "CONCURRENTLY")
-            connection.execute(
-                sql.SQL("ALTER TABLE {} DETACH PARTITION {} {}").format(publication.TRIPS, table, how)
-            )
-
-    publication.with_lock_timeout(connection, action, interrupt)
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        pending = cursor.execute(
+            "SELECT inhdetachpending FROM pg_inherits WHERE inhrelid = to_regclass(%s)"
+            " AND inhparent = to_regclass('public.trips')",
+            [f"loader.import_{import_key}"],
+        ).fetchone()
+    if pending is not None:
+        how = sql.SQL("FINALIZE" if pending else "CONCURRENTLY")
+        connection.execute(
+            sql.SQL("ALTER TABLE {} DETACH PARTITION {} {}").format(publication.TRIPS, table, how)
+        )

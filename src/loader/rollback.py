@@ -9,12 +9,12 @@ from uuid import UUID
 import msgspec
 
 from loader import claim, ledger, removal, trips_table
-from loader.database import Database, end_backends
+from loader.database import Connection, Database, end_backends
 from loader.errors import LoaderError
 from loader.interrupt import Interrupt, StopReason
 from loader.wire import FAILURE_KINDS, Failed, Failure, FailureCode, Published, Receipt
 
-# A roll back that can't reach the database is tried for this long: a person waits for it.
+# A roll back that can't reach the database, or waits for a lock, is tried for this long: a person waits for it.
 _BUDGET_SECONDS = 10.0
 _RETRY_SECONDS = 0.5
 
@@ -54,24 +54,29 @@ def end_unpublished(
     import_id: UUID | None,
     is_claimed: bool,
     is_resumable: bool,
+    is_in_doubt: bool,
     on_part: Callable[[int, int], None],
 ) -> Failed | Published:
     """Keep the staging where the same command can go on from it, else roll it back; say which.
 
-    An import that turns out to be published, whatever we were told, ends as published: the ledger decides.
+    An import that turns out to be published, whatever we were told, ends as published: the ledger decides. `is_in_doubt`:
+    its commit was begun.
     """
     shown_id = str(import_id) if import_id else None
     if failure.code is FailureCode.IMPORT_BUSY:
         return Failed(failure, "kept", shown_id)  # another's, who is at it
     if import_id is None:
         return Failed(failure, "none")  # nothing was begun
-    if failure.retryable and is_resumable:
+    is_kept = failure.retryable and is_resumable
+    if is_kept and not is_in_doubt:
         return Failed(failure, "kept" if is_claimed else "unknown", shown_id)
     try:
-        receipt = _roll_back(database_url, import_id, on_part)
+        receipt = _ask(database_url, import_id) if is_kept else _roll_back(database_url, import_id, on_part)
     except LoaderError as error:
-        return Failed(_cleanup_pending(failure, error), "unknown", shown_id)
-    return Published(receipt) if receipt is not None else Failed(failure, "none", shown_id)
+        return Failed(failure if is_kept else _cleanup_pending(failure, error), "unknown", shown_id)
+    if receipt is not None:
+        return Published(receipt)
+    return Failed(failure, "kept" if is_kept else "none", shown_id)
 
 
 def _cleanup_pending(failure: Failure, error: LoaderError) -> Failure:
@@ -106,7 +111,18 @@ def _try_roll_back(database_url: str, import_id: UUID, on_part: Callable[[int, i
         end_backends(connection)
         claim.lock(connection, found, undisturbed)
         if removal.mark(connection, found.import_key, published=False):
-            removal.remove(connection, found.import_key, undisturbed, on_part)
+            removal.remove(connection, found.import_key, undisturbed, on_part, _BUDGET_SECONDS)
             return None
-        now = ledger.find_import(connection, import_id)
-    return msgspec.json.decode(now.receipt, type=Receipt) if now and now.receipt else None
+        return _receipt(connection, import_id)
+
+
+def _ask(database_url: str, import_id: UUID) -> Receipt | None:
+    """Return the receipt of the import if it is published, after a commit whose answer we may not have got."""
+    with Database(database_url).connection("receipt") as connection:
+        end_backends(connection)
+        return _receipt(connection, import_id)
+
+
+def _receipt(connection: Connection, import_id: UUID) -> Receipt | None:
+    found = ledger.find_import(connection, import_id)
+    return msgspec.json.decode(found.receipt, type=Receipt) if found and found.receipt else None

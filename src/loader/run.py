@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from loader.errors import LoaderError
-from loader.interrupt import POLL_SECONDS, Interrupt, Stopped, Watch
+from loader.interrupt import POLL_SECONDS, Interrupt, Watch
 from loader.load import Load
 from loader.progress import Meter, Ticker
 from loader.rollback import end_unpublished, failure_of, stop_failure
@@ -65,7 +65,8 @@ class _Story:
         self._show = show
 
     def _send(self, message: Message) -> None:
-        with self._lock:
+        # a supervisor, a pipe's reader or a terminal that is gone: what is left to do is done without them
+        with self._lock, contextlib.suppress(OSError):
             self._show(message)
 
     def tell(self, open_database: OpenDatabase) -> Published | Failed:
@@ -75,10 +76,9 @@ class _Story:
             with contextlib.ExitStack() as stack:
                 database_url = self._interrupt.call(lambda: stack.enter_context(open_database()))
                 return self._load(database_url)
-        except Stopped:
-            return Failed(self._failure(Stopped()), "none")
-        except LoaderError as error:
-            return Failed(error.failure, "none")
+        except Exception as error:
+            # the database was never opened: what earlier attempts at this import have left, nobody looked at
+            return Failed(self._failure(error), "none" if self._job.import_id is None else "unknown")
         finally:
             ticker.end()
 
@@ -94,6 +94,7 @@ class _Story:
             import_id=load.import_id,
             is_claimed=load.is_claimed,
             is_resumable=load.is_resumable,
+            is_in_doubt=self._interrupt.commit_begun,
             on_part=self._meter.removed,
         )
 

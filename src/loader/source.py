@@ -13,12 +13,14 @@ from typing import Protocol
 
 import msgspec
 
+from loader.address_policy import AddressPolicy
 from loader.buffers import BufferPool, Segment
 from loader.compression import Compression, compression_of
 from loader.delivery import deliver, run_until_closed
 from loader.errors import LoaderError
 from loader.file_source import STDIN, open_path, open_stdin
 from loader.http_address import InvalidAddress, parse_address
+from loader.http_connection import Dialer
 from loader.http_source import HttpSource
 from loader.raw_source import HEAD_BYTES, RawSource, SourceClosed
 from loader.retry import Patience
@@ -124,19 +126,29 @@ class _OpenedSource:
         return count, count
 
 
-def open_source(location: str, *, connections: int = 4, patience: Patience | None = None) -> Source:
+def open_source(
+    location: str,
+    *,
+    connections: int = 4,
+    patience: Patience | None = None,
+    allowed_hosts: list[str] | None = None,
+) -> Source:
     """Choose by how `location` begins: http:// or https://, - for stdin, else a path.
 
-    `connections` is how many ranges are fetched at once. Raises LoaderError.
+    `connections` is how many ranges are fetched at once; `allowed_hosts` as in Job. Raises LoaderError.
     """
     closed = threading.Event()
-    if location == STDIN:
+    policy = None if allowed_hosts is None else AddressPolicy(allowed_hosts)
+    if policy is None and location == STDIN:
         return _OpenedSource(open_stdin(), closed)
-    if _SCHEME.match(location) is None:
+    if policy is None and _SCHEME.match(location) is None:
         return _OpenedSource(open_path(Path(location)), closed)
     try:
         address = parse_address(location)
     except InvalidAddress as error:
-        hint = "Give an address that begins with http:// or https://, a path, or - for stdin."
+        others = ", a path, or - for stdin" if policy is None else ""
+        hint = f"Give an address that begins with http:// or https://{others}."
         raise LoaderError(FailureCode.USAGE, f"The address can't be used: {error}", hint) from None
-    return _OpenedSource(HttpSource(address, connections, patience or Patience(), closed), closed)
+    return _OpenedSource(
+        HttpSource(address, Dialer(policy), connections, patience or Patience(), closed), closed
+    )

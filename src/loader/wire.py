@@ -46,6 +46,7 @@ class FailureCode(enum.StrEnum):
     ALREADY_IMPORTED = "already_imported"
     SOURCE_NOT_FOUND = "source_not_found"
     SOURCE_FORBIDDEN = "source_forbidden"
+    SOURCE_REFUSED = "source_refused"
     SOURCE_UNREACHABLE = "source_unreachable"
     SOURCE_CHANGED = "source_changed"
     SOURCE_TRUNCATED = "source_truncated"
@@ -104,6 +105,9 @@ FAILURE_KINDS: dict[FailureCode, FailureKind] = {
         ExitCode.SOURCE,
         False,
         "The server or the file system refuses access; a signed address may have expired.",
+    ),
+    FailureCode.SOURCE_REFUSED: FailureKind(
+        ExitCode.SOURCE, False, "The address, or one that it leads to, is not public, and not allowed either."
     ),
     FailureCode.SOURCE_UNREACHABLE: FailureKind(
         ExitCode.SOURCE, True, "The server can't be reached or keeps failing, beyond the retry budget."
@@ -175,6 +179,9 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     force: bool = False  # import even if this very file is published already
     on_sigterm: Literal["roll_back", "suspend"] = "roll_back"
     database_url: str | None = None  # None: DATABASE_URL, else the embedded server
+    # A list, even an empty one: http(s) only, and only to public addresses and these names, IP addresses and CIDRs, each
+    # with or without a port (address_policy.py). None: from anywhere.
+    allowed_hosts: list[str] | None = None
 
 
 class Failure(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -6,6 +6,7 @@ import contextlib
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 from loader.blocks import Block
@@ -27,8 +28,9 @@ _MOST_DEFAULT_WORKERS = 4
 _LEAST_PART_BYTES = 1 << 30
 # More partitions than this make planning and locking slow, however large the file.
 _MOST_PARTS = 128
-# How long the workers have to end after they were aborted; one that compiles, or hangs in a system call, is left.
-_END_TIMEOUT_SECONDS = 2.0
+# How long all threads together have to end after they were aborted: a little longer than that takes where the database
+# hangs (CANCEL_TIMEOUT_SECONDS). One that compiles, or hangs in a system call, is left behind.
+_END_TIMEOUT_SECONDS = 1.5
 
 
 def default_worker_count() -> int:
@@ -92,8 +94,9 @@ class Workers:
             if not self._interrupt.is_effective:
                 self._closed.set()
             close_source()
+            deadline = time.monotonic() + _END_TIMEOUT_SECONDS
             for thread in threads:
-                thread.join(_END_TIMEOUT_SECONDS)
+                thread.join(max(0.0, deadline - time.monotonic()))
         self._interrupt.check()
         if self._failures:
             raise min(self._failures, key=_position)

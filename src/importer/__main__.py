@@ -1,0 +1,5 @@
+"""`python -m importer`: the same as the command `importer`."""
+
+from importer.cli import main
+
+main()

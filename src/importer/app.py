@@ -1,0 +1,44 @@
+"""The ASGI application: the handlers, their errors as problems, the OpenAPI document."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+from litestar import Litestar
+from litestar.di import Provide
+
+from importer import api, documentation, events, openapi, reject_listing, status
+from importer.answers import answer
+from importer.service import Service
+
+# A request says where a file is: the longest URL and a bit.
+MOST_BODY_BYTES = 64 * 1024
+
+HANDLERS = [
+    api.submit_import,
+    api.list_imports,
+    api.get_import,
+    api.list_attempts,
+    events.watch_import,
+    reject_listing.list_rejects,
+    api.cancel_import,
+    api.retry_import,
+    api.remove_import,
+    status.get_liveness,
+    status.get_readiness,
+    status.get_metrics,
+]
+
+
+def create_app(service: Service) -> Litestar:
+    """Return the application of a service that is open, and is closed by whoever opened it."""
+    dependencies = {"service": Provide(lambda: service, sync_to_thread=False)}
+    document = openapi.openapi_document(HANDLERS, dependencies, metadata.version("large-file-importer"))
+    return Litestar(
+        [*HANDLERS, documentation.schema_router(document)],
+        dependencies=dependencies,
+        exception_handlers={Exception: answer},
+        openapi_config=None,
+        request_max_body_size=MOST_BODY_BYTES,
+        logging_config=None,
+    )

@@ -1,0 +1,223 @@
+"""The REST API as its command-line client uses it: requests, answers as structs, problems as one exception."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self, TypeVar
+from uuid import UUID
+
+import httpx
+import msgspec
+
+from importer.imports import FINISHED, State
+from importer.representation import Import, ImportPage
+from loader.wire import ExitCode
+
+T = TypeVar("T")
+
+# Nothing but submitting, cancelling and the like is asked for, which takes milliseconds; a stopped machine is noticed.
+_TIMEOUT_SECONDS = 30.0
+# An event stream says something every 15 s, if only that it lives (events.py).
+_EVENTS_TIMEOUT_SECONDS = 45.0
+# A service that restarts is back after seconds; with the embedded server in recovery, minutes.
+_RECONNECT_SECONDS = 300.0
+_RECONNECT_DELAY_SECONDS = 1.0
+_PAGE = 200
+
+# What other answers than those of the service itself can mean: a proxy in between, or another program at its place.
+_EXIT_CODES = {
+    500: ExitCode.INTERNAL,
+    502: ExitCode.DATABASE_UNAVAILABLE,
+    503: ExitCode.DATABASE_UNAVAILABLE,
+    504: ExitCode.DATABASE_UNAVAILABLE,
+    507: ExitCode.OUT_OF_SPACE,
+}
+
+
+_WHERE = "Say where the service is with --server or IMPORTER_URL."
+
+
+class RequestFailed(Exception):  # noqa: N818 - named as what happened
+    """A request had no answer, or one that says no: what happened, what to do next, what to exit with."""
+
+    def __init__(self, code: str, message: str, hint: str, exit_code: ExitCode) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.hint = hint
+        self.exit_code = exit_code
+
+
+class Unreachable(RequestFailed):
+    """There was no answer; the same request may have one later."""
+
+
+class _Problem(msgspec.Struct, frozen=True):
+    """What is used of a problem (problems.py)."""
+
+    code: str
+    detail: str
+    hint: str
+
+
+class Client:
+    """A connection to one service. A context manager."""
+
+    def __init__(self, server: str) -> None:
+        """`server`: its http or https URL. Proxy variables are not used; certificates are the system's."""
+        try:
+            self._http = httpx.Client(
+                base_url=server,
+                timeout=_TIMEOUT_SECONDS,
+                trust_env=False,
+                verify=ssl.create_default_context(),
+            )
+        except httpx.InvalidURL as error:
+            raise RequestFailed(
+                "usage", f"The service's URL can't be used: {error}.", _WHERE, ExitCode.USAGE
+            ) from error
+        self._server = str(self._http.base_url.copy_with(userinfo=b"")).rstrip("/")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    def submit(self, new_import: Mapping[str, object], idempotency_key: str | None) -> Import:
+        """Submit an import: the fields of NewImport."""
+        headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
+        return self._ask("POST", "/imports", Import, headers=headers, body=new_import)
+
+    def get(self, import_id: UUID) -> Import:
+        """Return an import as it is now."""
+        return self._ask("GET", f"/imports/{import_id}", Import)
+
+    def all(self, state: State | None) -> Iterator[Import]:
+        """Yield the imports, newest first, page by page."""
+        query: dict[str, str | int] = {"limit": _PAGE, **({} if state is None else {"state": state.value})}
+        cursor: str | None = ""
+        while cursor is not None:
+            page = self._ask("GET", "/imports", ImportPage, query={**query, "cursor": cursor})
+            yield from page.imports
+            cursor = page.next_cursor
+
+    def cancel(self, import_id: UUID) -> Import:
+        """Ask for an import to end without rows."""
+        return self._ask("POST", f"/imports/{import_id}/cancel", Import)
+
+    def retry(self, import_id: UUID) -> Import:
+        """Put an import that has failed or was cancelled back into the queue."""
+        return self._ask("POST", f"/imports/{import_id}/retry", Import)
+
+    def remove(self, import_id: UUID) -> Import:
+        """Ask for an import that has ended to go, its rows included."""
+        return self._ask("DELETE", f"/imports/{import_id}", Import)
+
+    def rejects(self, import_id: UUID, media_type: str) -> Iterator[bytes]:
+        """Yield the rejects, as text/csv or application/json, without holding them all in memory."""
+        with self._stream(f"/imports/{import_id}/rejects", {"Accept": media_type}) as answer:
+            yield from answer.iter_bytes()
+
+    def watch(self, import_id: UUID) -> Iterator[Import]:
+        """Yield an import as it is, and after each change, until it has ended.
+
+        A lost connection is opened again, so that a restart of the service is survived. Raises Unreachable when the
+        service is away from the beginning or for too long.
+        """
+        last_event_id = ""
+        heard_at = None
+        while True:
+            try:
+                for event_id, found in self._events(import_id, last_event_id):
+                    last_event_id, heard_at = event_id, time.monotonic()
+                    yield found
+                    if found.state in FINISHED:
+                        return
+            except Unreachable:
+                if heard_at is None or time.monotonic() - heard_at > _RECONNECT_SECONDS:
+                    raise
+            time.sleep(_RECONNECT_DELAY_SECONDS)
+
+    def _events(self, import_id: UUID, last_event_id: str) -> Iterator[tuple[str, Import]]:
+        """Yield each event's id and import (https://html.spec.whatwg.org/multipage/server-sent-events.html)."""
+        event_id = event = ""
+        headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
+        with self._stream(f"/imports/{import_id}/events", headers) as answer:
+            for line in answer.iter_lines():
+                name, _, value = line.partition(": ")
+                if name == "id":
+                    event_id = value
+                elif name == "event":
+                    event = value
+                elif name == "data" and event == "import":
+                    yield event_id, self._decode(value.encode(), Import)
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        answer_type: type[T],
+        *,
+        query: Mapping[str, str | int] | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: Mapping[str, object] | None = None,
+    ) -> T:
+        with self._explained():
+            answer = self._http.request(method, path, params=query, headers=headers, json=body)
+        self._check(answer)
+        return self._decode(answer.content, answer_type)
+
+    @contextmanager
+    def _stream(self, path: str, headers: Mapping[str, str]) -> Generator[httpx.Response]:
+        with (
+            self._explained(),
+            self._http.stream("GET", path, headers=headers, timeout=_EVENTS_TIMEOUT_SECONDS) as answer,
+        ):
+            if not answer.is_success:
+                answer.read()
+            self._check(answer)
+            yield answer
+
+    @contextmanager
+    def _explained(self) -> Generator[None]:
+        try:
+            yield
+        except httpx.TransportError as error:
+            raise Unreachable(
+                "service_unreachable",
+                f"The service at {self._server} does not answer: {error or type(error).__name__}.",
+                "Start it with `importer serve`, or say where it is with --server or IMPORTER_URL.",
+                ExitCode.DATABASE_UNAVAILABLE,
+            ) from error
+
+    def _check(self, answer: httpx.Response) -> None:
+        """Raise RequestFailed for any answer but success."""
+        if answer.is_success:
+            return
+        exit_code = _EXIT_CODES.get(answer.status_code, ExitCode.USAGE)
+        try:
+            problem = msgspec.json.decode(answer.content, type=_Problem)
+        except msgspec.DecodeError as error:
+            raise self._stranger(f"HTTP {answer.status_code}") from error
+        raise RequestFailed(problem.code, problem.detail, problem.hint, exit_code)
+
+    def _decode(self, content: bytes, answer_type: type[T]) -> T:
+        try:
+            return msgspec.json.decode(content, type=answer_type)
+        except msgspec.DecodeError as error:
+            raise self._stranger(str(error)) from error
+
+    def _stranger(self, why: str) -> RequestFailed:
+        return RequestFailed(
+            "unexpected_answer",
+            f"What answers at {self._server} is not this service, or another version of it: {why}.",
+            _WHERE,
+            ExitCode.DATABASE_UNAVAILABLE,
+        )

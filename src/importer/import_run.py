@@ -1,0 +1,131 @@
+"""One attempt at one import: from the start of its loader to what the control DB says about its end."""
+
+from __future__ import annotations
+
+import datetime
+
+import msgspec
+import structlog
+
+from importer.errors import StoreError
+from importer.imports import Import, State
+from importer.ledger_reader import LedgerReader
+from importer.loader_process import Loaders
+from importer.outcome import Asked, End, Retries, Staged, Standing, decide, needs_ledger
+from importer.patience import jittered, until_stored
+from importer.store import Store
+from loader.wire import ProgressMessage
+
+
+class Reached(msgspec.Struct):
+    """How far an import's loaders have come, from one attempt to the next. Lost with the service: a fresh start."""
+
+    committed_bytes: int = 0
+    retry_count: int = 0  # of the import, when they came so far
+
+
+class ImportRun:
+    """A loader that is at an import. It exists as long as its process, and until the end is written down."""
+
+    def __init__(
+        self,
+        claimed: Import,
+        loaders: Loaders,
+        store: Store,
+        ledger: LedgerReader,
+        retries: Retries,
+        reached: Reached,
+    ) -> None:
+        """Start the loader of an import that was just claimed."""
+        self.import_id = claimed.id
+        self.end: End | None = None
+        self._store = store
+        self._ledger = ledger
+        self._retries = retries
+        self._reached = reached
+        self._reported: ProgressMessage | None = None
+        self._is_suspended = False
+        self._process = loaders.run(claimed.job)
+        self._log: structlog.typing.FilteringBoundLogger = structlog.get_logger().bind(
+            import_id=str(claimed.id), attempt=claimed.attempt_count
+        )
+        self._log.info("attempt started", process_id=self._process.process_id)
+
+    def cancel(self, grace_seconds: float) -> None:
+        """Have the loader roll back, or be killed if that takes longer: what is left then, Cleanup removes."""
+        self._process.roll_back(grace_seconds)
+
+    def suspend(self, grace_seconds: float) -> None:
+        """Have the loader keep what is committed and end; killed, it keeps as much."""
+        self._is_suspended = True
+        self._process.suspend(grace_seconds)
+
+    async def drive(self) -> None:
+        """Write down what the loader reports, and in the end what becomes of the import.
+
+        An import that was cancelled and has left staging stays `cancelling`, and its attempt open.
+        """
+        while not self._process.has_ended:
+            await self._process.changed.wait()
+            self._process.changed.clear()
+            await self._report()
+        self.end = await self._process.end()
+        self._log.info("loader ended", exit_code=self.end.exit_code, was_silent=self.end.was_silent)
+        standing: Standing = "unknown"
+        if (
+            needs_ledger(self.end) and not self._is_suspended
+        ):  # there is little time, and the next attempt looks anyway
+            standing = await self._ledger.standing(self.import_id)
+        while not await self._settle(self.end, standing):
+            pass  # cancel was asked for between the look and the move
+
+    async def _report(self) -> None:
+        report = self._process.progress
+        if report is None or report is self._reported:
+            return
+        if self._reported is None or report.phase != self._reported.phase:
+            self._log.info("phase", phase=report.phase)
+        self._reported = report
+        try:
+            await self._store.report(self.import_id, report.phase, report.progress)
+        except StoreError as error:  # the next one is half a second away
+            self._log.warning("progress not written", error=error.message)
+
+    async def _settle(self, end: End, standing: Standing) -> bool:
+        """Decide and write it down; False: the import has moved meanwhile."""
+        found = await until_stored(lambda: self._store.get(self.import_id))
+        if found is None or found.state not in (State.RUNNING, State.CANCELLING):
+            return True
+        outcome = decide(end, standing, self._asked(found), self._fruitless(found, standing), self._retries)
+        if outcome.state is State.CANCELLING:
+            return True
+        not_before = None
+        if outcome.retry_after_seconds:
+            delay = datetime.timedelta(seconds=jittered(outcome.retry_after_seconds))
+            not_before = datetime.datetime.now(datetime.UTC) + delay
+        moved = await until_stored(
+            lambda: self._store.finish_attempt(
+                self.import_id,
+                state=outcome.state,
+                exit_code=end.exit_code,
+                error=outcome.error,
+                log=end.log,
+                receipt=outcome.receipt,
+                not_before=not_before,
+            )
+        )
+        if moved is not None:
+            error = None if outcome.error is None else outcome.error.code
+            self._log.info("attempt ended", state=moved.state, error=error, not_before=moved.not_before)
+        return moved is not None
+
+    def _asked(self, found: Import) -> Asked:
+        if found.state is State.CANCELLING:
+            return Asked.CANCEL
+        return Asked.SUSPEND if self._is_suspended else Asked.NOTHING
+
+    def _fruitless(self, found: Import, standing: Standing) -> int:
+        if isinstance(standing, Staged) and standing.committed_bytes > self._reached.committed_bytes:
+            self._reached.committed_bytes = standing.committed_bytes
+            self._reached.retry_count = found.retry_count
+        return found.retry_count - self._reached.retry_count

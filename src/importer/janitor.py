@@ -1,0 +1,68 @@
+"""What is put in order now and then: staging of imports that have ended is dropped, old records are deleted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+
+import structlog
+
+from importer.cleanup import Cleanup
+from importer.errors import StoreError
+from importer.imports import FINISHED, Import
+from importer.ledger_reader import LedgerReader
+from importer.store import Store
+from loader.errors import LoaderError
+
+# A look at two small tables; a record that stays an hour longer disturbs nobody.
+_INTERVAL_SECONDS = 3600.0
+# A retryable failure keeps what was committed for a person to go on from, with /retry: until the day after.
+_KEPT = datetime.timedelta(hours=24)
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+
+class Janitor:
+    """Makes ledger and control DB agree about what has ended. What it can't do now, it does the next time."""
+
+    def __init__(self, store: Store, ledger: LedgerReader, cleanup: Cleanup, history_days: int) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._cleanup = cleanup
+        self._history = datetime.timedelta(days=history_days)
+        self._called = asyncio.Event()
+
+    def call(self) -> None:
+        """Have it look now: an import has ended that may have left something."""
+        self._called.set()
+
+    async def work(self) -> None:
+        """Put in order what there is, for ever."""
+        while True:
+            self._called.clear()
+            try:
+                await self._drop_staging()  # first: what has no record any more, nobody here would look for
+                await self._delete_records()
+            except (StoreError, LoaderError) as error:
+                log.warning("housekeeping postponed", error=str(error))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._called.wait(), _INTERVAL_SECONDS)
+
+    async def _drop_staging(self) -> None:
+        """Drop the staging of ended imports. That of others' imports, run by hand on the same database, is not ours."""
+        for import_id in await self._ledger.unpublished():
+            found = await self._store.get(import_id)
+            if found is not None and found.state in FINISHED and not _is_kept(found):
+                await self._cleanup.clear(import_id, published=False)
+
+    async def _delete_records(self) -> None:
+        count = await self._store.prune(datetime.datetime.now(datetime.UTC) - self._history)
+        if count:
+            log.info("old records deleted", count=count)
+
+
+def _is_kept(found: Import) -> bool:
+    if found.error is None or not found.error.retryable or found.finished_at is None:
+        return False
+    return datetime.datetime.now(datetime.UTC) < found.finished_at + _KEPT

@@ -1,0 +1,86 @@
+"""What the service asks the ledger, and all it says to Postgres: where an import stands, and what is not published."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+from uuid import UUID
+
+import msgspec
+
+from importer.outcome import Staged, Standing
+from loader import ledger, trips_table
+from loader.database import Connection, Database
+from loader.errors import LoaderError
+from loader.wire import FailureCode, Receipt
+
+R = TypeVar("R")
+
+# Connections of the service itself, beside those of its loaders; thousands of questions wait in line.
+_CONNECTIONS = 4
+# Answers take milliseconds; one that waits for a dying loader's backend takes a second or two. A database that has
+# not answered by then is as good as down.
+_TIMEOUT_SECONDS = 15.0
+
+
+class LedgerReader:
+    """Asks the ledger of one database. To be used in one event loop."""
+
+    def __init__(self, database_url: str) -> None:
+        self._database_url = database_url
+        self._turns = asyncio.Semaphore(_CONNECTIONS)
+
+    async def standing(self, import_id: UUID) -> Standing:
+        """Return where an import stands, once no transaction that changes it is under way; never raises."""
+        try:
+            return await self._ask(lambda connection: _standing(connection, import_id))
+        except LoaderError:
+            return "unknown"
+
+    async def unpublished(self) -> list[UUID]:
+        """Return the imports of which there is staging, oldest first. Raises LoaderError."""
+        return await self._ask(_unpublished)
+
+    async def _ask(self, question: Callable[[Connection], R]) -> R:
+        database = Database(self._database_url)
+
+        def answer() -> R:
+            with database.connection("service") as connection:
+                return question(connection)
+
+        async with self._turns:
+            try:
+                return await asyncio.wait_for(asyncio.to_thread(answer), _TIMEOUT_SECONDS)
+            except (TimeoutError, asyncio.CancelledError) as error:
+                threading.Thread(
+                    target=database.abort, name="abort", daemon=True
+                ).start()  # so that the other one ends
+                if isinstance(error, asyncio.CancelledError):
+                    raise
+                raise LoaderError(
+                    FailureCode.DATABASE_UNAVAILABLE,
+                    f"The database did not answer within {_TIMEOUT_SECONDS:.0f} s.",
+                    "See that the server runs; it is asked again.",
+                ) from None
+
+
+def _standing(connection: Connection, import_id: UUID) -> Standing:
+    if not trips_table.exists(connection):
+        return "absent"
+    # A loader that was killed in its publish may leave a COMMIT on its way, with the row locked: wait for its end.
+    # https://www.postgresql.org/docs/current/explicit-locking.html#LOCKING-ROWS
+    connection.execute("SELECT FROM loader.import WHERE id = %s FOR SHARE", [import_id])
+    found = ledger.find_import(connection, import_id)
+    if found is None:
+        return "absent"
+    if found.state == "published" and found.receipt is not None:
+        return msgspec.json.decode(found.receipt, type=Receipt)
+    return Staged(ledger.totals(connection, found.import_key).bytes)
+
+
+def _unpublished(connection: Connection) -> list[UUID]:
+    if not trips_table.exists(connection):
+        return []
+    return [found.id for found in ledger.select_imports(connection, "state <> 'published'")]

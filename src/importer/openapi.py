@@ -1,0 +1,164 @@
+"""The OpenAPI 3.1 document: Litestar derives paths and parameters, msgspec the schemas; what neither knows is added here."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+
+import msgspec
+from litestar import Litestar
+from litestar.di import Provide
+from litestar.handlers import HTTPRouteHandler
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import (
+    Example,
+    OpenAPI,
+    OpenAPIHeader,
+    OpenAPIMediaType,
+    OpenAPIResponse,
+    OpenAPIType,
+    Operation,
+    Parameter,
+    Reference,
+    RequestBody,
+    Schema,
+    Tag,
+)
+
+from importer import examples
+from importer.problems import PROBLEM_JSON, PROBLEM_KINDS, Problem, ProblemCode
+from importer.representation import Attempt, Health, Import, ImportPage, NewImport, Reject
+
+IMPORTS = "imports"
+SERVICE = "service"
+
+_SCHEMAS = "#/components/schemas/{name}"
+_ALWAYS = (
+    ProblemCode.INVALID_REQUEST,
+    ProblemCode.METHOD_NOT_ALLOWED,
+    ProblemCode.INTERNAL_ERROR,
+    ProblemCode.CONTROL_DB_BUSY,
+)
+
+
+def problem_responses(*codes: ProblemCode) -> dict[int, ResponseSpec]:
+    """Return the errors of an operation, those included that any may have."""
+    by_status: defaultdict[int, list[ProblemCode]] = defaultdict(list)
+    for code in (*codes, *_ALWAYS):
+        by_status[PROBLEM_KINDS[code].status].append(code)
+    return {
+        status: ResponseSpec(
+            Problem,
+            media_type=PROBLEM_JSON,
+            description=" ".join(PROBLEM_KINDS[code].title for code in among),
+            examples=[Example(id=code.value, value=examples.problem(code)) for code in among],
+            generate_examples=False,
+        )
+        for status, among in sorted(by_status.items())
+    }
+
+
+def openapi_document(
+    handlers: Sequence[HTTPRouteHandler], dependencies: Mapping[str, Provide], version: str
+) -> dict[str, object]:
+    """Return the document of these handlers, as JSON has it."""
+    config = OpenAPIConfig(
+        title="Large file importer",
+        version=version,
+        description="Imports huge CSVs from URLs into Postgres: submitted, watched, cancelled; all of a file or nothing of"
+        " it. All links are paths on this server. Every error is application/problem+json (RFC 9457).",
+        tags=[
+            Tag(IMPORTS, "A file loaded into trips, once: submitted, watched, cancelled, removed."),
+            Tag(SERVICE, "For operators and their machines."),
+        ],
+    )
+    # An application of its own: Litestar's pages for the document answer unknown paths with HTML.
+    app = Litestar(handlers, dependencies=dependencies, openapi_config=config, logging_config=None)
+    described = app.openapi_schema
+    for operation in _operations(described):
+        _complete(operation)
+    document = described.to_schema()
+    # Litestar's schemas lack the constraints within unions, and additionalProperties: msgspec's are what it enforces.
+    document["components"] = {"schemas": _schemas()}
+    return msgspec.to_builtins(document)
+
+
+def _complete(operation: Operation) -> None:
+    for parameter in operation.parameters or []:
+        if (
+            isinstance(parameter, Parameter)
+            and isinstance(parameter.schema, Schema)
+            and parameter.schema.one_of
+        ):
+            parameter.schema = parameter.schema.one_of[0]  # the other one is null, which no URL can say
+    for status, response in _responses(operation):
+        _complete_response(status, response)
+    match operation.operation_id:
+        case "submitImport":
+            reference = Reference(_SCHEMAS.format(name="NewImport"))
+            content = {"application/json": OpenAPIMediaType(reference)}
+            operation.request_body = RequestBody(content, required=True)
+        case "watchImport":
+            _complete_events(operation)
+        case "listRejects":
+            _complete_rejects(operation)
+        case _:
+            pass
+
+
+def _complete_response(status: str, response: OpenAPIResponse) -> None:
+    if status == "405":
+        response.headers = {"Allow": _header("The methods that the path takes.")}
+    elif status == "503":
+        response.headers = {"Retry-After": _header("Seconds to wait before the same request.")}
+    for media_type in (response.content or {}).values():
+        for example in (media_type.examples or {}).values():
+            if isinstance(example, Example):
+                example.id = None  # its key; as a field OpenAPI does not know it
+
+
+def _schemas() -> dict[str, dict[str, object]]:
+    types = [NewImport, Import, ImportPage, Attempt, Reject, Health, Problem]
+    _, schemas = msgspec.json.schema_components(types, ref_template=_SCHEMAS)
+    for name, shown in examples.EXAMPLES.items():
+        schemas[name]["examples"] = msgspec.to_builtins(shown)
+    return schemas
+
+
+def _complete_events(operation: Operation) -> None:
+    for status, response in _responses(operation):
+        if status == "200":
+            text = Schema(type=OpenAPIType.STRING, description="Server-sent events.")
+            response.content = {"text/event-stream": OpenAPIMediaType(text)}
+    if operation.responses is not None:
+        operation.responses["204"] = OpenAPIResponse(
+            "The import has ended, and Last-Event-ID is that of its last event: there is nothing to come back for."
+        )
+
+
+def _complete_rejects(operation: Operation) -> None:
+    for status, response in _responses(operation):
+        if status == "200":
+            items = Reference(_SCHEMAS.format(name="Reject"))
+            response.content = {
+                "text/csv": OpenAPIMediaType(Schema(type=OpenAPIType.STRING)),
+                "application/json": OpenAPIMediaType(Schema(type=OpenAPIType.ARRAY, items=items)),
+            }
+
+
+def _operations(document: OpenAPI) -> Iterator[Operation]:
+    for path in (document.paths or {}).values():
+        for operation in (path.get, path.post, path.delete):
+            if operation is not None:
+                yield operation
+
+
+def _responses(operation: Operation) -> Iterator[tuple[str, OpenAPIResponse]]:
+    for status, response in (operation.responses or {}).items():
+        if isinstance(response, OpenAPIResponse):
+            yield status, response
+
+
+def _header(description: str) -> OpenAPIHeader:
+    return OpenAPIHeader(schema=Schema(type=OpenAPIType.STRING), description=description)

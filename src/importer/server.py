@@ -1,0 +1,150 @@
+"""The service as a process: one socket, one event loop, from the settings to the ordered stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import platform
+import signal
+import socket
+import sqlite3
+import ssl
+from collections.abc import Callable, Generator
+from importlib import metadata
+from pathlib import Path
+
+import psycopg
+import structlog
+import uvicorn
+
+from importer import log
+from importer.app import create_app
+from importer.service import Service, open_service
+from importer.settings import Settings
+from loader.database import Database
+from loader.errors import LoaderError
+
+# What clients that are slow to take their answers get when the service stops. Those that wait for news are answered first.
+_ANSWERS_SECONDS = 2
+# Connections that the kernel keeps while the service is busy for a moment.
+_BACKLOG = 1024
+
+_log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+
+class CannotStart(Exception):  # noqa: N818 - named as what happened
+    """The machine does not have what the settings ask for: what it is, what to do next."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+def serve(settings: Settings, announce: Callable[[str], None]) -> None:
+    """Serve until SIGTERM, SIGINT or SIGHUP, then stop in order; `announce` gets the URL once requests are taken.
+
+    Raises CannotStart, StoreError, LoaderError.
+    """
+    log.configure(settings.log_format)
+    _make_folder(settings.data_folder)
+    with _listen(settings.host, settings.port) as listener, contextlib.suppress(asyncio.CancelledError):
+        asyncio.run(_serve(settings, listener, announce))
+
+
+async def _serve(settings: Settings, listener: socket.socket, announce: Callable[[str], None]) -> None:
+    starting = asyncio.current_task()
+    if starting is not None:
+        _on_signal(starting.cancel)
+    async with open_service(settings) as service:
+        server = _Server(service)
+        _on_signal(server.stop)
+        url = _url(listener)
+        announce(url)
+        telling = asyncio.create_task(_tell_versions(url, service.database_url))
+        await server.serve([listener])
+        telling.cancel()
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn, for one service, which is stopped only after its server."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        super().__init__(
+            uvicorn.Config(
+                create_app(service),
+                lifespan="off",  # the service is opened and closed around it
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                ws="none",
+                timeout_graceful_shutdown=_ANSWERS_SECONDS,
+            )
+        )
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Leave signals alone: uvicorn would raise them again when it is done, and so end the process too early."""
+        yield
+
+    def stop(self) -> None:
+        """Answer those who wait, take no more requests, and have `serve` return."""
+        self._service.closing.set()
+        self.should_exit = True
+
+
+def _on_signal(action: Callable[[], object]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup has SIGHUP ignored
+            asyncio.get_running_loop().add_signal_handler(number, action)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise CannotStart(
+            f"The data folder {folder} can't be used: {error.strerror}.",
+            "Choose another one with --data-dir or IMPORTER_DATA_DIR.",
+        ) from error
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        is_dual = family == socket.AF_INET6 and socket.has_dualstack_ipv6()  # so that :: is all addresses
+        return socket.create_server(address[:2], family=family, backlog=_BACKLOG, dualstack_ipv6=is_dual)
+    except OSError as error:
+        raise CannotStart(
+            f"The service can't listen at {host}, port {port}: {error.strerror}.",
+            "Stop what runs there, or choose another address with --host and --port.",
+        ) from error
+
+
+def _url(listener: socket.socket) -> str:
+    host, port, *_ = listener.getsockname()
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def _tell_versions(url: str, database_url: str) -> None:
+    """Log what the service runs on: the first thing that is asked when something is odd."""
+    _log.info(
+        "service started",
+        url=url,
+        version=metadata.version("large-file-importer"),
+        python=platform.python_version(),
+        postgresql=await asyncio.to_thread(_postgresql_version, database_url),
+        libpq=psycopg.pq.version_pretty(psycopg.pq.version()),
+        openssl=ssl.OPENSSL_VERSION,
+        sqlite=sqlite3.sqlite_version,
+    )
+
+
+def _postgresql_version(database_url: str) -> str:
+    try:
+        with Database(database_url).connection("version") as connection:
+            return connection.info.parameter_status("server_version") or "unknown"
+    except LoaderError as error:
+        return f"unknown: {error.failure.message}"

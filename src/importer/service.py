@@ -1,0 +1,75 @@
+"""The parts of a running service: opened in order, handed to the API, closed in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+
+from importer.health import Readiness
+from importer.metrics import MeasuredStore, Metrics
+from importer.settings import Settings
+from importer.store import Store
+from importer.supervisor import Supervisor
+from loader.embedded import embedded_server
+
+T = TypeVar("T")
+
+CONTROL_DB = "importer.sqlite"
+
+_log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What handlers use."""
+
+    store: Store
+    supervisor: Supervisor
+    database_url: str
+    readiness: Readiness
+    metrics: Metrics
+    closing: asyncio.Event = field(default_factory=asyncio.Event)  # the service is about to stop
+
+    async def unless_closing(self, wait: Coroutine[object, object, T]) -> T | None:
+        """Return what `wait` does; None as soon as the service is about to stop, so that no answer holds it up."""
+        waiting = asyncio.ensure_future(wait)
+        closing = asyncio.ensure_future(self.closing.wait())
+        try:
+            await asyncio.wait({waiting, closing}, return_when=asyncio.FIRST_COMPLETED)
+            return waiting.result() if waiting.done() else None
+        finally:
+            waiting.cancel()
+            closing.cancel()
+
+
+@asynccontextmanager
+async def open_service(settings: Settings) -> AsyncGenerator[Service]:
+    """Open the control DB, have the target database up, start the supervisor; stop in reverse.
+
+    Raises StoreError, LoaderError.
+    """
+    async with AsyncExitStack() as stack:
+        settings.data_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        store = await MeasuredStore.open(settings.data_folder / CONTROL_DB)
+        stack.push_async_callback(store.close)
+        store.metrics = Metrics()
+        database_url = settings.database_url or await _embedded(settings.data_folder, stack)
+        supervisor = Supervisor(store, settings, database_url)
+        await supervisor.start()
+        stack.push_async_callback(supervisor.stop)
+        yield Service(store, supervisor, database_url, Readiness(store, database_url), store.metrics)
+        _log.info("service stops: loaders keep what is committed")
+
+
+async def _embedded(folder: Path, stack: AsyncExitStack) -> str:
+    """Have the embedded PostgreSQL up until the stack closes. In threads: after a crash it recovers for minutes."""
+    server = embedded_server(folder)
+    url = await asyncio.to_thread(server.__enter__)
+    stack.push_async_callback(asyncio.to_thread, server.__exit__, None, None, None)
+    return url

@@ -1,0 +1,47 @@
+"""What operators and their machines ask: is the service alive, is it ready, how is it doing."""
+
+from __future__ import annotations
+
+from litestar import Response, get
+
+from importer.lookup import FromService
+from importer.metrics import Metrics
+from importer.openapi import SERVICE, problem_responses
+from importer.problems import ProblemCode
+from importer.representation import Health
+
+
+@get(
+    "/health/live",
+    operation_id="getLiveness",
+    tags=[SERVICE],
+    summary="Is the service alive?",
+    description="Answers as long as the process does.",
+    response_description="It is.",
+    responses=problem_responses(),
+)
+async def get_liveness() -> Health:
+    """Answer GET /health/live."""
+    return Health("live")
+
+
+@get(
+    "/health/ready",
+    operation_id="getReadiness",
+    tags=[SERVICE],
+    summary="Can the service do its work?",
+    description="Asks the control DB and the target database.",
+    response_description="It can.",
+    responses=problem_responses(ProblemCode.NOT_READY),
+)
+async def get_readiness(service: FromService) -> Health:
+    """Answer GET /health/ready."""
+    await service.readiness.require()
+    return Health("ready")
+
+
+@get("/metrics", include_in_schema=False)
+async def get_metrics(service: FromService) -> Response[bytes]:
+    """Answer GET /metrics."""
+    text = service.metrics.text(await service.store.counts())
+    return Response(text, media_type=Metrics.CONTENT_TYPE)

@@ -1,0 +1,39 @@
+"""The body of POST /imports: read strictly, its address looked at, made a job for the queue."""
+
+from __future__ import annotations
+
+import msgspec
+import uuid_utils.compat
+
+from importer.lookup import AnyRequest
+from importer.problems import FieldError, ProblemCode, RequestProblem
+from importer.representation import NewImport
+from loader.http_address import InvalidAddress, parse_address
+from loader.wire import Job
+
+
+def read_job(request: AnyRequest, body: bytes) -> Job:
+    """Return what is asked for, with a new id. Raises UNSUPPORTED_MEDIA_TYPE, INVALID_REQUEST, INVALID_URL."""
+    new_import = _read(request, body)
+    try:
+        parse_address(new_import.url)
+    except InvalidAddress as error:
+        raise RequestProblem(ProblemCode.INVALID_URL, f"The url can't be used: {error}.") from error
+    return new_import.job(uuid_utils.compat.uuid7())
+
+
+def _read(request: AnyRequest, body: bytes) -> NewImport:
+    # A page of another site may send all other types without being asked whether it may: this keeps those out, too.
+    media_type, _ = request.content_type
+    if media_type.lower() != "application/json":
+        raise RequestProblem(
+            ProblemCode.UNSUPPORTED_MEDIA_TYPE, f"The Content-Type is {media_type or 'missing'!a}."
+        )
+    try:
+        return msgspec.json.decode(body, type=NewImport)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$.")
+        fault = FieldError(path.removesuffix("`"), message)
+        raise RequestProblem(ProblemCode.INVALID_REQUEST, f"{error}.", errors=[fault]) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RequestProblem(ProblemCode.INVALID_REQUEST, f"The body is not JSON: {error}.") from error

@@ -1,0 +1,68 @@
+"""What command lines share: subcommands that show their examples, numbers, and how a command ends its process."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import NoReturn
+
+from loader.display import failure_text
+from loader.errors import LoaderError
+from loader.wire import ExitCode, Failed
+
+
+class Program:
+    """A program's parser, to which its subcommands are added one by one."""
+
+    def __init__(self, program: str, description: str, examples: Mapping[str, str]) -> None:
+        """`examples`: of each command; those of the program itself under the empty name."""
+        self.parser = argparse.ArgumentParser(
+            prog=program,
+            description=description,
+            epilog="examples:" + examples[""],
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        self._examples = examples
+        self._subparsers = self.parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(self, name: str, summary: str) -> argparse.ArgumentParser:
+        """Add a command; `options.command` is its name."""
+        return self._subparsers.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            epilog="examples:" + self._examples[name],
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+
+def positive(text: str) -> int:
+    """Read an option's number from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
+
+
+def run_and_leave(command: Callable[[], int]) -> NoReturn:
+    """Run a command, tell people of its LoaderError, and end the process with its exit code."""
+    try:
+        code = command()
+    except LoaderError as error:
+        sys.stderr.write(failure_text(Failed(error.failure, "none")) + "\n")
+        code = error.exit_code
+    except BrokenPipeError:  # the reader of a listing has seen enough
+        code = ExitCode.PUBLISHED
+    except KeyboardInterrupt:
+        code = ExitCode.INTERRUPTED
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process now: a thread that hangs in a name look-up or in the compiler is not waited for."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(code)

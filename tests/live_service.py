@@ -1,0 +1,145 @@
+"""The service as a real child process, `importer serve`, and a client's view of its imports."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import psycopg
+from loader_process import DEADLINE_SECONDS, wait_for
+
+Json = Any  # what a server sends: tests look into it, and fail where it is otherwise
+
+ENDED = ("succeeded", "failed", "cancelled")
+
+_numbers = itertools.count(1)
+
+
+class LiveService:
+    """One that runs until the end of `with`, on a free port, with a control DB of its own."""
+
+    def __init__(self, folder: Path, database_url: str, environment: Mapping[str, str] | None = None) -> None:
+        self.folder = folder
+        self.database_url = database_url
+        self.log = folder / "service.log"
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "importer", "serve"],
+                env={
+                    **os.environ,
+                    "IMPORTER_DATA_DIR": str(folder),
+                    "IMPORTER_PORT": "0",
+                    "IMPORTER_ALLOWED_HOSTS": "localhost",
+                    "IMPORTER_WORKERS": "1",
+                    "DATABASE_URL": database_url,
+                    **(environment or {}),
+                },
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            self.url = wait_for("the service", self._url)
+        except BaseException:
+            self.process.kill()
+            self.process.wait()
+            raise
+        self.client = httpx.Client(base_url=self.url, timeout=DEADLINE_SECONDS, trust_env=False)
+
+    def __enter__(self) -> LiveService:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+        self.process.terminate()
+        try:
+            assert self.process.wait(DEADLINE_SECONDS) == 0, self.log.read_text()
+        finally:
+            self.process.kill()
+            self.process.wait()
+
+    def _url(self) -> str | None:
+        assert self.process.poll() is None, self.log.read_text()
+        return next((event["url"] for event in self.events() if event["event"] == "service started"), None)
+
+    def events(self) -> Iterator[Json]:
+        """What it has logged so far, whole lines only."""
+        for line in self.log.read_text().split("\n")[:-1]:
+            if line.startswith("{"):
+                yield json.loads(line)
+
+    def submit(self, url: str, headers: Mapping[str, str] | None = None, **options: object) -> Json:
+        """Submit an import; return it as the answer has it."""
+        answer = self.client.post("/imports", json={"url": url, **options}, headers=headers)
+        assert answer.status_code == 202, answer.text
+        return answer.json()
+
+    def get(self, import_id: str) -> Json:
+        answer = self.client.get(f"/imports/{import_id}")
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def until_state(self, import_id: str, *states: str) -> Json:
+        """Follow an import by long polls until it is in one of these states, or has ended."""
+        found = self.get(import_id)
+        while found["state"] not in states:
+            assert found["state"] not in ENDED, found
+            answer = self.client.get(f"/imports/{import_id}", params={"wait": 30})
+            assert answer.status_code == 200, answer.text
+            found = answer.json()
+        return found
+
+    def until_phase(self, import_id: str, phase: str) -> Json:
+        """Follow an import by long polls until its loader is so far."""
+        found = self.get(import_id)
+        while found["phase"] != phase:
+            assert found["state"] not in ENDED, found
+            found = self.client.get(f"/imports/{import_id}", params={"wait": 30}).json()
+        return found
+
+    def until_gone(self, import_id: str) -> None:
+        """Wait until there is no such import."""
+        answer = self.client.get(f"/imports/{import_id}")
+        while answer.status_code == 200:
+            assert answer.json()["state"] == "removing"
+            answer = self.client.get(f"/imports/{import_id}", params={"wait": 30})
+        assert answer.status_code == 404, answer.text
+
+    def metric(self, name: str) -> float:
+        """The value of a metric, with its labels as Prometheus writes them."""
+        for line in self.client.get("/metrics").text.splitlines():
+            if line.startswith(f"{name} "):
+                return float(line.split(" ")[1])
+        raise AssertionError(f"no metric {name}")
+
+
+@contextmanager
+def fresh_database(postgres: str) -> Generator[str]:
+    """Yield the URL of a database of its own on a server, for tests that share a service."""
+    name = f"service_{next(_numbers)}"
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 STRATEGY file_copy".encode())
+        yield urlsplit(postgres)._replace(path=f"/{name}").geturl()
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+
+def assert_problem(answer: httpx.Response, status: int, code: str) -> Json:
+    """Assert that an answer is this problem, as RFC 9457 and our document have it; return it."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem["status"] == status
+    assert problem["code"] == code
+    assert problem["type"] == f"/schema/problems#{code}"
+    assert problem["title"]
+    assert problem["detail"]
+    assert problem["hint"]
+    return problem

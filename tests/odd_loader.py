@@ -1,0 +1,128 @@
+"""A program that a supervisor may take for a loader, and that behaves as a loader should not. The job's source says how.
+
+The path of the source's URL is the name of a function below, its query an argument.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from typing import NoReturn
+from urllib.parse import urlsplit
+
+PROGRESS = {
+    "bytes_done": 5,
+    "bytes_total": 10,
+    "percent": 50.0,
+    "rows_loaded": 3,
+    "rows_rejected": 0,
+    "bytes_per_second": None,
+    "rows_per_second": None,
+    "eta_seconds": None,
+}
+
+
+def say(kind: str, **fields: object) -> None:
+    print(json.dumps({"type": kind, **fields}), flush=True)
+
+
+def end(code: str, exit_code: int, *, retryable: bool = False, staging: str = "none") -> NoReturn:
+    failure = {"code": code, "message": "It is odd.", "hint": "None.", "retryable": retryable}
+    say("failed", failure=failure, staging=staging)
+    os._exit(exit_code)
+
+
+def fails(_: str) -> None:
+    end("bad_row", 65)
+
+
+def fails_retryably(_: str) -> None:
+    end("source_unreachable", 66, retryable=True)
+
+
+def dies(number: str) -> None:
+    os.kill(os.getpid(), int(number))
+
+
+def exits(code: str) -> None:
+    sys.stderr.write("that is all\n")
+    sys.stderr.flush()
+    os._exit(int(code))
+
+
+def waits(_: str) -> None:
+    """Report as a loader does, until its stdin ends."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    os.set_blocking(0, False)
+    while sys.stdin.buffer.read() != b"":  # None: there is nothing yet
+        say("progress", phase="loading", progress=PROGRESS)
+        time.sleep(0.05)
+    end("suspended", 75, retryable=True, staging="kept")
+
+
+def is_deaf(_: str) -> None:
+    """Report, whatever it is told."""
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    while True:
+        say("progress", phase="loading", progress=PROGRESS)
+        time.sleep(0.05)
+
+
+def is_silent(_: str) -> None:
+    say("progress", phase="probing", progress=PROGRESS)
+    while True:
+        signal.pause()
+
+
+def talks_nonsense(_: str) -> None:
+    print("not JSON")
+    sys.stdout.buffer.write(b'{"type": "progress", "phase": "\xff"}\n\n')
+    print('{"type": "weather", "sunny": true}')
+    print('{"type": "progress", "phase": "dancing"}')
+    print("42")
+    say("progress", phase="publishing", progress={**PROGRESS, "mood": "good"}, later_field=[1])
+    end("bad_row", 65)
+
+
+def floods(size: str) -> None:
+    """Write far more than pipes hold, to both, without reading anything."""
+    line = "x" * 999 + "\n"
+    for number in range(int(size) // 1000):
+        sys.stderr.write(line)
+        say("progress", phase="loading", progress={**PROGRESS, "rows_loaded": number})
+    sys.stderr.write("y" * 3_000_000)
+    sys.stderr.write("the very end\n")
+    sys.stderr.flush()
+    end("bad_row", 65)
+
+
+def tells_its_surroundings(_: str) -> None:
+    told = {
+        "environment": dict(os.environ),
+        "arguments": sys.argv,
+        "core": resource.getrlimit(resource.RLIMIT_CORE)[0],
+        "session": os.getsid(0) == os.getpid(),
+        "files": sorted(os.listdir("/proc/self/fd")),
+    }
+    sys.stderr.write(json.dumps(told))
+    sys.stderr.flush()
+    end("bad_row", 65)
+
+
+def quotes_its_job(_: str) -> None:
+    sys.stderr.write(f"Traceback: {LINE}")
+    sys.stderr.flush()
+    end("bad_row", 65)
+
+
+if sys.argv[1] == "drop":  # that is the real one's
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "loader", *sys.argv[1:]])
+
+LINE = sys.stdin.readline()
+address = urlsplit(str(json.loads(LINE)["source"]))
+globals()[address.path[1:]](address.query)

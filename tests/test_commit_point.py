@@ -1,0 +1,171 @@
+"""Once the commit that publishes has begun, the ledger alone knows the answer: signals and lost connections wait for it."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import threading
+from collections.abc import Generator
+from pathlib import Path
+from types import TracebackType
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+from http_server import HttpServer
+from loader_process import (
+    LoaderProcess,
+    Loaders,
+    assert_nothing_is_left,
+    assert_staging_is_whole,
+    committed_rows,
+    query,
+    row_count,
+    wait_for,
+)
+from mid_load import backends, resume_serving, start_until_stalled
+from psycopg.conninfo import conninfo_to_dict
+
+from loader import wire
+
+# A deferred trigger runs within the COMMIT.
+SLOW_COMMIT = """
+CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(1); RETURN NULL; END';
+CREATE CONSTRAINT TRIGGER slow_commit AFTER UPDATE ON loader.import DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW WHEN (NEW.state = 'published') EXECUTE FUNCTION wait()
+"""
+
+
+class Proxy:
+    """Stands between loaders and the database, within `with`; can keep the database's answers to itself."""
+
+    def __init__(self, database_url: str) -> None:
+        address = conninfo_to_dict(database_url)
+        self._socket_path = f"{address['host']}/.s.PGSQL.{address['port']}"
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        origin = f"postgres@127.0.0.1:{self._listener.getsockname()[1]}"
+        self.url = urlsplit(database_url)._replace(netloc=origin, query="").geturl()
+        self.is_mute = False
+        self._sockets: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._accept)]
+
+    def __enter__(self) -> Proxy:
+        self._threads[0].start()
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self.hang_up()
+        for thread in self._threads:
+            thread.join()
+        for each in (self._listener, *self._sockets):
+            each.close()
+
+    def hang_up(self) -> None:
+        """End all connections; those that come later are served well."""
+        for each in self._sockets:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+        self.is_mute = False
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, server = self._listener.accept()[0], socket.socket(socket.AF_UNIX)
+                self._sockets += [client, server]
+                server.connect(self._socket_path)
+                for source, target in ((client, server), (server, client)):
+                    thread = threading.Thread(target=self._pass_on, args=(source, target, source is server))
+                    self._threads.append(thread)
+                    thread.start()
+
+    def _pass_on(self, source: socket.socket, target: socket.socket, is_answer: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if not (is_answer and self.is_mute):
+                    target.sendall(data)
+            target.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def loaders(tmp_path: Path, database_url: str) -> Loaders:
+    return Loaders(tmp_path, database_url)
+
+
+@pytest.fixture
+def server(sample: bytes) -> Generator[HttpServer]:
+    with HttpServer(sample) as server:
+        yield server
+
+
+def start_until_it_commits(loaders: Loaders, server: HttpServer) -> LoaderProcess:
+    """Start a run, and wait until it is in the commit of its publish, which takes a second."""
+    loader = start_until_stalled(loaders, server)
+    with psycopg.connect(loaders.database_url) as connection:
+        connection.execute(SLOW_COMMIT.encode())
+    resume_serving(server)
+    commits = "SELECT FROM pg_stat_activity WHERE query = 'COMMIT' AND wait_event = 'PgSleep'"
+    wait_for("the commit", lambda: query(loaders.database_url, commits) != [])
+    return loader
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_during_the_commit_waits_for_its_answer(
+    number: signal.Signals, loaders: Loaders, server: HttpServer
+) -> None:
+    loader = start_until_it_commits(loaders, server)
+    loader.send(number)
+    assert loader.receipt().rows_published == row_count(loaders.database_url) > 0
+    assert_nothing_is_left(loaders.database_url)
+
+
+@pytest.mark.parametrize("number", [None, signal.SIGTERM, signal.SIGHUP])
+def test_an_answer_that_never_came_is_in_the_ledger(
+    number: signal.Signals | None, loaders: Loaders, server: HttpServer, tmp_path: Path
+) -> None:
+    with Proxy(loaders.database_url) as proxy:
+        loader = start_until_it_commits(Loaders(tmp_path, proxy.url), server)
+        proxy.is_mute = True
+        if number is not None:
+            loader.send(number)
+        wait_for("the commit's end", lambda: row_count(loaders.database_url) > 0)
+        proxy.hang_up()
+        assert loader.receipt().rows_published == row_count(loaders.database_url)
+    assert_nothing_is_left(loaders.database_url)
+
+
+def test_a_commit_that_failed_is_tried_again(loaders: Loaders, server: HttpServer) -> None:
+    loader = start_until_it_commits(loaders, server)
+    end_control(loaders)
+    assert loader.receipt().attempts == 2
+    assert_nothing_is_left(loaders.database_url)
+
+
+def test_stopped_in_a_commit_that_then_failed_it_leaves_nothing(loaders: Loaders, server: HttpServer) -> None:
+    loader = start_until_it_commits(loaders, server)
+    loader.send(signal.SIGTERM)
+    end_control(loaders)
+    last = loader.failure()
+    assert (last.failure.code, last.staging) == (wire.FailureCode.TERMINATED, "none")
+    assert_nothing_is_left(loaders.database_url)
+
+
+def test_suspended_in_a_commit_that_then_failed_it_keeps_what_is_loaded(
+    loaders: Loaders, server: HttpServer
+) -> None:
+    loader = start_until_it_commits(loaders, server)
+    loader.send(signal.SIGHUP)
+    end_control(loaders)
+    last = loader.failure()
+    assert (last.failure.code, last.staging) == (wire.FailureCode.SUSPENDED, "kept")
+    assert committed_rows(loaders.database_url) > row_count(loaders.database_url) == 0
+    assert_staging_is_whole(loaders.database_url)
+
+
+def end_control(loaders: Loaders) -> None:
+    """End the backend that commits."""
+    for pid in backends(loaders, "control"):
+        query(loaders.database_url, f"SELECT pg_terminate_backend({pid})")

@@ -1,0 +1,315 @@
+"""What is committed is never loaded again: after a suspension, a kill or a lost database only the rest is asked for."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import signal
+import uuid
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+from http_server import HttpServer
+from loader_process import (
+    Loaders,
+    assert_nothing_is_left,
+    assert_staging_is_whole,
+    checksum,
+    checksum_of,
+    committed_rows,
+    query,
+    row_count,
+    wait_for,
+    wait_until_disconnected,
+)
+from mid_load import (
+    backends,
+    holding,
+    is_unlocked,
+    resume_serving,
+    staged_part,
+    start_until_stalled,
+    wait_for_lock,
+)
+
+from loader import wire
+from loader.embedded import SERVER_LOCK, embedded_server
+from loader.raw_source import HEAD_BYTES
+
+
+@pytest.fixture
+def loaders(tmp_path: Path, database_url: str) -> Loaders:
+    return Loaders(tmp_path, database_url)
+
+
+@pytest.fixture
+def server(sample: bytes) -> Generator[HttpServer]:
+    with HttpServer(sample) as server:
+        yield server
+
+
+@pytest.fixture
+def whole(database_url: str, sample: bytes) -> str:
+    """The checksum of trips when it holds the file."""
+    return checksum_of(database_url, sample)
+
+
+def end_in_mid_load(
+    loaders: Loaders, server: HttpServer, *options: str, number: signal.Signals = signal.SIGHUP
+) -> None:
+    """Run until some parts are committed and the server stalls, then end the loader; what follows is served."""
+    loader = start_until_stalled(loaders, server, *options)
+    loader.send(number)
+    assert loader.wait() == (-number if number == signal.SIGKILL else wire.ExitCode.SUSPENDED)
+    wait_until_disconnected(loaders.database_url)
+    assert_staging_is_whole(loaders.database_url)
+    assert row_count(loaders.database_url) == 0
+    server.rule = lambda _: None
+    server.requests.clear()
+
+
+def collect(loaders: Loaders) -> None:
+    """`loader gc` must succeed and leave nothing."""
+    assert loaders.start("gc").wait() == 0
+    assert_nothing_is_left(loaders.database_url)
+
+
+def asked(server: HttpServer) -> list[tuple[int, int]]:
+    """Return the ranges [start, end) that were asked for, but for the looks at the beginning."""
+    found = [
+        re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("range", "")) for request in server.requests
+    ]
+    ranges = [(int(match[1]), int(match[2]) + 1) for match in found if match]
+    return sorted(span for span in ranges if span != (0, HEAD_BYTES))
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
+def test_only_what_is_not_committed_is_asked_for(
+    number: signal.Signals, loaders: Loaders, server: HttpServer, whole: str
+) -> None:
+    end_in_mid_load(loaders, server, number=number)
+    committed = query(loaders.database_url, "SELECT byte_start, byte_end FROM loader.block")
+    receipt = loaders.start("run", server.url).receipt()
+    assert receipt.attempts == 2
+    assert checksum(loaders.database_url) == whole
+    assert_nothing_is_left(loaders.database_url)
+    assert asked(server)
+    for start, end in asked(server):
+        assert not [block for block in committed if int(str(block[0])) < end and int(str(block[1])) > start]
+
+
+def test_another_number_of_workers_goes_on(loaders: Loaders, server: HttpServer, whole: str) -> None:
+    end_in_mid_load(loaders, server, "--workers", "3")
+    assert loaders.start("run", server.url, "--workers", "1").receipt().attempts == 2
+    assert checksum(loaders.database_url) == whole
+    assert_nothing_is_left(loaders.database_url)
+
+
+def test_a_run_may_be_suspended_again_and_again(loaders: Loaders, server: HttpServer, whole: str) -> None:
+    for number in (signal.SIGHUP, signal.SIGKILL, signal.SIGHUP):
+        end_in_mid_load(loaders, server, number=number)
+    assert loaders.start("run", server.url).receipt().attempts == 4
+    assert checksum(loaders.database_url) == whole
+    assert_nothing_is_left(loaders.database_url)
+
+
+def test_a_gzip_file_is_read_from_its_beginning_but_loaded_from_where_it_was(
+    loaders: Loaders, server: HttpServer, sample: bytes, whole: str
+) -> None:
+    server.content = gzip.compress(sample, 0)  # stored: as long as the data
+    end_in_mid_load(loaders, server)
+    committed = committed_rows(loaders.database_url)
+    loader = loaders.start("run", server.url)
+    assert loader.wait_until_loading().rows_loaded >= committed
+    assert loader.receipt().attempts == 2
+    assert checksum(loaders.database_url) == whole
+    assert_nothing_is_left(loaders.database_url)
+
+
+def test_a_changed_file_ends_an_import_that_was_named(
+    loaders: Loaders, server: HttpServer, sample: bytes
+) -> None:
+    options = ("--import-id", str(uuid.uuid4()))
+    end_in_mid_load(loaders, server, *options)
+    server.content, server.etag = sample[: sample.rindex(b"\n", 0, -1) + 1], '"v2"'
+    last = loaders.start("run", server.url, *options).failure()
+    assert (last.failure.code, last.staging) == (wire.FailureCode.SOURCE_CHANGED, "none")
+    assert row_count(loaders.database_url) == 0
+    assert_nothing_is_left(loaders.database_url)
+
+
+def test_a_changed_file_is_a_new_import_and_gc_takes_what_the_old_one_left(
+    loaders: Loaders, server: HttpServer, whole: str
+) -> None:
+    end_in_mid_load(loaders, server)
+    server.etag = '"v2"'
+    receipt = loaders.start("run", server.url).receipt()
+    assert (receipt.attempts, receipt.validator) == (1, '"v2"')
+    assert checksum(loaders.database_url) == whole
+    collect(loaders)
+
+
+def test_a_file_that_changes_while_it_is_loaded_leaves_nothing(loaders: Loaders, server: HttpServer) -> None:
+    loader = start_until_stalled(loaders, server)
+    server.etag = '"v2"'
+    resume_serving(server)
+    last = loader.failure()
+    assert (last.failure.code, last.staging) == (wire.FailureCode.SOURCE_CHANGED, "none")
+    assert_nothing_is_left(loaders.database_url)
+
+
+def test_a_file_that_can_not_be_told_from_another_begins_anew(
+    loaders: Loaders, server: HttpServer, whole: str
+) -> None:
+    server.etag = None
+    end_in_mid_load(loaders, server, number=signal.SIGKILL)
+    receipt = loaders.start("run", server.url).receipt()
+    assert (receipt.attempts, receipt.validator) == (1, None)
+    assert checksum(loaders.database_url) == whole
+    collect(loaders)
+
+
+def test_a_named_import_of_such_a_file_loads_all_of_it_again(
+    loaders: Loaders, server: HttpServer, whole: str
+) -> None:
+    server.etag = None
+    options = ("--import-id", str(uuid.uuid4()))
+    end_in_mid_load(loaders, server, *options, number=signal.SIGKILL)
+    assert loaders.start("run", server.url, *options).receipt().attempts == 2
+    assert checksum(loaders.database_url) == whole
+    assert_nothing_is_left(loaders.database_url)
+
+
+def test_a_published_import_answers_with_its_receipt_and_loads_nothing(
+    loaders: Loaders, server: HttpServer, whole: str
+) -> None:
+    options = ("--import-id", str(uuid.uuid4()))
+    receipt = loaders.start("run", server.url, *options).receipt()
+    server.requests.clear()
+    assert loaders.start("run", server.url, *options).receipt() == receipt
+    assert asked(server) == []
+    assert checksum(loaders.database_url) == whole
+    assert_nothing_is_left(loaders.database_url)
+
+
+def test_a_second_loader_of_an_import_is_refused_and_the_first_not_disturbed(
+    loaders: Loaders, server: HttpServer, whole: str
+) -> None:
+    first = start_until_stalled(loaders, server)
+    last = loaders.start("run", server.url).failure()
+    assert (last.failure.code, last.staging) == (wire.FailureCode.IMPORT_BUSY, "kept")
+    resume_serving(server)
+    assert first.receipt().attempts == 1
+    assert checksum(loaders.database_url) == whole
+    assert_nothing_is_left(loaders.database_url)
+
+
+def test_a_second_loader_that_is_stopped_while_it_waits_for_the_first_leaves_it_alone(
+    loaders: Loaders, server: HttpServer, whole: str
+) -> None:
+    first = start_until_stalled(loaders, server)
+    second = loaders.start("run", server.url)
+    controls = "SELECT FROM pg_stat_activity WHERE application_name LIKE 'loader % control'"
+    wait_for("the second loader", lambda: len(query(loaders.database_url, controls)) == 2)
+    second.send(signal.SIGINT)
+    assert second.failure().staging == "none"
+    resume_serving(server)
+    assert first.receipt().attempts == 1
+    assert checksum(loaders.database_url) == whole
+    assert_nothing_is_left(loaders.database_url)
+
+
+@pytest.mark.parametrize("purpose", ["control", "worker%", "%"])
+def test_a_loader_that_loses_its_connections_goes_on_by_itself(
+    purpose: str, loaders: Loaders, server: HttpServer, whole: str
+) -> None:
+    loader = start_until_stalled(loaders, server)
+    for pid in backends(loaders, purpose):
+        query(loaders.database_url, f"SELECT pg_terminate_backend({pid})")
+    resume_serving(server)
+    assert loader.receipt().attempts == 2
+    assert checksum(loaders.database_url) == whole
+    assert_nothing_is_left(loaders.database_url)
+
+
+def test_a_loader_goes_on_by_itself_when_the_server_has_crashed(
+    loaders: Loaders, server: HttpServer, whole: str
+) -> None:
+    loader = start_until_stalled(loaders, server)
+    os.kill(backends(loaders, "worker%")[0], signal.SIGKILL)  # all sessions end, and the log is replayed
+    resume_serving(server)
+    assert loader.receipt().attempts == 2
+    assert checksum(loaders.database_url) == whole
+    assert_nothing_is_left(loaders.database_url)
+
+
+def test_a_loader_goes_on_by_itself_when_the_server_was_restarted(tmp_path: Path, server: HttpServer) -> None:
+    data_folder = tmp_path / "data"
+    with embedded_server(data_folder) as database_url:
+        loaders = Loaders(tmp_path, database_url)
+        loader = start_until_stalled(loaders, server)
+        postmaster = int((data_folder / "postgres" / "postmaster.pid").read_text().split("\n")[0])
+        os.kill(postmaster, signal.SIGQUIT)  # an immediate shutdown
+        wait_for("all of the server to end", lambda: is_unlocked(data_folder / SERVER_LOCK))
+        resume_serving(server)
+        with embedded_server(data_folder):
+            receipt = loader.receipt()
+            assert receipt.attempts >= 2
+            assert receipt.rows_published == row_count(database_url)
+            assert_nothing_is_left(database_url)
+
+
+def test_gc_takes_what_a_loader_left_that_was_killed_while_it_rolled_back(
+    loaders: Loaders, server: HttpServer, whole: str
+) -> None:
+    options = ("--import-id", str(uuid.uuid4()))
+    loader = start_until_stalled(loaders, server, *options)
+    with holding(loaders, f"LOCK TABLE {staged_part(loaders)} IN ACCESS SHARE MODE"):
+        loader.send(signal.SIGTERM)
+        wait_for_lock(loaders, "roll back")
+        loader.send(signal.SIGKILL)
+        wait_until_disconnected(loaders.database_url)
+    collect(loaders)
+    server.rule = lambda _: None
+    assert loaders.start("run", server.url, *options).receipt().attempts == 1
+    assert checksum(loaders.database_url) == whole
+
+
+def test_a_named_import_whose_roll_back_was_killed_begins_anew(
+    loaders: Loaders, server: HttpServer, whole: str
+) -> None:
+    options = ("--import-id", str(uuid.uuid4()))
+    loader = start_until_stalled(loaders, server, *options)
+    with holding(loaders, f"LOCK TABLE {staged_part(loaders)} IN ACCESS SHARE MODE"):
+        loader.send(signal.SIGTERM)
+        wait_for_lock(loaders, "roll back")
+        loader.send(signal.SIGKILL)
+    server.rule = lambda _: None
+    assert loaders.start("run", server.url, *options).receipt().attempts == 1
+    assert checksum(loaders.database_url) == whole
+    assert_nothing_is_left(loaders.database_url)
+
+
+def test_gc_leaves_the_import_of_a_running_loader_alone(
+    loaders: Loaders, server: HttpServer, whole: str
+) -> None:
+    loader = start_until_stalled(loaders, server)
+    collector = loaders.start("gc")
+    assert (collector.wait(), collector.stdout) == (0, "")
+    resume_serving(server)
+    assert loader.receipt().attempts == 1
+    assert checksum(loaders.database_url) == whole
+
+
+def test_two_collections_at_once_do_not_disturb_each_other(loaders: Loaders, server: HttpServer) -> None:
+    end_in_mid_load(loaders, server, number=signal.SIGKILL)
+    with holding(loaders, f"LOCK TABLE {staged_part(loaders)} IN ACCESS SHARE MODE"):
+        first = loaders.start("gc")
+        wait_for_lock(loaders)
+        second = loaders.start("gc")
+        assert (second.wait(), second.stdout) == (0, "")
+    assert first.wait() == 0
+    assert "removed import" in first.stdout
+    assert_nothing_is_left(loaders.database_url)
