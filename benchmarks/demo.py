@@ -63,7 +63,7 @@ def main() -> None:
             console.print("\n$ psql" + QUESTION)
             console.print(_answer(database_url))
     console.print("The service is stopped, the rows stay; to look around:")
-    console.print(f"  .venv/bin/loader postgres --data-dir {data_folder}")
+    console.print(f"  .venv/bin/loader postgres --data-dir {os.path.relpath(data_folder)}")
 
 
 @contextmanager
@@ -113,4 +113,7 @@ def _answer(database_url: str) -> Table:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:  # all that was started has been stopped
+        sys.exit(130)

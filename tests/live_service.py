@@ -30,7 +30,7 @@ class LiveService:
     def __init__(self, folder: Path, database_url: str, environment: Mapping[str, str] | None = None) -> None:
         self.folder = folder
         self.database_url = database_url
-        self.log = folder / "service.log"
+        self.log = folder / f"service-{next(_numbers)}.log"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "importer", "serve"],

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
-import socket
-import threading
 from collections.abc import Generator
 from pathlib import Path
-from types import TracebackType
-from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -25,7 +20,7 @@ from loader_process import (
     wait_for,
 )
 from mid_load import backends, resume_serving, start_until_stalled
-from psycopg.conninfo import conninfo_to_dict
+from postgres_proxy import Proxy
 
 from loader import wire
 
@@ -35,59 +30,6 @@ CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sle
 CREATE CONSTRAINT TRIGGER slow_commit AFTER UPDATE ON loader.import DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW WHEN (NEW.state = 'published') EXECUTE FUNCTION wait()
 """
-
-
-class Proxy:
-    """Stands between loaders and the database, within `with`; can keep the database's answers to itself."""
-
-    def __init__(self, database_url: str) -> None:
-        address = conninfo_to_dict(database_url)
-        self._socket_path = f"{address['host']}/.s.PGSQL.{address['port']}"
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        origin = f"postgres@127.0.0.1:{self._listener.getsockname()[1]}"
-        self.url = urlsplit(database_url)._replace(netloc=origin, query="").geturl()
-        self.is_mute = False
-        self._sockets: list[socket.socket] = []
-        self._threads = [threading.Thread(target=self._accept)]
-
-    def __enter__(self) -> Proxy:
-        self._threads[0].start()
-        return self
-
-    def __exit__(
-        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self.hang_up()
-        for thread in self._threads:
-            thread.join()
-        for each in (self._listener, *self._sockets):
-            each.close()
-
-    def hang_up(self) -> None:
-        """End all connections; those that come later are served well."""
-        for each in self._sockets:
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-        self.is_mute = False
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, server = self._listener.accept()[0], socket.socket(socket.AF_UNIX)
-                self._sockets += [client, server]
-                server.connect(self._socket_path)
-                for source, target in ((client, server), (server, client)):
-                    thread = threading.Thread(target=self._pass_on, args=(source, target, source is server))
-                    self._threads.append(thread)
-                    thread.start()
-
-    def _pass_on(self, source: socket.socket, target: socket.socket, is_answer: bool) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                if not (is_answer and self.is_mute):
-                    target.sendall(data)
-            target.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.fixture

@@ -5,9 +5,18 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
+
+# pyright: reportPrivateUsage=false - the texts that --help prints, which name the commands
+from importer.app import HANDLERS
+from importer.cli import _EXAMPLES as IMPORTER_EXAMPLES
+from importer.imports import MOVES, State
+from importer.problems import PROBLEM_KINDS
+from importer.representation import NewImport
+from loader.cli import _EXAMPLES as LOADER_EXAMPLES
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -15,12 +24,54 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 
 def test_the_configuration_page_lists_the_environment_that_is_read() -> None:
     code = "\n".join(path.read_text() for path in (ROOT / "src").glob("*/*.py"))
-    read = set(re.findall(r'environ(?:\.get\(|\[)"(\w+)"', code)) - {"HOME", "LOADER_FAILPOINT"}
-    rows = [
-        line for line in (ROOT / "docs" / "configuration.md").read_text().splitlines() if line[:3] == "| `"
-    ]
-    listed = {name for row in rows for name in re.findall(r"[A-Z][A-Z_]+", "|".join(row.split("|")[1:3]))}
-    assert read <= listed
+    read = set(re.findall(r'(?:environ|environment)(?:\.get\(|\[)"(\w+)"', code))
+    read |= set(re.findall(r'"(IMPORTER_[A-Z_]+|DATABASE_URL)"', code))  # the service's settings
+    names = r"[A-Z][A-Z_]+"
+    listed = {
+        name
+        for row in rows_of("configuration.md", r"The .*|All .*")
+        for name in re.findall(names, " ".join(row[:2]))
+    }
+    assert read - {"HOME", "LOADER_FAILPOINT"} <= listed
+    assert {name for name in listed if name.startswith("IMPORTER_")} <= read
+
+
+def test_the_api_page_lists_the_states_and_their_moves() -> None:
+    listed = {row[0]: set(re.findall(r"\w+", row[2])) for row in rows_of("api.md", "States")}
+    assert listed == {
+        state.value: {target.value for origin, target in MOVES if origin is state} for state in State
+    }
+
+
+def test_the_api_page_lists_the_codes_of_problems() -> None:
+    listed = [row[:2] for row in rows_of("api.md", "Errors")]
+    assert sorted(listed) == sorted([str(kind.status), code.value] for code, kind in PROBLEM_KINDS.items())
+
+
+def test_the_api_page_lists_the_operations() -> None:
+    listed = {row[0] for row in rows_of("api.md", "Operations")}
+    assert listed == {
+        f"{method} {path.replace('{import_id:uuid}', '{id}')}"
+        for handler in HANDLERS
+        for path in handler.paths
+        for method in handler.http_methods
+    }
+
+
+def test_the_api_page_lists_the_fields_of_a_request() -> None:
+    assert [row[0] for row in rows_of("api.md", "An import's request")] == list(NewImport.__struct_fields__)
+
+
+def rows_of(page: str, heading: str) -> list[list[str]]:
+    """Return the cells of the tables under the headings of a page that match a pattern, without their heads."""
+    found: list[list[str]] = []
+    for section in (ROOT / "docs" / page).read_text().split("\n## ")[1:]:
+        if re.fullmatch(heading, section.split("\n")[0]):
+            lines = [line for line in section.splitlines() if line.startswith("|")]
+            rows = [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in lines]
+            found += rows[2:]
+    assert found, f"{page} has no table under {heading}"
+    return found
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -38,21 +89,18 @@ def test_make_targets_in_a_page_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_and_options_in_a_page_exist(page: Path) -> None:
-    for command, rest in re.findall(
-        r"\bloader (run|check|imports|rejects|drop|gc|sample|postgres)\b([^`|\n]*)", page.read_text()
+    commands = "|".join({**LOADER_EXAMPLES, **IMPORTER_EXAMPLES}).strip("|")
+    for program, command, rest in re.findall(
+        rf"\b(loader|importer) ({commands})\b([^`|\n]*)", page.read_text()
     ):
         options = set(re.findall(r"--[a-z-]+", rest))
-        assert options <= options_of(command) | {"--help"}, (command, rest)
+        assert options <= options_of(program, command) | {"--help"}, (command, rest)
 
 
-_known: dict[str, set[str]] = {}
-
-
-def options_of(command: str) -> set[str]:
-    """Return the options that `loader COMMAND --help` shows."""
-    if command not in _known:
-        shown = subprocess.run(
-            [sys.executable, "-m", "loader", command, "--help"], capture_output=True, text=True, check=True
-        )
-        _known[command] = set(re.findall(r"--[a-z-]+", shown.stdout))
-    return _known[command]
+@cache
+def options_of(program: str, command: str) -> set[str]:
+    """Return the options that `PROGRAM COMMAND --help` shows."""
+    shown = subprocess.run(
+        [sys.executable, "-m", program, command, "--help"], capture_output=True, text=True, check=True
+    )
+    return set(re.findall(r"--[a-z-]+", shown.stdout))

@@ -76,7 +76,7 @@ def submitted(live: LiveService, server: HttpServer, *options: str) -> str:
 
 
 def json_lines(text: str) -> list[Json]:
-    return [json.loads(line) for line in text.splitlines()]
+    return [json.loads(line) for line in text.split("\n") if line]
 
 
 def test_a_submitted_import_is_watched_to_its_receipt(live: LiveService, server: HttpServer) -> None:
@@ -127,11 +127,16 @@ def test_on_a_terminal_a_bar_is_drawn(live: LiveService, server: HttpServer) -> 
     assert "12,000 published" in text
 
 
-def test_a_watched_import_that_fails_says_why_and_exits_as_its_loader(live: LiveService) -> None:
-    with HttpServer(b"a,b,c\n1,2,3\n") as server:
+def test_a_watched_import_that_fails_says_why_and_exits_as_its_loader(
+    live: LiveService, sample: bytes
+) -> None:
+    # U+2028 ends a line for some, and JSON does not escape it: an event that has it is read whole all the same
+    broken = re.sub(rb"(\n\w+,\w+,\w*,)", "\\1\u2028".encode(), sample, count=1)
+    with HttpServer(broken) as server:
         shown = command("submit", server.url, "--watch", url=live.url)
-    assert shown.returncode == ExitCode.DATA
-    assert "header_mismatch: " in shown.stderr
+    assert shown.returncode == ExitCode.DATA, shown.stderr
+    assert "bad_row: " in shown.stderr
+    assert "\\u2028" in shown.stderr
     assert "  next: " in shown.stderr
 
     listed = command("list", "--state", "failed", url=live.url)
@@ -176,6 +181,23 @@ def test_a_failed_import_is_tried_again(live: LiveService, server: HttpServer) -
     server.rule = lambda _: None
     assert command("retry", import_id, url=live.url).returncode == 0
     assert command("watch", import_id, url=live.url).returncode == 0
+
+
+@pytest.mark.slow
+def test_while_an_import_waits_for_its_next_attempt_it_is_said_why(
+    live: LiveService, server: HttpServer, tmp_path: Path
+) -> None:
+    server.rule = lambda _: Fault(status=503)
+    import_id = submitted(live, server, "--force")
+    watching = start("watch", import_id, url=live.url, out=tmp_path / "watch")
+    wait_for("a failed attempt", lambda: live.get(import_id)["next_attempt_at"])
+    server.rule = lambda _: None
+    said = "attempt 1 failed: source_unreachable: "
+    assert said in command("status", import_id, url=live.url).stdout
+    assert watching.wait(DEADLINE_SECONDS) == 0
+    shown = (tmp_path / "watch").read_text()
+    assert said in shown
+    assert "  next: attempt 2 at " in shown
 
 
 @pytest.mark.slow
@@ -306,8 +328,9 @@ def test_a_second_service_on_the_same_data_folder_refuses_to_start(live: LiveSer
 
 
 def test_the_service_says_where_it_is_and_what_it_runs_on(live: LiveService) -> None:
-    assert f"importer serves {live.url}\n" in live.log.read_text()
-    assert f"{live.url}/schema\n" in live.log.read_text()
+    assert re.search(
+        rf"^importer serves {live.url}; .* {live.url}/schema$", live.log.read_text(), re.MULTILINE
+    )
     assert live.client.get("/schema").status_code == 200
     (started,) = [event for event in live.events() if event["event"] == "service started"]
     for name in ("version", "python", "postgresql", "libpq", "openssl", "sqlite"):

@@ -56,6 +56,17 @@ def test_no_module_imports_itself_through_others(module: str) -> None:
         ("loader.ledger", "loader.encode"),  # the service reads the ledger without the compiler
         ("loader.load", "loader.cli"),
         ("loader.run", "loader.cli"),
+        ("importer.imports", "importer."),
+        ("importer.problems", "importer.store"),
+        ("importer.outcome", "importer.store"),  # what becomes of an import is decided by facts alone
+        ("importer.outcome", "loader.database"),
+        ("importer.store", "importer.supervisor"),
+        ("importer.store", "importer.representation"),  # what is stored does not follow what is shown
+        ("importer.supervisor", "importer.api"),
+        ("importer.supervisor", "importer.representation"),
+        ("importer.api", "importer.server"),
+        ("importer.client", "importer.store"),  # the client knows the API, nothing behind it
+        ("importer.client", "importer.settings"),
     ],
 )
 def test_imports_run_downward(lower: str, upper: str) -> None:
@@ -70,6 +81,39 @@ def test_the_loader_never_imports_the_importer() -> None:
         for name in reachable(module)
         if name.startswith("importer.")
     }
+
+
+def test_the_importer_takes_of_the_loader_its_contract_and_what_reads_the_ledger_and_nothing_that_loads() -> (
+    None
+):
+    taken = {
+        name.removeprefix("loader.")
+        for module in IMPORTS
+        if module.startswith("importer.")
+        for name in IMPORTS[module]
+        if name.startswith("loader.")
+    }
+    contract = {"wire", "errors", "http_address", "address_policy"}
+    ledger = {"ledger", "database", "trips_table", "trips", "rejects"}
+    assert taken <= contract | ledger | {"embedded", "display", "command_line"}
+
+
+def test_the_service_never_imports_the_compiler() -> None:
+    assert "loader.jit" not in reachable("importer.server")
+    assert "loader.jit" not in reachable("importer.cli")
+
+
+def test_sqlite_is_spoken_to_in_the_control_db_alone() -> None:
+    assert users_of(r"\bsqlite3\.connect\b", "importer") == {"control_database"}
+
+
+def test_processes_are_started_in_one_module_of_the_importer() -> None:
+    assert users_of(r"\bsubprocess\b", "importer") == {"loader_process"}
+
+
+def users_of(pattern: str, package: str) -> set[str]:
+    """Return the modules of a package in whose text the pattern is."""
+    return {path.stem for path in SOURCE.glob(f"{package}/*.py") if re.search(pattern, path.read_text())}
 
 
 def test_postgres_is_spoken_to_in_the_database_modules_alone() -> None:
@@ -97,8 +141,9 @@ def test_a_module_says_what_it_owns_and_is_short_enough_to_read(path: Path) -> N
     assert len(text.splitlines()) <= 400
 
 
-def test_the_architecture_page_names_every_module_of_the_loader() -> None:
+@pytest.mark.parametrize("package", ["loader", "importer"])
+def test_the_architecture_page_names_every_module(package: str) -> None:
     page = (SOURCE.parent / "docs" / "architecture.md").read_text()
-    modules = page.split("\n## Modules\n")[1]
-    named = set(re.findall(r"`(\w+)`", modules))
-    assert named == {path.stem for path in SOURCE.glob("loader/*.py")} - {"__init__"}
+    table = page.split(f"| files of `src/{package}/` |")[1].split("\n\n")[0]
+    named = re.findall(r"`(\w+)`", table)
+    assert sorted(named) == sorted({path.stem for path in SOURCE.glob(f"{package}/*.py")} - {"__init__"})

@@ -13,9 +13,16 @@ import httpx
 import psycopg
 import pytest
 from http_server import HttpServer
+from litestar.exceptions import HTTPException
 from live_service import LiveService, assert_problem, fresh_database
 from loader_process import wait_for
 from psycopg import sql
+
+from importer.answers import as_problem
+from importer.errors import StoreCorrupt, StoreError, StoreFull
+from importer.problems import ProblemCode
+from loader.errors import LoaderError
+from loader.wire import FailureCode
 
 JSON = {"Content-Type": "application/json"}
 UNKNOWN = "0190b2c4-5e2f-7b3a-9c1d-2f4e6a8b0c1d"
@@ -119,6 +126,7 @@ def test_a_body_that_is_too_large_is_refused_with_and_without_its_length(service
         ("limit=many", "limit"),
         ("cursor=-1", "cursor"),
         ("cursor=1%00", "cursor"),
+        ("cursor=1%0A", "cursor"),
         ("cursor=9999999999999999999", "cursor"),
     ],
 )
@@ -244,3 +252,19 @@ def test_a_database_that_is_away_is_told_by_readiness_and_by_what_needs_it(
             assert service.get(ended["id"])["state"] == "failed"
         finally:
             connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(name))
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (StoreFull("full", "hint"), 507, ProblemCode.CONTROL_DB_FULL),
+        (StoreCorrupt("damaged", "hint"), 500, ProblemCode.CONTROL_DB_UNUSABLE),
+        (StoreError("unreadable", "hint"), 500, ProblemCode.CONTROL_DB_UNUSABLE),
+        (LoaderError(FailureCode.DATABASE_RIGHTS, "no right", "hint"), 500, ProblemCode.INTERNAL_ERROR),
+        (HTTPException(status_code=418), 500, ProblemCode.INTERNAL_ERROR),
+        (MemoryError(), 500, ProblemCode.INTERNAL_ERROR),
+    ],
+)
+def test_what_a_test_can_not_bring_about_is_a_problem_too(error: Exception, status: int, code: str) -> None:
+    problem = as_problem(error).problem
+    assert (problem.status, problem.code) == (status, code)

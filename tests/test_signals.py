@@ -26,6 +26,7 @@ from loader_process import (
     wait_until_disconnected,
 )
 from mid_load import (
+    STALL_BYTES,
     backends,
     holding,
     is_unlocked,
@@ -36,6 +37,7 @@ from mid_load import (
     wait_for_lock,
     wait_until_stalled,
 )
+from postgres_proxy import Proxy
 
 from loader import wire
 from loader.cluster import CLUSTER
@@ -246,6 +248,45 @@ def test_a_stop_takes_away_what_an_earlier_attempt_at_the_import_left(
 
 # The advisory lock of the first import of a database, see claim.py.
 FIRST_IMPORT_LOCK = f"SELECT pg_advisory_xact_lock({0x6C6F6164}, 1)"
+
+
+def test_stopped_while_the_database_is_gone_it_says_what_is_left_to_do(
+    loaders: Loaders, server: HttpServer, tmp_path: Path
+) -> None:
+    with Proxy(loaders.database_url) as proxy:
+        loader = start_until_stalled(
+            Loaders(tmp_path, proxy.url), server, environment={"SMALL_LOADER_LOCK_SECONDS": "1"}
+        )
+    wait_until_disconnected(loaders.database_url)
+    loader.send(signal.SIGTERM)
+    last = loader.failure()
+    assert (last.failure.code, last.staging) == (wire.FailureCode.CLEANUP_PENDING, "unknown")
+    assert loaders.start("gc").wait() == 0
+    assert_nothing_is_left(loaders.database_url)
+
+
+def test_stopped_while_it_reads_a_pipe_that_is_silent(loaders: Loaders, sample: bytes) -> None:
+    loader = loaders.start("run", "-", stdin=subprocess.PIPE)
+    assert loader.process.stdin is not None
+    loader.process.stdin.write(sample[:STALL_BYTES])
+    loader.process.stdin.flush()
+    wait_for("a committed part", lambda: committed_rows(loaders.database_url) > 0)
+    assert stop(loader, signal.SIGINT).staging == "none"
+    assert_nothing_is_left(loaders.database_url)
+
+
+def test_a_removal_that_is_stopped_ends_quietly_and_gc_ends_it(loaders: Loaders, server: HttpServer) -> None:
+    import_id = str(uuid.uuid4())
+    assert (
+        stop(start_until_stalled(loaders, server, "--import-id", import_id), signal.SIGHUP).staging == "kept"
+    )
+    with holding(loaders, f"LOCK TABLE {staged_part(loaders)} IN ACCESS SHARE MODE"):
+        removal = loaders.start("drop", import_id)
+        wait_for_lock(loaders, "drop")
+        removal.send(signal.SIGINT)
+        assert (removal.wait(), removal.stderr) == (wire.ExitCode.INTERRUPTED, "")
+    assert loaders.start("gc").wait() == 0
+    assert_nothing_is_left(loaders.database_url)
 
 
 def test_stopped_before_it_holds_its_new_import_it_takes_it_back(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import sqlite3
@@ -173,6 +174,14 @@ async def test_what_never_ran_is_removed_without_a_database(tmp_path: Path, serv
         await scene.supervisor.cancel(import_id)
         await scene.supervisor.remove(import_id)
         await scene.until_gone(import_id)
+
+
+async def test_a_loader_dumps_no_core_which_would_hold_its_job(tmp_path: Path, database_url: str) -> None:
+    async with supervising(tmp_path, database_url, command=ODD) as scene:
+        import_id = await scene.submit("https://example.org/tells_its_surroundings")
+        await scene.until_state(import_id, State.FAILED)
+        (attempt,) = await scene.attempts(import_id)
+        assert json.loads(attempt.log)["core"] == 0
 
 
 # Cancelled
@@ -600,6 +609,21 @@ async def test_a_control_db_that_can_t_be_written_delays_an_outcome_and_loses_no
         assert (await scene.exit_codes(import_id))[0] == -signal.SIGKILL
 
 
+async def test_a_defect_in_the_middle_of_one_import_does_not_hold_up_the_others(
+    tmp_path: Path, database_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with supervising(tmp_path, database_url, command=ODD, slots=1) as scene:
+        with contextlib.closing(sqlite3.connect(tmp_path / "importer.sqlite")) as connection:
+            connection.execute(
+                "CREATE TRIGGER defect BEFORE UPDATE ON import WHEN NEW.state = 'failed' AND NEW.sequence = 1"
+                " BEGIN SELECT raise(ABORT, 'for the test'); END"
+            )
+        await scene.submit("https://example.org/fails")
+        following = await scene.submit("https://example.org/fails")
+        await scene.until_state(following, State.FAILED)
+    assert "for the test" in capsys.readouterr().out
+
+
 async def test_staging_of_an_import_that_failed_for_good_is_dropped(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
@@ -642,7 +666,9 @@ async def test_old_records_are_deleted(tmp_path: Path, database_url: str) -> Non
     with contextlib.closing(
         sqlite3.connect(tmp_path / "importer.sqlite", isolation_level=None)
     ) as connection:
-        connection.execute("UPDATE import SET finished_at = '2024-02-01' WHERE id = ?", [str(old)])
+        connection.execute(
+            "UPDATE import SET finished_at = '2024-02-01T00:00:00.000000+00:00' WHERE id = ?", [str(old)]
+        )
     async with supervising(tmp_path, database_url, command=ODD) as scene:
         await scene.until_gone(old)
         assert await scene.store.get(new) is not None

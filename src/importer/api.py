@@ -97,7 +97,8 @@ async def list_imports(
     ] = None,
     limit: Annotated[int, QueryParameter(description="How many a page.", ge=1, le=LARGEST_PAGE)] = 50,
     cursor: Annotated[
-        str, QueryParameter(description="`next_cursor` of the page before.", pattern=r"^([0-9]{1,18})?$")
+        str,
+        QueryParameter(description="`next_cursor` of the page before.", pattern=r"^([0-9]{1,18})?(?!\n)$"),
     ] = "",
 ) -> ImportPage:
     """Answer GET /imports."""

@@ -11,8 +11,8 @@ from uuid import UUID
 
 import structlog
 
-from importer.keyed_tasks import KeyedTasks
 from importer.imports import Import, State
+from importer.keyed_tasks import KeyedTasks
 from importer.ledger_reader import LedgerReader
 from importer.loader_process import Loaders
 from importer.outcome import End, Staged, Standing, failure_of

@@ -95,8 +95,7 @@ def _serve(options: argparse.Namespace) -> ExitCode:
 
 
 def _announce(url: str) -> None:
-    sys.stdout.write(f"importer serves {url}\n")
-    sys.stdout.write(f"its API, to read and to try out: {url}/schema\n")
+    sys.stdout.write(f"importer serves {url}; its API, to read and to try out: {url}/schema\n")
     sys.stdout.flush()
 
 

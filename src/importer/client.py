@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self, TypeVar
@@ -28,14 +28,9 @@ _RECONNECT_SECONDS = 300.0
 _RECONNECT_DELAY_SECONDS = 1.0
 _PAGE = 200
 
-# What other answers than those of the service itself can mean: a proxy in between, or another program at its place.
-_EXIT_CODES = {
-    500: ExitCode.INTERNAL,
-    502: ExitCode.DATABASE_UNAVAILABLE,
-    503: ExitCode.DATABASE_UNAVAILABLE,
-    504: ExitCode.DATABASE_UNAVAILABLE,
-    507: ExitCode.OUT_OF_SPACE,
-}
+# What passes: the service's own 503, and those of a proxy before it while it restarts.
+_PASSING = frozenset({502, 503, 504})
+_EXIT_CODES = {500: ExitCode.INTERNAL, 507: ExitCode.OUT_OF_SPACE}
 
 
 _WHERE = "Say where the service is with --server or IMPORTER_URL."
@@ -52,8 +47,11 @@ class RequestFailed(Exception):  # noqa: N818 - named as what happened
         self.exit_code = exit_code
 
 
-class Unreachable(RequestFailed):
-    """There was no answer; the same request may have one later."""
+class Unavailable(RequestFailed):
+    """There was no answer, or one that says: not now."""
+
+    def __init__(self, code: str, message: str, hint: str) -> None:
+        super().__init__(code, message, hint, ExitCode.DATABASE_UNAVAILABLE)
 
 
 class _Problem(msgspec.Struct, frozen=True):
@@ -128,7 +126,7 @@ class Client:
     def watch(self, import_id: UUID) -> Iterator[Import]:
         """Yield an import as it is, and after each change, until it has ended.
 
-        A lost connection is opened again, so that a restart of the service is survived. Raises Unreachable when the
+        A lost connection is opened again, so that a restart of the service is survived. Raises Unavailable when the
         service is away from the beginning or for too long.
         """
         last_event_id = ""
@@ -140,24 +138,24 @@ class Client:
                     yield found
                     if found.state in FINISHED:
                         return
-            except Unreachable:
+            except Unavailable:
                 if heard_at is None or time.monotonic() - heard_at > _RECONNECT_SECONDS:
                     raise
             time.sleep(_RECONNECT_DELAY_SECONDS)
 
     def _events(self, import_id: UUID, last_event_id: str) -> Iterator[tuple[str, Import]]:
         """Yield each event's id and import (https://html.spec.whatwg.org/multipage/server-sent-events.html)."""
-        event_id = event = ""
+        event_id, event = "", b""
         headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
         with self._stream(f"/imports/{import_id}/events", headers) as answer:
-            for line in answer.iter_lines():
-                name, _, value = line.partition(": ")
-                if name == "id":
-                    event_id = value
-                elif name == "event":
+            for line in _lines(answer.iter_bytes()):
+                name, _, value = line.partition(b": ")
+                if name == b"id":
+                    event_id = value.decode()
+                elif name == b"event":
                     event = value
-                elif name == "data" and event == "import":
-                    yield event_id, self._decode(value.encode(), Import)
+                elif name == b"data" and event == b"import":
+                    yield event_id, self._decode(value, Import)
 
     def _ask(
         self,
@@ -190,22 +188,28 @@ class Client:
         try:
             yield
         except httpx.TransportError as error:
-            raise Unreachable(
+            raise Unavailable(
                 "service_unreachable",
                 f"The service at {self._server} does not answer: {error or type(error).__name__}.",
                 "Start it with `importer serve`, or say where it is with --server or IMPORTER_URL.",
-                ExitCode.DATABASE_UNAVAILABLE,
             ) from error
 
     def _check(self, answer: httpx.Response) -> None:
         """Raise RequestFailed for any answer but success."""
         if answer.is_success:
             return
-        exit_code = _EXIT_CODES.get(answer.status_code, ExitCode.USAGE)
         try:
             problem = msgspec.json.decode(answer.content, type=_Problem)
         except msgspec.DecodeError as error:
-            raise self._stranger(f"HTTP {answer.status_code}") from error
+            if answer.status_code in _PASSING:
+                problem = _Problem(
+                    "unavailable", f"HTTP {answer.status_code} at {self._server}.", "Try again later."
+                )
+            else:
+                raise self._stranger(f"HTTP {answer.status_code}") from error
+        if answer.status_code in _PASSING:
+            raise Unavailable(problem.code, problem.detail, problem.hint)
+        exit_code = _EXIT_CODES.get(answer.status_code, ExitCode.USAGE)
         raise RequestFailed(problem.code, problem.detail, problem.hint, exit_code)
 
     def _decode(self, content: bytes, answer_type: type[T]) -> T:
@@ -221,3 +225,11 @@ class Client:
             _WHERE,
             ExitCode.DATABASE_UNAVAILABLE,
         )
+
+
+def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Split at line feeds, and not at all that str.splitlines takes for line ends: JSON may have such characters."""
+    rest = b""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from lines

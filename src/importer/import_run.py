@@ -65,16 +65,17 @@ class ImportRun:
 
         An import that was cancelled and has left staging stays `cancelling`, and its attempt open.
         """
-        while not self._process.has_ended:
-            await self._process.changed.wait()
-            self._process.changed.clear()
-            await self._report()
+        try:
+            while not self._process.has_ended:
+                await self._process.changed.wait()
+                self._process.changed.clear()
+                await self._report()
+        finally:
+            self._process.kill()  # nothing, unless we are stopped, or have a defect
         self.end = await self._process.end()
         self._log.info("loader ended", exit_code=self.end.exit_code, was_silent=self.end.was_silent)
         standing: Standing = "unknown"
-        if (
-            needs_ledger(self.end) and not self._is_suspended
-        ):  # there is little time, and the next attempt looks anyway
+        if not self._is_suspended and needs_ledger(self.end):  # else the next attempt looks
             standing = await self._ledger.standing(self.import_id)
         while not await self._settle(self.end, standing):
             pass  # cancel was asked for between the look and the move

@@ -21,7 +21,6 @@ class KeyedTasks:
         """Begin the work, unless it is under way, or none is to begin any more."""
         if key in self._tasks or self._is_stopped:
             return
-
         task = self._tasks[key] = asyncio.create_task(work(), name=str(key))
         task.add_done_callback(lambda _: self._tasks.pop(key))
         task.add_done_callback(log_defect)

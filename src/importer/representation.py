@@ -41,7 +41,7 @@ class NewImport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = "append"
     max_rejects: Annotated[
         Annotated[int, Meta(ge=0, le=2**53)]
-        | Annotated[str, Meta(pattern=r"^([0-9]{1,15}|([0-9]{1,2}(\.[0-9]{1,6})?|100)%)$")],
+        | Annotated[str, Meta(pattern=r"^([0-9]{1,15}|([0-9]{1,2}(\.[0-9]{1,6})?|100)%)(?!\n)$")],
         Meta(
             description="How many rows may be set aside: a count, or a percentage of all rows as text.",
             examples=[0, "0.5%"],

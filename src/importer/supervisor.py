@@ -14,9 +14,9 @@ import structlog
 from importer.cleanup import Cleanup
 from importer.errors import StoreError
 from importer.import_run import ImportRun, Reached
-from importer.keyed_tasks import KeyedTasks, log_defect
 from importer.imports import Import, State
 from importer.janitor import Janitor
+from importer.keyed_tasks import KeyedTasks, log_defect
 from importer.ledger_reader import LedgerReader
 from importer.loader_process import LOADER, Loaders
 from importer.outcome import RETRIES, Retries
@@ -169,7 +169,14 @@ class Supervisor:
             return True
 
     async def _drive(self, run: ImportRun) -> None:
-        await run.drive()
+        try:
+            await run.drive()
+        finally:
+            await self._leave(run)
+            self.wake()
+
+    async def _leave(self, run: ImportRun) -> None:
+        """Give the slot back, and see to what is left to do about the import."""
         async with self._turn:
             if self._runs[run.import_id] is not run:
                 return  # back in the queue, and claimed again already
@@ -180,6 +187,5 @@ class Supervisor:
                 self._cleanup.finish_cancel(run.import_id, run.end)
             if found is None or found.state is not State.QUEUED:
                 self._reached.pop(run.import_id, None)
-        if found is not None and found.state is State.FAILED:
-            self._janitor.call()
-        self.wake()
+            if found is not None and found.state is State.FAILED:
+                self._janitor.call()

@@ -84,7 +84,7 @@ class BarDisplay(QuietDisplay):
 
     def note(self, text: str) -> None:
         """Write lines that stay, above the one that is drawn."""
-        self._bar.console.print(text, markup=False)
+        self._bar.console.print(text, markup=False, soft_wrap=True)
 
     def stop(self) -> None:
         """Leave the line as it is."""

@@ -78,7 +78,8 @@ class _Story:
                 return self._load(database_url)
         except Exception as error:
             # the database was never opened: what earlier attempts at this import have left, nobody looked at
-            return Failed(self._failure(error), "none" if self._job.import_id is None else "unknown")
+            import_id = self._job.import_id
+            return Failed(self._failure(error), "none" if import_id is None else "unknown", import_id)
         finally:
             ticker.end()
 
