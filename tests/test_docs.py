@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-# pyright: reportPrivateUsage=false - the texts that --help prints, which name the commands
 from importer.app import HANDLERS
-from importer.cli import _EXAMPLES as IMPORTER_EXAMPLES
+
+# the texts that --help prints: they name the commands
+from importer.cli import _EXAMPLES as IMPORTER_EXAMPLES  # pyright: ignore[reportPrivateUsage]
 from importer.imports import MOVES, State
 from importer.problems import PROBLEM_KINDS
 from importer.representation import NewImport
-from loader.cli import _EXAMPLES as LOADER_EXAMPLES
+from loader.cli import _EXAMPLES as LOADER_EXAMPLES  # pyright: ignore[reportPrivateUsage]
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -37,7 +37,8 @@ def provokes(*codes: FailureCode) -> Callable[[Test], Test]:
 
 
 def test_every_failure_code_is_provoked_here() -> None:
-    assert set(FailureCode) - PROVOKED == set()
+    in_test_supervisor = {FailureCode.LOADER_KILLED}  # no loader says this of itself
+    assert set(FailureCode) - PROVOKED == in_test_supervisor
 
 
 def execute(database_url: str, statement: str) -> None:

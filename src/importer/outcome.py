@@ -139,13 +139,12 @@ def _retryable_if_signalled(failure: Failure) -> Failure:
 
 
 def _killed(message: str) -> Failure:
-    return Failure(
-        FailureCode.INTERNAL_ERROR,
+    return LoaderError(
+        FailureCode.LOADER_KILLED,
         message,
         "The next attempt goes on from what is committed. If this happens again and again, see whether the machine is"
         " out of memory: fewer slots or workers need less.",
-        retryable=True,
-    )
+    ).failure
 
 
 def _signal_name(number: int) -> str:

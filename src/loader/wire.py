@@ -64,6 +64,7 @@ class FailureCode(enum.StrEnum):
     DATABASE_RIGHTS = "database_rights"
     DATABASE_UNSUPPORTED = "database_unsupported"
     EMBEDDED_DATABASE = "embedded_database"
+    LOADER_KILLED = "loader_killed"
     INTERNAL_ERROR = "internal_error"
     INTERRUPTED = "interrupted"
     TERMINATED = "terminated"
@@ -159,6 +160,11 @@ FAILURE_KINDS: dict[FailureCode, FailureKind] = {
     ),
     FailureCode.EMBEDDED_DATABASE: FailureKind(
         ExitCode.CONFIGURATION, False, "The embedded PostgreSQL could not be started."
+    ),
+    FailureCode.LOADER_KILLED: FailureKind(
+        ExitCode.SUSPENDED,
+        True,
+        "Said by a supervisor: the loader was killed, fell silent or could not be started.",
     ),
     FailureCode.INTERNAL_ERROR: FailureKind(
         ExitCode.INTERNAL, False, "A defect of the loader; the staging is removed."
