@@ -24,6 +24,8 @@ from postgres_proxy import Proxy
 
 from loader import wire
 
+pytestmark = pytest.mark.slow
+
 # A deferred trigger runs within the COMMIT.
 SLOW_COMMIT = """
 CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(1); RETURN NULL; END';

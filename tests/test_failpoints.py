@@ -23,10 +23,10 @@ from loader_process import (
 
 from loader import wire
 
-# So that the first of two workers ends its first part in mid-file, and both more than one.
+# Three parts of one worker, or four of two: a run of about twenty steps.
 ROWS = 7_000
 
-# Two loaders a step, about a second each, forty steps; five times as much on a busy machine.
+# Two loaders a step, more than a second each: a minute, and several on a busy machine.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 

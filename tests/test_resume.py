@@ -38,6 +38,8 @@ from loader import wire
 from loader.embedded import SERVER_LOCK, embedded_server
 from loader.raw_source import HEAD_BYTES
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def loaders(tmp_path: Path, database_url: str) -> Loaders:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlencode
 
 import structlog
@@ -24,6 +24,10 @@ RETRY_AFTER_SECONDS = 1
 LONGEST_WAIT_SECONDS = 60
 LARGEST_PAGE = 200
 LONGEST_KEY = 255
+
+StateFilter = Literal[
+    "any", "queued", "running", "cancelling", "succeeded", "failed", "cancelled", "removing"
+]
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -66,8 +70,8 @@ async def submit_import(
         str,
         HeaderParameter(
             name="Idempotency-Key",
-            description="Any text of your choice, such as a UUID. Sent again with the same body it brings the same import,"
-            " so that a request without an answer can be repeated.",
+            description="Any text of your choice, such as a UUID. Sent again with the same body it brings the same"
+            " import, so that a request without an answer can be repeated.",
             max_length=LONGEST_KEY,
         ),
     ] = "",
@@ -93,8 +97,8 @@ async def submit_import(
 async def list_imports(
     service: FromService,
     in_state: Annotated[
-        State | None, QueryParameter(name="state", description="Only those in this state.")
-    ] = None,
+        StateFilter, QueryParameter(name="state", description="Only those in this state.")
+    ] = "any",
     limit: Annotated[int, QueryParameter(description="How many a page.", ge=1, le=LARGEST_PAGE)] = 50,
     cursor: Annotated[
         str,
@@ -102,13 +106,12 @@ async def list_imports(
     ] = "",
 ) -> ImportPage:
     """Answer GET /imports."""
+    state = None if in_state == "any" else State(in_state)
     before = int(cursor) if cursor else None
-    found = await service.store.page(state=in_state, limit=limit + 1, before_sequence=before)
+    found = await service.store.page(state=state, limit=limit + 1, before_sequence=before)
     next_cursor = str(found[limit - 1].sequence) if len(found) > limit else None
-    link = None
-    if next_cursor is not None:
-        query = {} if in_state is None else {"state": in_state.value}
-        link = "/imports?" + urlencode({**query, "limit": limit, "cursor": next_cursor})
+    query = urlencode({"state": in_state, "limit": limit, "cursor": next_cursor})
+    link = None if next_cursor is None else f"/imports?{query}"
     return ImportPage([Import.of(each) for each in found[:limit]], next_cursor, PageLinks(link))
 
 
@@ -213,8 +216,8 @@ async def retry_import(service: FromService, import_id: ImportId) -> Response[Im
     operation_id="removeImport",
     tags=[IMPORTS],
     summary="Remove an import",
-    description="Takes the import's rows out of trips, then forgets it: it is `removing`, then there is no such import. One"
-    " that has not ended must be cancelled first.",
+    description="Takes the import's rows out of trips, then forgets it: it is `removing`, then there is no such import."
+    " One that has not ended must be cancelled first.",
     response_headers=[_LOCATION, _RETRY_AFTER],
     response_description="It is being removed.",
     responses=problem_responses(

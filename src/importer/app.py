@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from importlib import metadata
 
-from litestar import Litestar
+from litestar import HttpMethod, Litestar, Response, route
 from litestar.di import Provide
+from litestar.handlers import HTTPRouteHandler
 
 from importer import api, documentation, events, openapi, reject_listing, status
 from importer.answers import answer
@@ -14,7 +15,22 @@ from importer.service import Service
 # A request says where a file is: the longest URL and a bit.
 MOST_BODY_BYTES = 64 * 1024
 
-HANDLERS = [
+
+def _allow(path: str, methods: str) -> HTTPRouteHandler:
+    """Return what answers OPTIONS on a path of several methods, of which Litestar's own would tell one."""
+
+    @route(
+        path, http_method=HttpMethod.OPTIONS, status_code=204, include_in_schema=False, sync_to_thread=False
+    )
+    def get_methods() -> Response[None]:
+        return Response(None, headers={"Allow": methods})
+
+    return get_methods
+
+
+HANDLERS: list[HTTPRouteHandler] = [
+    _allow("/imports", "GET, OPTIONS, POST"),
+    _allow("/imports/{import_id:uuid}", "DELETE, GET, OPTIONS"),
     api.submit_import,
     api.list_imports,
     api.get_import,

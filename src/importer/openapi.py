@@ -86,28 +86,37 @@ def openapi_document(
 
 def _complete(operation: Operation) -> None:
     for parameter in operation.parameters or []:
-        if (
-            isinstance(parameter, Parameter)
-            and isinstance(parameter.schema, Schema)
-            and parameter.schema.one_of
-        ):
-            parameter.schema = parameter.schema.one_of[0]  # the other one is null, which no URL can say
-    for status, response in _responses(operation):
-        _complete_response(status, response)
+        schema = parameter.schema if isinstance(parameter, Parameter) else None
+        if isinstance(schema, Schema) and schema.default == "":
+            schema.default = None  # what is left out has no value
+    responses = {
+        status: response
+        for status, response in (operation.responses or {}).items()
+        if isinstance(response, OpenAPIResponse)
+    }
+    for status, response in responses.items():
+        _complete_problem(status, response)
     match operation.operation_id:
         case "submitImport":
-            reference = Reference(_SCHEMAS.format(name="NewImport"))
-            content = {"application/json": OpenAPIMediaType(reference)}
+            content = {"application/json": OpenAPIMediaType(_reference("NewImport"))}
             operation.request_body = RequestBody(content, required=True)
         case "watchImport":
-            _complete_events(operation)
+            responses["200"].content = {"text/event-stream": OpenAPIMediaType()}  # no JSON, no schema
+            responses["204"] = OpenAPIResponse(
+                "The import has ended, and Last-Event-ID is its last event's: there is nothing to come back for."
+            )
         case "listRejects":
-            _complete_rejects(operation)
+            items = Schema(type=OpenAPIType.ARRAY, items=_reference("Reject"))
+            responses["200"].content = {
+                "text/csv": OpenAPIMediaType(Schema(type=OpenAPIType.STRING)),
+                "application/json": OpenAPIMediaType(items),
+            }
         case _:
             pass
+    operation.responses = dict(sorted(responses.items()))
 
 
-def _complete_response(status: str, response: OpenAPIResponse) -> None:
+def _complete_problem(status: str, response: OpenAPIResponse) -> None:
     if status == "405":
         response.headers = {"Allow": _header("The methods that the path takes.")}
     elif status == "503":
@@ -126,27 +135,6 @@ def _schemas() -> dict[str, dict[str, object]]:
     return schemas
 
 
-def _complete_events(operation: Operation) -> None:
-    for status, response in _responses(operation):
-        if status == "200":
-            text = Schema(type=OpenAPIType.STRING, description="Server-sent events.")
-            response.content = {"text/event-stream": OpenAPIMediaType(text)}
-    if operation.responses is not None:
-        operation.responses["204"] = OpenAPIResponse(
-            "The import has ended, and Last-Event-ID is that of its last event: there is nothing to come back for."
-        )
-
-
-def _complete_rejects(operation: Operation) -> None:
-    for status, response in _responses(operation):
-        if status == "200":
-            items = Reference(_SCHEMAS.format(name="Reject"))
-            response.content = {
-                "text/csv": OpenAPIMediaType(Schema(type=OpenAPIType.STRING)),
-                "application/json": OpenAPIMediaType(Schema(type=OpenAPIType.ARRAY, items=items)),
-            }
-
-
 def _operations(document: OpenAPI) -> Iterator[Operation]:
     for path in (document.paths or {}).values():
         for operation in (path.get, path.post, path.delete):
@@ -154,10 +142,8 @@ def _operations(document: OpenAPI) -> Iterator[Operation]:
                 yield operation
 
 
-def _responses(operation: Operation) -> Iterator[tuple[str, OpenAPIResponse]]:
-    for status, response in (operation.responses or {}).items():
-        if isinstance(response, OpenAPIResponse):
-            yield status, response
+def _reference(name: str) -> Reference:
+    return Reference(_SCHEMAS.format(name=name))
 
 
 def _header(description: str) -> OpenAPIHeader:

@@ -6,6 +6,7 @@ The descriptions are those of the OpenAPI document. An address is shown without 
 from __future__ import annotations
 
 import datetime
+import enum
 from typing import Annotated, Self
 from uuid import UUID
 
@@ -17,11 +18,27 @@ from importer.imports import Import as StoredImport
 from importer.imports import State
 from loader import wire
 from loader.http_address import parse_address
-from loader.wire import Job, Mode, Phase
+from loader.wire import Job
 
 # Signed addresses have some hundred characters; RFC 9110, 4.1, asks for at least 8,000 to be supported.
 LONGEST_URL = 8_000
 MOST_WORKERS = 64
+
+
+class Mode(enum.StrEnum):
+    """What becomes of the rows that trips holds already."""
+
+    APPEND = "append"
+    REPLACE = "replace"
+
+
+class Phase(enum.StrEnum):
+    """What a loader is doing."""
+
+    PROBING = "probing"
+    LOADING = "loading"
+    PUBLISHING = "publishing"
+    ROLLING_BACK = "rolling_back"
 
 
 class NewImport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,11 +51,12 @@ class NewImport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             min_length=1,
             max_length=LONGEST_URL,
             examples=["https://example.org/fhvhv_tripdata_2024-01.csv"],
+            extra_json_schema={"format": "uri"},
         ),
     ]
     mode: Annotated[
         Mode, Meta(description="Add to trips, or replace all that it holds at the moment of publish.")
-    ] = "append"
+    ] = Mode.APPEND
     max_rejects: Annotated[
         Annotated[int, Meta(ge=0, le=2**53)]
         | Annotated[str, Meta(pattern=r"^([0-9]{1,15}|([0-9]{1,2}(\.[0-9]{1,6})?|100)%)(?!\n)$")],
@@ -58,7 +76,7 @@ class NewImport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Job(
             source=self.url,
             import_id=str(import_id),
-            mode=self.mode,
+            mode="replace" if self.mode is Mode.REPLACE else "append",
             workers=self.workers,
             max_rejects=str(self.max_rejects),
             force=self.force,
@@ -172,12 +190,12 @@ class Import(msgspec.Struct, frozen=True):
         return cls(
             id=stored.id,
             url=parse_address(job.source).location,
-            mode=job.mode,
+            mode=Mode(job.mode),
             max_rejects=job.max_rejects,
             workers=job.workers,
             force=job.force,
             state=stored.state,
-            phase=stored.phase,
+            phase=None if stored.phase is None else Phase(stored.phase),
             attempt=stored.attempt_count,
             progress=_progress(stored),
             created_at=stored.created_at,

@@ -22,6 +22,16 @@ def read_job(request: AnyRequest, body: bytes) -> Job:
     return new_import.job(uuid_utils.compat.uuid7())
 
 
+def _number(text: str) -> float:
+    value = float(text)
+    return (
+        int(value) if value.is_integer() else value
+    )  # 2.0 is an integer, for JSON Schema and for JavaScript
+
+
+_DECODER = msgspec.json.Decoder(float_hook=_number)
+
+
 def _read(request: AnyRequest, body: bytes) -> NewImport:
     # A page of another site may send all other types without being asked whether it may: this keeps those out, too.
     media_type, _ = request.content_type
@@ -30,7 +40,7 @@ def _read(request: AnyRequest, body: bytes) -> NewImport:
             ProblemCode.UNSUPPORTED_MEDIA_TYPE, f"The Content-Type is {media_type or 'missing'!a}."
         )
     try:
-        return msgspec.json.decode(body, type=NewImport)
+        return msgspec.convert(_DECODER.decode(body), NewImport)
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$.")
         fault = FieldError(path.removesuffix("`"), message)

@@ -1,0 +1,73 @@
+"""The service's log: one line an event, in which nobody can forge a line or read a secret."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from importer.log import redacted
+
+HOSTILE = "http://user:canary@example.org/a?canary\n2026-01-01 [info] forged \x1b[2K\r\u2028forged"
+
+# Two loggers, ours and a library's, with a text that came from outside in each place where one may be.
+PROGRAM = """
+import logging, sys
+import structlog
+from importer import log
+log.configure(sys.argv[1])
+ours, theirs = structlog.get_logger(), logging.getLogger("library")
+ours.info("event", import_id="1", url=sys.argv[2])
+theirs.warning("library says %s", sys.argv[2])
+try:
+    raise ValueError(sys.argv[2])
+except ValueError as error:
+    ours.error("failed", exc_info=error)
+    theirs.exception("failed")
+theirs.info(sys.argv[2])
+"""
+
+
+def logged(log_format: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, log_format, HOSTILE], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == ""
+    return done.stderr
+
+
+@pytest.mark.parametrize("log_format", ["json", "auto"])
+def test_where_there_is_no_terminal_each_event_is_one_line_of_json(log_format: str) -> None:
+    events = [json.loads(line) for line in logged(log_format).splitlines()]
+    assert [event["level"] for event in events] == ["info", "warning", "error", "error", "info"]
+    assert events[0]["event"] == "event"
+    assert events[0]["import_id"] == "1"
+    assert events[0]["timestamp"].endswith("Z")
+    assert "Traceback" in events[2]["exception"]
+
+
+def test_on_a_terminal_no_text_begins_a_line_or_moves_the_cursor() -> None:
+    text = logged("console")
+    assert not {"\x1b", "\r", "\u2028"} & set(text)
+    assert not [line for line in text.split("\n") if line.startswith(("2026-01-01", "forged"))]
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_an_address_is_logged_without_credentials_and_query(log_format: str) -> None:
+    text = logged(log_format)
+    assert "http://example.org/a" in text
+    assert "canary" not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("postgresql://me:secret@db:5432/taxi?sslmode=require", "postgresql://db:5432/taxi"),
+        ("see https://a.example/b?c=d#e, and http://f@g/", "see https://a.example/b and http://g/"),
+        ("user@example.org asked: why?", "user@example.org asked: why?"),
+    ],
+)
+def test_what_is_secret_in_an_address_is_taken_out(text: str, shown: str) -> None:
+    assert redacted(text) == shown
