@@ -74,6 +74,10 @@ class LoaderProcess:
         return [msgspec.json.decode(line, type=wire.Message) for line in lines]
 
     @property
+    def output(self) -> bytes:
+        return self._out.read_bytes()
+
+    @property
     def stdout(self) -> str:
         return self._out.read_text()
 

@@ -111,9 +111,7 @@ def get_asset(name: Annotated[str, PathParameter()]) -> File:
 @get("/problems", media_type="text/html", sync_to_thread=False)
 def get_problems() -> str:
     """Answer with the table of codes; a problem's `type` leads here."""
-    problems = [
-        (code, f"HTTP {kind.status}", f"{kind.title} {kind.hint}") for code, kind in PROBLEM_KINDS.items()
-    ]
+    problems = [(code, str(kind.status), f"{kind.title} {kind.hint}") for code, kind in PROBLEM_KINDS.items()]
     failures = [
         (code, "may be tried again" if kind.retryable else "final", kind.meaning)
         for code, kind in FAILURE_KINDS.items()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import BinaryIO, NoReturn
 from uuid import UUID
 
 import msgspec
@@ -98,16 +98,30 @@ def _dispatch_ledger(options: argparse.Namespace, database_url: str) -> None:
 def _run(options: argparse.Namespace) -> ExitCode:
     is_supervised = options.source is None
     job = _job_from_stdin() if is_supervised else _job_from(options)
+    summary = None if options.summary is None else _open_summary(options.summary)
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # but for the time that `run` watches for them
     from loader.run import run  # brings the compiler, which the other commands can do without
 
     shown = display("json" if is_supervised else options.progress)
     end = run(job, _opener(options, job.database_url), shown.show, is_supervised=is_supervised)
-    if options.summary is not None and isinstance(end, Published):
-        options.summary.write_bytes(msgspec.json.format(msgspec.json.encode(end.receipt)) + b"\n")
+    if summary is not None and isinstance(end, Published):
+        summary.write(msgspec.json.format(msgspec.json.encode(end.receipt)) + b"\n")
+        summary.close()
     with contextlib.suppress(OSError):  # nobody is there to see it: the exit code says it all the same
         shown.show(end)
     return ExitCode.PUBLISHED if isinstance(end, Published) else FAILURE_KINDS[end.failure.code].exit_code
+
+
+def _open_summary(path: Path) -> BinaryIO:
+    """Open the file before anything is loaded: that it can't be written must not be found out afterwards."""
+    try:
+        return path.open("wb")
+    except OSError as error:
+        raise LoaderError(
+            FailureCode.USAGE,
+            f"The summary can't be written to {path}: {error.strerror}.",
+            "Name a file in a folder that you may write to.",
+        ) from error
 
 
 def _job_from(options: argparse.Namespace) -> Job:

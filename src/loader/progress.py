@@ -57,6 +57,8 @@ class Meter:
         with self._lock:
             self._phase = "rolling_back"
             self._removed_percent = 100.0 * parts / parts_total if parts_total else 100.0
+        if parts == 0:
+            self.phase_changed.set()
 
     def enter(self, phase: Phase) -> None:
         """Say what the import does from now on."""
