@@ -21,6 +21,11 @@ def stall_late(request: Request) -> Fault | None:
     return Fault(before="stall") if request.first >= STALL_BYTES else None
 
 
+def stall_after_probe(request: Request) -> Fault | None:
+    """For a loader with segments of the usual size, which fetches the sample in one."""
+    return None if request.first == 0 else Fault(before="stall")
+
+
 def start_until_stalled(
     loaders: Loaders,
     server: HttpServer,

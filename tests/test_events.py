@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import signal
-import threading
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import msgspec
+import psutil
 import pytest
 from http_server import Fault, HttpServer
 from live_service import Json, LiveService, fresh_database
@@ -71,6 +71,11 @@ def source(sample: bytes) -> Generator[HttpServer]:
     with HttpServer(sample) as server:
         server.rule = lambda _: Fault(before="stall")
         yield server
+
+
+def connection_count(service: LiveService) -> int:
+    connections = psutil.Process(service.process.pid).net_connections("tcp")
+    return sum(each.status == psutil.CONN_ESTABLISHED for each in connections)
 
 
 def let_go(source: HttpServer) -> None:
@@ -149,26 +154,24 @@ def test_the_service_stops_while_many_wait_for_news(
 ) -> None:
     submitted = service.submit(source.url, force=True)
     service.until_phase(submitted["id"], "probing")
-    opened = threading.Semaphore(0)
 
     def watch(_: int) -> list[str]:
         with httpx.stream(
             "GET", service.url + submitted["links"]["events"], timeout=60, trust_env=False
         ) as answer:
-            opened.release()
             return [event.type for event in events(answer)]
 
     def poll(_: int) -> int:
-        opened.release()
         url = service.url + submitted["links"]["self"]
         return httpx.get(url, params={"wait": 60}, timeout=90, trust_env=False).status_code
 
     with ThreadPoolExecutor(20) as threads:
         streams = [threads.submit(watch, each) for each in range(10)]
         polls = [threads.submit(poll, each) for each in range(10)]
-        for _ in range(20):
-            opened.acquire()
-        wait_for("the streams", lambda: service.metric("importer_event_streams") == 10)
+        wait_for(
+            "all to be connected",  # as is the one that asks for the metric
+            lambda: service.metric("importer_event_streams") == 10 and connection_count(service) == 21,
+        )
         service.process.send_signal(signal.SIGTERM)
         assert service.process.wait(SHUTDOWN_SECONDS) == 0
         for stream in streams:

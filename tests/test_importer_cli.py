@@ -17,7 +17,7 @@ import pytest
 from http_server import Fault, HttpServer
 from live_service import Json, LiveService, fresh_database
 from loader_process import DEADLINE_SECONDS, STARTED, row_count, wait_for
-from mid_load import resume_serving, stall_late
+from mid_load import resume_serving, stall_after_probe
 
 from importer.cli import _EXAMPLES  # pyright: ignore[reportPrivateUsage] - the texts that --help prints
 from importer.imports import State
@@ -148,7 +148,7 @@ def test_a_watched_import_that_fails_says_why_and_exits_as_its_loader(
 
 
 def test_a_cancelled_import_is_waited_for(live: LiveService, server: HttpServer, tmp_path: Path) -> None:
-    server.rule = stall_late
+    server.rule = stall_after_probe
     import_id = submitted(live, server, "--force")
     watching = start("watch", import_id, url=live.url, out=tmp_path / "watch")
     live.until_phase(import_id, "loading")
@@ -241,7 +241,7 @@ def test_an_idempotency_key_makes_one_import_of_two_requests(live: LiveService, 
 def test_ctrl_c_ends_the_watching_and_not_the_import(
     live: LiveService, server: HttpServer, tmp_path: Path
 ) -> None:
-    server.rule = stall_late
+    server.rule = stall_after_probe
     import_id = submitted(live, server, "--force")
     watching = start("watch", import_id, url=live.url, out=tmp_path / "watch")
     wait_for("the watch", lambda: import_id in (tmp_path / "watch").read_text())
@@ -256,7 +256,7 @@ def test_ctrl_c_ends_the_watching_and_not_the_import(
 def test_watching_survives_a_restart_of_the_service(
     database_url: str, server: HttpServer, tmp_path: Path
 ) -> None:
-    server.rule = stall_late
+    server.rule = stall_after_probe
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     environment = {"IMPORTER_PORT": port}

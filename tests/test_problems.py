@@ -177,6 +177,14 @@ def test_a_method_that_a_path_does_not_take_is_a_problem_with_those_it_takes(
     assert set(answer.headers["allow"].split(", ")) == allowed
 
 
+@pytest.mark.parametrize(
+    ("path", "allowed"), [("/imports", "GET, OPTIONS, POST"), (f"/imports/{UNKNOWN}", "DELETE, GET, OPTIONS")]
+)
+def test_options_tells_all_methods_of_a_path(service: LiveService, path: str, allowed: str) -> None:
+    answer = service.client.options(path)
+    assert (answer.status_code, answer.headers["allow"]) == (204, allowed)
+
+
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1:1", "a b", "<script>", "x" * 300, ""])
 def test_a_hostile_host_header_changes_no_link(service: LiveService, host: str) -> None:
     address = urlsplit(service.url)

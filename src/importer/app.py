@@ -28,9 +28,11 @@ def _allow(path: str, methods: str) -> HTTPRouteHandler:
     return get_methods
 
 
-HANDLERS: list[HTTPRouteHandler] = [
+_ALLOWED = [
     _allow("/imports", "GET, OPTIONS, POST"),
     _allow("/imports/{import_id:uuid}", "DELETE, GET, OPTIONS"),
+]
+HANDLERS: list[HTTPRouteHandler] = [
     api.submit_import,
     api.list_imports,
     api.get_import,
@@ -51,7 +53,7 @@ def create_app(service: Service) -> Litestar:
     dependencies = {"service": Provide(lambda: service, sync_to_thread=False)}
     document = openapi.openapi_document(HANDLERS, dependencies, metadata.version("large-file-importer"))
     return Litestar(
-        [*HANDLERS, documentation.schema_router(document)],
+        [*_ALLOWED, *HANDLERS, documentation.schema_router(document)],
         dependencies=dependencies,
         exception_handlers={Exception: answer},
         openapi_config=None,

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from uuid import UUID
 
 import msgspec
@@ -15,7 +18,7 @@ from loader.database import Connection, Database
 from loader.display import print_table, size_text
 from loader.embedded import embedded_server
 from loader.errors import LoaderError
-from loader.interrupt import Interrupt
+from loader.interrupt import Interrupt, Stopped, StopReason
 from loader.wire import FailureCode
 
 
@@ -89,8 +92,7 @@ def rejects(database_url: str, import_id: UUID, *, as_json: bool) -> None:
 
 def drop(database_url: str, import_id: UUID, *, published: bool) -> None:
     """Remove one import, whatever state it is in; a published one only when that is said."""
-    interrupt = Interrupt()
-    with Database(database_url).connection("drop") as connection:
+    with _interruptible() as interrupt, Database(database_url).connection("drop") as connection:
         found = _get(connection, import_id)
         claim.lock(connection, found, interrupt)
         if not removal.mark(connection, found.import_key, published=published):
@@ -106,7 +108,7 @@ def drop(database_url: str, import_id: UUID, *, published: bool) -> None:
 
 def collect(database_url: str, *, dry_run: bool) -> None:
     """Remove, or only name, the staging that no loader holds."""
-    with Database(database_url).connection("gc") as connection:
+    with _interruptible() as interrupt, Database(database_url).connection("gc") as connection:
         if not trips_table.exists(connection):
             return
         for found in removal.unheld(connection, "loading", "removing"):
@@ -115,8 +117,26 @@ def collect(database_url: str, *, dry_run: bool) -> None:
                 f"import {found.id}: {totals.parts:,} parts, {totals.rows_copied:,} rows of {found.location}"
             )
             if not dry_run and removal.mark(connection, found.import_key, published=False):
-                removal.remove(connection, found.import_key, Interrupt(), lambda _part, _parts: None)
+                removal.remove(connection, found.import_key, interrupt, lambda _part, _parts: None)
             sys.stdout.write(f"{'would remove' if dry_run else 'removed'} {what}\n")
+
+
+@contextmanager
+def _interruptible() -> Generator[Interrupt]:
+    """Yield what Ctrl-C stops, besides raising KeyboardInterrupt, which psycopg drops if its statement fails just then."""
+    interrupt = Interrupt()
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        interrupt.request(StopReason.INTERRUPTED)
+        raise KeyboardInterrupt
+
+    former = signal.signal(signal.SIGINT, stop)
+    try:
+        yield interrupt
+    except Stopped:
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, former)
 
 
 def _get(connection: Connection, import_id: UUID) -> ledger.Import:
