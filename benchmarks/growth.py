@@ -174,7 +174,12 @@ def _goals(groups: Sequence[Sequence[GrowthTrial]]) -> list[Goal]:
         Goal(
             "loading stops after SIGTERM", STOP_LIMIT_SECONDS, worst(lambda trial: trial.stop_seconds), " s"
         ),
-        Goal("removal s/GB, largest file ÷ smallest", 1, growth(lambda trial: trial.removal_seconds_a_gb)),
+        # A small file is still in the server's memory and costs less: so each size is held to the server's own DROP.
+        Goal(
+            "removal s/GB ÷ DROP TABLE s/GB",
+            1,
+            worst(lambda trial: trial.removal_seconds_a_gb / trial.drop_table_seconds_a_gb),
+        ),
     ]
 
 
