@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from http_server import Fault, HttpServer
 from live_service import ENDED, Json, LiveService, assert_problem, fresh_database
-from loader_process import row_count
+from loader_process import query, row_count, wait_for
 
 from loader.trips import COLUMNS
 
@@ -208,6 +208,24 @@ def test_rejects_of_an_import_without_any_are_an_empty_listing(
     assert service.client.get(ended["links"]["rejects"]).content == HEADER + b"\n"
     answer = service.client.get(ended["links"]["rejects"], headers={"Accept": "application/json"})
     assert answer.json() == []
+
+
+def test_a_client_that_has_seen_enough_rejects_leaves_nothing_behind(
+    service: LiveService, sample: bytes
+) -> None:
+    header, rows = sample.split(b"\n", 1)
+    with HttpServer(header + b"\n" + 8 * rows.replace(b",", b";")) as server:  # more than sockets can buffer
+        ended = service.until_state(service.submit(server.url, max_rejects="100%")["id"], "succeeded")
+
+    def backends() -> list[tuple[object, ...]]:
+        statement = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'loader % rejects'"
+        return query(service.database_url, statement)
+
+    with service.client.stream("GET", ended["links"]["rejects"]) as answer:
+        received = answer.iter_bytes()
+        assert next(received).startswith(HEADER)
+        assert len(backends()) == 1
+    wait_for("the connection to be closed", lambda: not backends())
 
 
 def test_rejects_of_what_is_not_in_the_database_are_a_problem(service: LiveService, stalled: Json) -> None:

@@ -69,7 +69,7 @@ def _as_http_problem(error: HTTPException) -> RequestProblem:
             return RequestProblem(ProblemCode.METHOD_NOT_ALLOWED, detail, headers={"Allow": allowed})
         case 413:
             return RequestProblem(
-                ProblemCode.BODY_TOO_LARGE, "A request for an import has no more than 64 KiB."
+                ProblemCode.BODY_TOO_LARGE, "The body is larger than any request for an import can be."
             )
         case _:
             return RequestProblem(ProblemCode.INTERNAL_ERROR, "The service could not do this.")

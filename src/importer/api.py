@@ -97,9 +97,9 @@ async def submit_import(
 async def list_imports(
     service: FromService,
     in_state: Annotated[
-        StateFilter, QueryParameter(name="state", description="Only those in this state.")
+        StateFilter, QueryParameter(name="state", description="Only those in this state; any: all.")
     ] = "any",
-    limit: Annotated[int, QueryParameter(description="How many a page.", ge=1, le=LARGEST_PAGE)] = 50,
+    limit: Annotated[int, QueryParameter(description="How many to a page.", ge=1, le=LARGEST_PAGE)] = 50,
     cursor: Annotated[
         str,
         QueryParameter(description="`next_cursor` of the page before.", pattern=r"^([0-9]{1,18})?(?!\n)$"),
