@@ -71,7 +71,10 @@ def end_unpublished(
     if is_kept and not is_in_doubt:
         return Failed(failure, "kept" if is_claimed else "unknown", shown_id)
     try:
-        receipt = _ask(database_url, import_id) if is_kept else _roll_back(database_url, import_id, on_part)
+        if is_kept:
+            receipt = _retried(lambda: _ask(database_url, import_id))
+        else:
+            receipt = _retried(lambda: _roll_back(database_url, import_id, on_part))
     except LoaderError as error:
         return Failed(failure if is_kept else _cleanup_pending(failure, error), "unknown", shown_id)
     if receipt is not None:
@@ -91,19 +94,20 @@ def _cleanup_pending(failure: Failure, error: LoaderError) -> Failure:
     )
 
 
-def _roll_back(database_url: str, import_id: UUID, on_part: Callable[[int, int], None]) -> Receipt | None:
-    """Remove the staging; return the receipt instead when the import is published."""
+def _retried(action: Callable[[], Receipt | None]) -> Receipt | None:
+    """Do what needs the database, again and again for a while where that is away."""
     deadline = time.monotonic() + _BUDGET_SECONDS
     while True:
         try:
-            return _try_roll_back(database_url, import_id, on_part)
+            return action()
         except LoaderError as error:
             if error.code is not FailureCode.DATABASE_UNAVAILABLE or time.monotonic() > deadline:
                 raise
         time.sleep(_RETRY_SECONDS)
 
 
-def _try_roll_back(database_url: str, import_id: UUID, on_part: Callable[[int, int], None]) -> Receipt | None:
+def _roll_back(database_url: str, import_id: UUID, on_part: Callable[[int, int], None]) -> Receipt | None:
+    """Remove the staging; return the receipt instead when the import is published."""
     undisturbed = Interrupt()
     with Database(database_url).connection("roll back") as connection:
         if not trips_table.exists(connection) or (found := ledger.find_import(connection, import_id)) is None:
