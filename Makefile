@@ -24,10 +24,10 @@ run: .venv/ready ## the service at http://127.0.0.1:8000, until Ctrl-C; its API 
 demo: .venv/ready ## start the service, submit a generated sample (or URL=https://...), watch it, and query the rows
 	@$(BIN)/python benchmarks/demo.py --rows $(ROWS) $(if $(URL),--url '$(URL)')
 
-test: .venv/ready ## every test but the hour-long loops
+test: .venv/ready ## every test; eight minutes on two cores
 	$(PYTEST)
 
-test-fast: .venv/ready ## the tests that take no time
+test-fast: .venv/ready ## the tests that take no time, under a minute
 	$(PYTEST) -m 'not slow'
 
 check: .venv/ready ## format, lint, types
@@ -41,7 +41,7 @@ format: .venv/ready ## put the format right
 
 coverage: .venv/ready ## the tests once more, with every line that ran counted, those of child processes too
 	$(BIN)/coverage erase
-	NUMBA_DISABLE_JIT=1 $(BIN)/coverage run -m pytest -m 'not slow'
+	$(BIN)/coverage run -m pytest -n 2 --dist worksteal
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -13,6 +13,9 @@ from loader_process import LoaderProcess, assert_nothing_is_left, query
 
 from loader.trips import COLUMNS, POSTGRES_TYPES
 
+# Real processes, some seconds each.
+pytestmark = pytest.mark.slow
+
 Dialect = Callable[[bytes], bytes]
 ODD_ROWS = (
     # quotes in mid-field, doubled quotes, a newline and a comma within quotes, quoted empty, backslashes, spaces

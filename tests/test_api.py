@@ -12,6 +12,9 @@ from loader_process import query, row_count, wait_for
 
 from loader.trips import COLUMNS
 
+# Real processes, some seconds each.
+pytestmark = pytest.mark.slow
+
 HEADER = ",".join(column.header for column in COLUMNS[:24]).encode()
 UNKNOWN = "0190b2c4-5e2f-7b3a-9c1d-2f4e6a8b0c1d"
 STALL = Fault(before="stall")

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+# Real processes, some seconds each.
+pytestmark = pytest.mark.slow
+
 COMPARE = Path(__file__).parents[1] / "benchmarks" / "compare.py"
 COLUMNS = [
     *("", "wall s", "database CPU s/M rows", "client CPU s/GB"),

@@ -11,6 +11,9 @@ import psutil
 import pytest
 from loader_process import wait_for
 
+# Real processes, some seconds each.
+pytestmark = pytest.mark.slow
+
 DEMO = Path(__file__).parents[1] / "benchmarks" / "demo.py"
 
 

@@ -23,6 +23,9 @@ from loader.embedded import embedded_server
 from loader.errors import LoaderError
 from loader.wire import FailureCode
 
+# Real processes, some seconds each.
+pytestmark = pytest.mark.slow
+
 DEADLINE_SECONDS = 60.0
 # Uses the server until its stdin ends; its one line of output says that it does, or why not.
 USER = """

@@ -15,6 +15,9 @@ from http_server import Fault, HttpServer
 from live_service import Json, LiveService, fresh_database
 from loader_process import wait_for
 
+# Real processes, some seconds each.
+pytestmark = pytest.mark.slow
+
 # What the service may take to stop while clients wait for news.
 SHUTDOWN_SECONDS = 5
 

@@ -26,6 +26,9 @@ from loader_process import (
 
 from loader.wire import Failed, Failure, FailureCode, Job
 
+# Real processes, some seconds each.
+pytestmark = pytest.mark.slow
+
 Test = TypeVar("Test", bound=Callable[..., None])
 PROVOKED: set[FailureCode] = set()
 

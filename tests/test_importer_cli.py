@@ -23,6 +23,9 @@ from importer.cli import _EXAMPLES  # pyright: ignore[reportPrivateUsage] - the 
 from importer.imports import State
 from loader.wire import ExitCode
 
+# Real processes, some seconds each.
+pytestmark = pytest.mark.slow
+
 UNKNOWN_ID = "01a2053c-7c4c-725d-8fb9-4b5c499349a0"
 
 

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from encoding import INTERPRETED
 
+# Real processes, some seconds each.
+pytestmark = pytest.mark.slow
+
 TESTS = ["test_encode.py", "test_doubles.py", "test_timestamps.py", "test_words.py"]
 
 

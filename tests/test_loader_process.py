@@ -19,7 +19,7 @@ from importer.loader_process import LOG_BYTES, LoaderProcess, Loaders, loader_en
 from importer.outcome import End
 from loader.wire import Failed, FailureCode, Job
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 DATABASE_URL = "postgresql://me:hunter2-canary@db.example/taxi"
 ODD = Loaders(

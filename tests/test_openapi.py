@@ -19,6 +19,9 @@ from importer.imports import State
 from importer.problems import PROBLEM_KINDS, ProblemCode
 from loader import wire
 
+# Real processes, some seconds each.
+pytestmark = pytest.mark.slow
+
 # What both ends may take: the examples are bounded, and the machine may be busy.
 SCHEMATHESIS_SECONDS = 100
 

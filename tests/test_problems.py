@@ -24,6 +24,9 @@ from importer.problems import ProblemCode
 from loader.errors import LoaderError
 from loader.wire import FailureCode
 
+# Real processes, some seconds each.
+pytestmark = pytest.mark.slow
+
 JSON = {"Content-Type": "application/json"}
 UNKNOWN = "0190b2c4-5e2f-7b3a-9c1d-2f4e6a8b0c1d"
 

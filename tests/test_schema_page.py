@@ -14,6 +14,9 @@ from live_service import LiveService, fresh_database
 from importer.problems import ProblemCode
 from loader.wire import FailureCode
 
+# Real processes, some seconds each.
+pytestmark = pytest.mark.slow
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 _LINK = re.compile(r'(?:src|href)="([^"]+)"')
 

@@ -43,6 +43,9 @@ from loader import wire
 from loader.cluster import CLUSTER
 from loader.embedded import SERVER_LOCK
 
+# Real processes, some seconds each.
+pytestmark = pytest.mark.slow
+
 # Loading has to stop within 2 s, and staging this small goes in no time. The rest is for a busy machine.
 STOP_SECONDS = 5.0
 

@@ -35,7 +35,7 @@ from importer.loader_process import LOADER
 from importer.outcome import Retries
 from loader.wire import FailureCode
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 # From here on the server sends nothing: parts before it are committed, and one is in the making.
 STALL_BYTES = 1_500_000
