@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Generator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from http_server import HttpServer
 from hypothesis import settings
-from loader_process import STARTED
+from loader_process import STARTED, Loaders
 
 from loader.embedded import embedded_server
 from loader.sample import write_sample
@@ -66,3 +68,16 @@ def database_url(postgres: str) -> Generator[str]:
     yield urlsplit(postgres)._replace(path=f"/{name}").geturl()
     with psycopg.connect(postgres, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)".encode())
+
+
+@pytest.fixture
+def loaders(tmp_path: Path, database_url: str) -> Loaders:
+    """What starts loaders with small segments and parts on the test's database."""
+    return Loaders(tmp_path, database_url)
+
+
+@pytest.fixture
+def server(sample: bytes) -> Generator[HttpServer]:
+    """The sample's server."""
+    with HttpServer(sample) as server:
+        yield server

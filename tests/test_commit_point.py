@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Generator
 from pathlib import Path
 
 import psycopg
@@ -32,17 +31,6 @@ CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sle
 CREATE CONSTRAINT TRIGGER slow_commit AFTER UPDATE ON loader.import DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW WHEN (NEW.state = 'published') EXECUTE FUNCTION wait()
 """
-
-
-@pytest.fixture
-def loaders(tmp_path: Path, database_url: str) -> Loaders:
-    return Loaders(tmp_path, database_url)
-
-
-@pytest.fixture
-def server(sample: bytes) -> Generator[HttpServer]:
-    with HttpServer(sample) as server:
-        yield server
 
 
 def start_until_it_commits(loaders: Loaders, server: HttpServer) -> LoaderProcess:

@@ -37,11 +37,6 @@ def small_file(sample: bytes, tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def loaders(tmp_path: Path, database_url: str) -> Loaders:
-    return Loaders(tmp_path, database_url)
-
-
 def at_each_step(
     loaders: Loaders, number: signal.Signals, *arguments: str, clean_code: int = 0
 ) -> Iterator[LoaderProcess]:

@@ -39,13 +39,6 @@ def live(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Generator[L
         yield live
 
 
-@pytest.fixture
-def server(sample: bytes) -> Generator[HttpServer]:
-    """The file's server."""
-    with HttpServer(sample) as server:
-        yield server
-
-
 def command(*arguments: str, url: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `importer` to its end; `url`: of the service."""
     return subprocess.run(

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import uuid
-from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -39,17 +38,6 @@ from loader.embedded import SERVER_LOCK, embedded_server
 from loader.raw_source import HEAD_BYTES
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def loaders(tmp_path: Path, database_url: str) -> Loaders:
-    return Loaders(tmp_path, database_url)
-
-
-@pytest.fixture
-def server(sample: bytes) -> Generator[HttpServer]:
-    with HttpServer(sample) as server:
-        yield server
 
 
 @pytest.fixture

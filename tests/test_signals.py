@@ -8,7 +8,6 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Generator
 from pathlib import Path
 
 import msgspec
@@ -48,17 +47,6 @@ pytestmark = pytest.mark.slow
 
 # Loading has to stop within 2 s, and staging this small goes in no time. The rest is for a busy machine.
 STOP_SECONDS = 5.0
-
-
-@pytest.fixture
-def loaders(tmp_path: Path, database_url: str) -> Loaders:
-    return Loaders(tmp_path, database_url)
-
-
-@pytest.fixture
-def server(sample: bytes) -> Generator[HttpServer]:
-    with HttpServer(sample) as server:
-        yield server
 
 
 def stop(loader: LoaderProcess, number: signal.Signals = signal.SIGTERM) -> wire.Failed:

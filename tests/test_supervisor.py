@@ -47,12 +47,6 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture
-def server(sample: bytes) -> Generator[HttpServer]:
-    with HttpServer(sample) as server:
-        yield server
-
-
-@pytest.fixture
 async def scene(tmp_path: Path, database_url: str) -> AsyncGenerator[Scene]:
     """A supervisor of two slots, which tries again at once."""
     async with supervising(tmp_path, database_url) as scene:
