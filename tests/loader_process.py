@@ -20,7 +20,7 @@ from loader.trips import COLUMNS, LAYOUT_COLUMN_COUNTS, POSTGRES_TYPES
 R = TypeVar("R")
 
 # Far more than any step takes on a loaded machine: a test that needs it has failed.
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = 120.0
 
 
 def wait_for(what: str, probe: Callable[[], R | None]) -> R:

@@ -37,7 +37,7 @@ QUICK = Retries(attempts=3, first_delay_seconds=0.05)
 PATIENT = Retries(attempts=3, first_delay_seconds=1000)
 
 # Far more than any step takes on a loaded machine.
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = 120.0
 
 
 async def until(what: str, probe: Callable[[], R | None]) -> R:
