@@ -42,7 +42,6 @@ class BufferPool:
     """A fixed number of buffers, handed out and taken back from any thread."""
 
     def __init__(self, count: int) -> None:
-        self.count = count
         self._free: queue.SimpleQueue[Buffer] = queue.SimpleQueue()
         for _ in range(count):
             self._free.put(Buffer())

@@ -12,7 +12,7 @@ from loader import claim, ledger, removal, trips_table
 from loader.database import Connection, Database, end_backends
 from loader.errors import LoaderError
 from loader.interrupt import Interrupt, StopReason
-from loader.wire import FAILURE_KINDS, Failed, Failure, FailureCode, Published, Receipt
+from loader.wire import Failed, Failure, FailureCode, Published, Receipt
 
 # A roll back that can't reach the database, or waits for a lock, is tried for this long: a person waits for it.
 _BUDGET_SECONDS = 10.0
@@ -37,14 +37,9 @@ _STOP_FAILURES = {
 }
 
 
-def failure_of(code: FailureCode, message: str, hint: str) -> Failure:
-    """Return a failure with what is true of all of its code."""
-    return Failure(code, message, hint, FAILURE_KINDS[code].retryable)
-
-
 def stop_failure(reason: StopReason) -> Failure:
     """Return the failure that a request to stop is."""
-    return failure_of(*_STOP_FAILURES[reason])
+    return LoaderError(*_STOP_FAILURES[reason]).failure
 
 
 def end_unpublished(
@@ -87,11 +82,11 @@ def _cleanup_pending(failure: Failure, error: LoaderError) -> Failure:
         return msgspec.structs.replace(
             failure, hint=f"{failure.hint} What was loaded could not be removed ({error}): run `loader gc`."
         )
-    return failure_of(
+    return LoaderError(
         FailureCode.CLEANUP_PENDING,
         f"Loading was stopped, but what was loaded could not be removed: {error}",
         "When the database is back, run `loader gc`, or `loader drop` with the import's id.",
-    )
+    ).failure
 
 
 def _retried(action: Callable[[], Receipt | None]) -> Receipt | None:

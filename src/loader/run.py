@@ -15,7 +15,7 @@ from loader.errors import LoaderError
 from loader.interrupt import POLL_SECONDS, Interrupt, Watch
 from loader.load import Load
 from loader.progress import Meter, Ticker
-from loader.rollback import end_unpublished, failure_of, stop_failure
+from loader.rollback import end_unpublished, stop_failure
 from loader.wire import (
     Failed,
     Failure,
@@ -105,8 +105,8 @@ class _Story:
         if isinstance(error, LoaderError):
             return error.failure
         traceback.print_exception(error, file=sys.stderr)
-        return failure_of(
+        return LoaderError(
             FailureCode.INTERNAL_ERROR,
             f"The loader has a defect: {type(error).__name__}: {error}",
             "Please report it with what stands on stderr.",
-        )
+        ).failure
