@@ -6,7 +6,7 @@ URL ?=
 # Two cores: one worker a core. The slowest files go first, so that both end together.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: help run demo test test-fast check format bench coverage lock clean
+.PHONY: help run demo test test-fast test-slow check format bench coverage lock clean
 
 help: ## what can be made
 	@grep -hE '^[.a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -28,7 +28,10 @@ test: .venv/ready ## every test; eight minutes on two cores
 	$(PYTEST)
 
 test-fast: .venv/ready ## the tests that take no time, under a minute
-	$(PYTEST) -m 'not slow'
+	$(PYTEST) -m 'not slow and not long'
+
+test-slow: .venv/ready ## the loops over many random faults; they print their seeds
+	$(BIN)/python -m pytest -m long --capture=no --verbose
 
 check: .venv/ready ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -63,6 +63,23 @@ def test_the_api_page_lists_the_fields_of_a_request() -> None:
     assert [row[0] for row in rows_of("api.md", "An import's request")] == list(NewImport.__struct_fields__)
 
 
+def test_the_reliability_page_and_the_tests_are_in_step() -> None:
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    tests = {
+        f"{path.name}::{name}": path.name
+        for path in (ROOT / "tests").glob("test_*.py")
+        for name in re.findall(r"^(?:async )?def (test_\w+)", path.read_text(), re.MULTILINE)
+    }
+    named = set(re.findall(r"`(test_\w+\.py::test_\w+)`", page))
+    assert named <= set(tests)
+    assert {test for test, file in tests.items() if file.startswith("test_faults_")} <= named
+
+
+def test_each_fault_of_the_reliability_page_names_its_test_or_says_why_there_is_none() -> None:
+    for fault, *_, proof in rows_of("reliability.md", r"[A-Z].*"):
+        assert "::test_" in proof or proof.startswith("not provoked: "), fault
+
+
 def rows_of(page: str, heading: str) -> list[list[str]]:
     """Return the cells of the tables under the headings of a page that match a pattern, without their heads."""
     found: list[list[str]] = []
