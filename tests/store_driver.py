@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import uuid_utils.compat
 
-from importer.imports import FINISHED, Import, State
+from importer.imports import FINISHED, Ending, Import, State
 from importer.store import Store
 from loader.wire import Failure, FailureCode, Job, Progress, Receipt
 
@@ -72,11 +72,13 @@ async def finished(store: Store, one: Import, state: State) -> Import | None:
     """End an import's attempt with whatever this state needs."""
     return await store.finish_attempt(
         one.id,
-        state=state,
-        exit_code=0 if state is State.SUCCEEDED else 70,
-        error=FAILURE if state in (State.QUEUED, State.FAILED) else None,
-        log="the end of stderr",
-        receipt=receipt(one) if state is State.SUCCEEDED else None,
+        Ending(
+            state=state,
+            exit_code=0 if state is State.SUCCEEDED else 70,
+            error=FAILURE if state in (State.QUEUED, State.FAILED) else None,
+            log="the end of stderr",
+            receipt=receipt(one) if state is State.SUCCEEDED else None,
+        ),
     )
 
 

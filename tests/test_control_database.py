@@ -18,7 +18,7 @@ from store_driver import PROGRESS, brought_to, finished, submitted, there
 
 from importer.control_database import MIGRATIONS
 from importer.errors import StoreBusy, StoreCorrupt, StoreError, StoreFull, StoreLocked, StoreNewer
-from importer.imports import State
+from importer.imports import Ending, State
 from importer.store import Store
 
 pytestmark = pytest.mark.anyio
@@ -78,7 +78,7 @@ async def test_a_killed_service_leaves_all_it_was_told_and_no_lock(path: Path) -
     assert (left.id, left.state, left.phase) == (UUID(running), State.RUNNING, "loading")
     assert left.progress == PROGRESS
     assert there(await store.get(UUID(queued))).state is State.QUEUED
-    back = there(await store.finish_attempt(left.id, state=State.QUEUED, exit_code=None, error=None, log=""))
+    back = there(await store.finish_attempt(left.id, Ending(state=State.QUEUED)))
     assert (back.attempt_count, back.retry_count) == (1, 0)
     assert there(await store.claim()).id == left.id  # before the one that never ran
     assert [attempt.finished_at is None for attempt in await store.attempts(left.id)] == [False, True]

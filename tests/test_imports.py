@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from store_driver import FAILURE, PROGRESS, Clock, brought_to, finished, job, receipt, submitted, there
 
 from importer.errors import IdempotencyConflict
-from importer.imports import FINISHED, MOVES, Import, State, may_move
+from importer.imports import FINISHED, MOVES, Ending, Import, State, may_move
 from importer.store import Store
 
 R = TypeVar("R")
@@ -42,7 +42,10 @@ OPERATIONS: dict[State, list[Operation]] = {
     State.QUEUED: [ending(State.QUEUED), lambda store, one: store.retry(one.id)],
     State.RUNNING: [ending(State.RUNNING), lambda store, _: store.claim()],
     State.CANCELLING: [ending(State.CANCELLING), lambda store, one: store.request_cancel(one.id)],
-    State.SUCCEEDED: [ending(State.SUCCEEDED)],
+    State.SUCCEEDED: [
+        ending(State.SUCCEEDED),
+        lambda store, one: store.found_published(one.id, receipt(one)),
+    ],
     State.FAILED: [ending(State.FAILED)],
     State.CANCELLED: [ending(State.CANCELLED), lambda store, one: store.request_cancel(one.id)],
     State.REMOVING: [ending(State.REMOVING), lambda store, one: store.request_removal(one.id)],
@@ -108,6 +111,22 @@ async def test_progress_is_taken_only_while_a_loader_may_be_there(tmp_path: Path
     else:
         assert after is None
         assert await store.get(one.id) == one
+    await store.close()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("state", State)
+async def test_why_something_is_still_there_is_shown_until_it_is_gone(tmp_path: Path, state: State) -> None:
+    store = await Store.open(tmp_path / "control.db")
+    one = await brought_to(store, state)
+    after = await store.postpone_cleanup(one.id, FAILURE)
+    if state in (State.CANCELLING, State.REMOVING):
+        assert (there(after).state, there(after).phase, there(after).error) == (state, None, FAILURE)
+    else:
+        assert after is None
+        assert await store.get(one.id) == one
+    if state is State.CANCELLING:
+        assert there(await finished(store, one, State.CANCELLED)).error is None
     await store.close()
 
 
@@ -241,7 +260,7 @@ class Lives(RuleBasedStateMachine):
             not_before = self.clock.now + timedelta(seconds=delay)
             answer = self.run(
                 self.store.finish_attempt(
-                    one, state=State.QUEUED, exit_code=-9, error=FAILURE, log="", not_before=not_before
+                    one, Ending(state=State.QUEUED, exit_code=-9, error=FAILURE, not_before=not_before)
                 )
             )
             if life := self.end(one, State.QUEUED, (State.RUNNING,), answer):
@@ -251,9 +270,7 @@ class Lives(RuleBasedStateMachine):
     @rule(number=st.integers(0))
     def suspend(self, number: int) -> None:
         if one := self.pick(number):
-            answer = self.run(
-                self.store.finish_attempt(one, state=State.QUEUED, exit_code=75, error=None, log="")
-            )
+            answer = self.run(self.store.finish_attempt(one, Ending(state=State.QUEUED, exit_code=75)))
             self.end(one, State.QUEUED, (State.RUNNING,), answer)
 
     @rule(number=st.integers(0))
@@ -261,9 +278,7 @@ class Lives(RuleBasedStateMachine):
         if one := self.pick(number):
             proof = receipt(there(self.run(self.store.get(one))))
             answer = self.run(
-                self.store.finish_attempt(
-                    one, state=State.SUCCEEDED, exit_code=0, error=None, log="", receipt=proof
-                )
+                self.store.finish_attempt(one, Ending(state=State.SUCCEEDED, exit_code=0, receipt=proof))
             )
             if self.end(one, State.SUCCEEDED, (State.RUNNING, State.CANCELLING), answer):
                 assert there(answer).receipt == proof
@@ -272,15 +287,24 @@ class Lives(RuleBasedStateMachine):
     def fail(self, number: int) -> None:
         if one := self.pick(number):
             answer = self.run(
-                self.store.finish_attempt(one, state=State.FAILED, exit_code=65, error=FAILURE, log="")
+                self.store.finish_attempt(one, Ending(state=State.FAILED, exit_code=65, error=FAILURE))
             )
             self.end(one, State.FAILED, (State.RUNNING, State.CANCELLING), answer)
+
+    @rule(number=st.integers(0))
+    def find_published(self, number: int) -> None:
+        if one := self.pick(number):
+            proof = receipt(there(self.run(self.store.get(one))))
+            answer = self.run(self.store.found_published(one, proof))
+            if self.expect(one, answer, State.SUCCEEDED, (State.FAILED,)):
+                assert there(answer).receipt == proof
+                assert there(answer).error is None
 
     @rule(number=st.integers(0))
     def roll_back(self, number: int) -> None:
         if one := self.pick(number):
             answer = self.run(
-                self.store.finish_attempt(one, state=State.CANCELLED, exit_code=143, error=FAILURE, log="")
+                self.store.finish_attempt(one, Ending(state=State.CANCELLED, exit_code=143, error=FAILURE))
             )
             self.end(one, State.CANCELLED, (State.CANCELLING,), answer)
 

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from importer.imports import State, may_move
-from importer.outcome import Asked, End, Retries, Staged, Standing, decide, failure_of, needs_ledger
+from importer.outcome import Asked, End, Known, Retries, Staged, decide, failure_of, needs_ledger
 from loader.errors import LoaderError
 from loader.wire import FAILURE_KINDS, ExitCode, Failed, FailureCode, Published, Receipt
 
@@ -49,7 +49,7 @@ def exited(code: int | None) -> End:
 
 SILENT = End(-9, None, "", was_silent=True)
 
-CASES: list[tuple[End, Standing, Asked, State, str | None]] = [
+CASES: list[tuple[End, Known, Asked, State, str | None]] = [
     # Published is published, whatever was asked for and whatever came after it.
     (PUBLISHED, "unknown", NOTHING, State.SUCCEEDED, None),
     (PUBLISHED, "unknown", CANCEL, State.SUCCEEDED, None),
@@ -127,7 +127,7 @@ def describe(case: object) -> str:
 
 @pytest.mark.parametrize(("end", "standing", "asked", "state", "code"), CASES, ids=describe)
 def test_an_end_decides_about_its_import(
-    end: End, standing: Standing, asked: Asked, state: State, code: str | None
+    end: End, standing: Known, asked: Asked, state: State, code: str | None
 ) -> None:
     outcome = decide(end, standing, asked)
     assert (outcome.state, outcome.error and outcome.error.code) == (state, code)
@@ -141,7 +141,7 @@ ENDS = [
     *(exited(code) for code in (None, -15, -9, -1, 0, 1, *ExitCode)),
     *(failed(code, staging) for code in FailureCode for staging in ("none", "kept", "unknown")),
 ]
-STANDINGS: list[Standing] = [RECEIPT, STAGED, "absent", "unknown"]
+STANDINGS: list[Known] = [RECEIPT, STAGED, "absent", "unknown"]
 
 
 @pytest.mark.parametrize("asked", Asked)

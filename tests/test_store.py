@@ -14,8 +14,9 @@ import pytest
 from store_driver import FAILURE, PROGRESS, Clock, brought_to, finished, job, receipt, submitted, there
 
 from importer.errors import IdempotencyConflict
-from importer.imports import FINISHED, Attempt, State
-from importer.store import NEXT_DUE, NEXT_IN_QUEUE, Store
+from importer.import_moves import NEXT_IN_QUEUE
+from importer.imports import FINISHED, Attempt, Ending, State
+from importer.store import NEXT_DUE, Store
 from loader.wire import Progress
 
 pytestmark = pytest.mark.anyio
@@ -151,7 +152,7 @@ async def test_an_attempt_cannot_end_in_a_state_that_is_no_end(store: Store, sta
 async def test_a_success_without_receipt_cannot_be_written(store: Store) -> None:
     running = await brought_to(store, State.RUNNING)
     with pytest.raises(sqlite3.IntegrityError):
-        await store.finish_attempt(running.id, state=State.SUCCEEDED, exit_code=0, error=None, log="")
+        await store.finish_attempt(running.id, Ending(state=State.SUCCEEDED, exit_code=0))
     assert await store.get(running.id) == running
 
 
@@ -167,7 +168,7 @@ async def test_an_import_whose_time_has_not_come_lets_others_pass_and_keeps_its_
     due = clock.now + timedelta(seconds=10)
     elsewhere = due.astimezone(timezone(timedelta(hours=5)))
     await store.finish_attempt(
-        first.id, state=State.QUEUED, exit_code=75, error=FAILURE, log="", not_before=elsewhere
+        first.id, Ending(state=State.QUEUED, exit_code=75, error=FAILURE, not_before=elsewhere)
     )
     assert await store.next_due() == due
     assert there(await store.claim()).id == second.id
@@ -182,7 +183,7 @@ async def test_an_import_whose_time_has_not_come_lets_others_pass_and_keeps_its_
 async def test_only_a_failure_counts_as_a_retry_and_a_retry_asked_for_begins_anew(store: Store) -> None:
     one = await brought_to(store, State.RUNNING)
     suspended = await store.finish_attempt(
-        one.id, state=State.QUEUED, exit_code=75, error=None, log="the service stops"
+        one.id, Ending(state=State.QUEUED, exit_code=75, error=None, log="the service stops")
     )
     assert there(suspended).retry_count == 0
     assert there(suspended).progress == PROGRESS  # what is staged stays staged

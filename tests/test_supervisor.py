@@ -27,9 +27,9 @@ from loader_process import (
     row_count,
     wait_until_disconnected,
 )
-from supervision import ODD, PATIENT, TESTS, Scene, children, loader, supervising, until
+from supervision import DEADLINE_SECONDS, ODD, PATIENT, TESTS, Scene, children, loader, supervising, until
 
-from importer import loader_process
+from importer import janitor, loader_process
 from importer.imports import FINISHED, State
 from importer.loader_process import LOADER
 from importer.outcome import Retries
@@ -265,9 +265,12 @@ async def test_cancelled_while_the_database_is_down_it_is_so_only_when_all_is_go
             await scene.supervisor.cancel(import_id)
             changed = asyncio.create_task(scene.until_state(import_id, State.CANCELLED))
             assert await asyncio.wait([changed], timeout=1.5) == (set(), {changed})
-            assert (await scene.get(import_id)).state is State.CANCELLING
+            waiting = await scene.until(import_id, lambda found: found.error is not None)
+            assert waiting.error is not None
+            assert (waiting.state, waiting.error.code) == (State.CANCELLING, FailureCode.CLEANUP_PENDING)
             connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
         await changed
+        assert (await scene.get(import_id)).error is None
     await assert_all_gone(database_url)
 
 
@@ -566,6 +569,42 @@ async def test_an_import_that_was_published_unseen_succeeds_at_the_next_start(
     async with supervising(tmp_path, database_url) as scene:
         assert await scene.receipt(import_id) == receipt
     assert row_count(database_url) == SAMPLE_ROWS
+
+
+async def test_an_import_that_was_published_after_all_is_no_failure(
+    tmp_path: Path, database_url: str, server: HttpServer
+) -> None:
+    """The database went away with the answer to the commit, for longer than anybody waits."""
+    async with supervising(tmp_path, database_url) as scene:
+        import_id = await scene.submit(server.url)
+        receipt = await scene.receipt(import_id)
+    error = json.dumps({"code": "loader_killed", "message": "It was.", "hint": "None.", "retryable": True})
+    with contextlib.closing(
+        sqlite3.connect(tmp_path / "importer.sqlite", isolation_level=None)
+    ) as connection:
+        connection.execute("UPDATE import SET state = 'failed', receipt = NULL, error = ?", [error])
+    async with supervising(tmp_path, database_url) as scene:
+        await scene.store.wait_for_change(import_id, (await scene.get(import_id)).version, DEADLINE_SECONDS)
+        found = await scene.get(import_id)
+        assert (found.state, found.error, found.receipt) == (State.SUCCEEDED, None, receipt)
+
+
+async def test_housekeeping_that_the_database_prevents_is_done_when_it_is_back(
+    tmp_path: Path, database_url: str, postgres: str, server: HttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(janitor, "_POSTPONED_SECONDS", 0.1)
+    name = database_url.rpartition("/")[2].partition("?")[0]
+    stall(server)
+    async with supervising(tmp_path, database_url) as scene:
+        import_id = await scene.submit(server.url)
+        await scene.until_part()
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
+        async with supervising(tmp_path, database_url, command=ODD) as scene:
+            await scene.until_state(import_id, State.FAILED)
+            connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
+            await until("the end of its staging", lambda: "staging" not in leftovers(database_url))
+    await assert_all_gone(database_url)
 
 
 # Order

@@ -11,14 +11,15 @@ from uuid import UUID
 
 import structlog
 
-from importer.imports import Import, State
+from importer.imports import Ending, Import, State
 from importer.keyed_tasks import KeyedTasks
 from importer.ledger_reader import LedgerReader
 from importer.loader_process import Loaders
 from importer.outcome import End, Staged, Standing, failure_of
 from importer.patience import delays, uninterrupted, until_stored
 from importer.store import Store
-from loader.wire import Receipt
+from loader.errors import LoaderError
+from loader.wire import FailureCode, Receipt
 
 # Processes at a time. More than one, because one may wait for a long report to let go of the tables.
 _PROCESSES = 4
@@ -49,15 +50,37 @@ class Cleanup:
         """Leave everything as it is now, for the next start to go on with."""
         await asyncio.gather(self._cancels.stop(timeout_seconds), self._removals.stop(timeout_seconds))
 
-    async def clear(self, import_id: UUID, *, published: bool) -> Standing:
-        """Try once to remove an import's staging (`published`: also its visible rows); return what the ledger says then."""
-        standing = await self._ledger.standing(import_id)
-        if isinstance(standing, Staged) or (published and isinstance(standing, Receipt)):
-            async with self._turns:
-                end = await self._drop(import_id, published=published)
-            log.info("drop ended", import_id=str(import_id), exit_code=end.exit_code, said=end.log)
+    async def clear(self, import_id: UUID, *, published: bool) -> Receipt | None:
+        """Try once to remove an import's staging (`published`: also its visible rows); return its receipt if it has one.
+
+        Raises LoaderError, CLEANUP_PENDING, where something is left, or the ledger could not be asked.
+        """
+        try:
             standing = await self._ledger.standing(import_id)
-        return standing
+            said = ""
+            if _is_left(standing, published=published):
+                async with self._turns:
+                    end = await self._drop(import_id, published=published)
+                said = end.log
+                log.info("drop ended", import_id=str(import_id), exit_code=end.exit_code, said=said)
+                standing = await self._ledger.standing(import_id)
+        except LoaderError as error:
+            raise _pending(error.failure.message) from error
+        if _is_left(standing, published=published):
+            raise _pending(said.strip() or "`loader drop` said nothing")
+        return standing if isinstance(standing, Receipt) else None
+
+    async def _until_clear(self, import_id: UUID, *, published: bool) -> Receipt | None:
+        """Try to clear again and again, and have the import show why that takes so long."""
+        pauses = delays()
+        while True:
+            try:
+                return await self.clear(import_id, published=published)
+            except LoaderError as error:
+                failure = error.failure
+            log.warning("cleanup pending", import_id=str(import_id), error=failure.message)
+            await until_stored(lambda failure=failure: self._store.postpone_cleanup(import_id, failure))
+            await asyncio.sleep(next(pauses))
 
     async def _drop(self, import_id: UUID, *, published: bool) -> End:
         process = self._loaders.drop(import_id, published=published)
@@ -68,33 +91,32 @@ class Cleanup:
             await uninterrupted(process.end())
 
     async def _cancel(self, import_id: UUID, end: End | None) -> None:
-        standing: Standing = "unknown"
-        for delay in delays():
-            standing = await self.clear(import_id, published=False)
-            if isinstance(standing, Receipt) or standing == "absent":
-                break
-            log.warning("staging not removed yet", import_id=str(import_id), again_in_seconds=round(delay, 1))
-            await asyncio.sleep(delay)
-        receipt = standing if isinstance(standing, Receipt) else None
-        moved = await until_stored(
-            lambda: self._store.finish_attempt(
-                import_id,
-                state=State.CANCELLED if receipt is None else State.SUCCEEDED,
-                exit_code=None if end is None else end.exit_code,
-                error=failure_of(end) if end is not None and receipt is None else None,
-                log="" if end is None else end.log,
-                receipt=receipt,
-            )
+        receipt = await self._until_clear(import_id, published=False)
+        ending = Ending(
+            state=State.CANCELLED if receipt is None else State.SUCCEEDED,
+            exit_code=None if end is None else end.exit_code,
+            error=failure_of(end) if end is not None and receipt is None else None,
+            log="" if end is None else end.log,
+            receipt=receipt,
         )
+        moved = await until_stored(lambda: self._store.finish_attempt(import_id, ending))
         if moved is not None:
             log.info("cancel ended", import_id=str(import_id), state=moved.state)
 
     async def _remove(self, removing: Import) -> None:
-        for delay in delays():
-            # what never had a loader is in no ledger, and can go even if the database is down
-            if not removing.attempt_count or await self.clear(removing.id, published=True) == "absent":
-                break
-            log.warning("rows not removed yet", import_id=str(removing.id), again_in_seconds=round(delay, 1))
-            await asyncio.sleep(delay)
+        if removing.attempt_count:  # else it is in no ledger, and can go even if the database is down
+            await self._until_clear(removing.id, published=True)
         await until_stored(lambda: self._store.delete(removing.id))
         log.info("removed", import_id=str(removing.id))
+
+
+def _is_left(standing: Standing, *, published: bool) -> bool:
+    return isinstance(standing, Staged) or (published and isinstance(standing, Receipt))
+
+
+def _pending(reason: str) -> LoaderError:
+    return LoaderError(
+        FailureCode.CLEANUP_PENDING,
+        f"What the import has in the database could not be removed yet: {reason}",
+        "It is tried again until it is gone, at least twice a minute. See that the database runs.",
+    )

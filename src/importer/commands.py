@@ -106,9 +106,9 @@ def _draw(found: Import, changes: Iterator[Import]) -> Import:
     error = None
     try:
         for found in changes:
-            if found.next_attempt_at is not None and found.error not in (None, error):
-                error = found.error
-                bar.note(texts.next_attempt_text(found))
+            if found.error != error and (trouble := texts.trouble_text(found)) is not None:
+                bar.note(trouble)
+            error = found.error or error
             bar.draw(texts.doing_text(found), texts.wire_progress(found))
     except KeyboardInterrupt:
         bar.note(f"The import goes on; `importer cancel {found.id}` ends it.")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 
 import msgspec
 import structlog
 
 from importer.errors import StoreError
-from importer.imports import Import, State
+from importer.imports import Ending, Import, State
 from importer.ledger_reader import LedgerReader
 from importer.loader_process import Loaders
-from importer.outcome import Asked, End, Retries, Staged, Standing, decide, needs_ledger
+from importer.outcome import Asked, End, Known, Retries, Staged, decide, needs_ledger
 from importer.patience import jittered, until_stored
 from importer.store import Store
+from loader.errors import LoaderError
 from loader.wire import ProgressMessage
 
 
@@ -74,9 +76,10 @@ class ImportRun:
             self._process.kill()  # nothing, unless we are stopped, or have a defect
         self.end = await self._process.end()
         self._log.info("loader ended", exit_code=self.end.exit_code, was_silent=self.end.was_silent)
-        standing: Standing = "unknown"
+        standing: Known = "unknown"
         if not self._is_suspended and needs_ledger(self.end):  # else the next attempt looks
-            standing = await self._ledger.standing(self.import_id)
+            with contextlib.suppress(LoaderError):  # the database is away
+                standing = await self._ledger.standing(self.import_id)
         while not await self._settle(self.end, standing):
             pass  # cancel was asked for between the look and the move
 
@@ -92,7 +95,7 @@ class ImportRun:
         except StoreError as error:  # the next one is half a second away
             self._log.warning("progress not written", error=error.message)
 
-    async def _settle(self, end: End, standing: Standing) -> bool:
+    async def _settle(self, end: End, standing: Known) -> bool:
         """Decide and write it down; False: the import has moved meanwhile."""
         found = await until_stored(lambda: self._store.get(self.import_id))
         if found is None or found.state not in (State.RUNNING, State.CANCELLING):
@@ -104,17 +107,15 @@ class ImportRun:
         if outcome.retry_after_seconds:
             delay = datetime.timedelta(seconds=jittered(outcome.retry_after_seconds))
             not_before = datetime.datetime.now(datetime.UTC) + delay
-        moved = await until_stored(
-            lambda: self._store.finish_attempt(
-                self.import_id,
-                state=outcome.state,
-                exit_code=end.exit_code,
-                error=outcome.error,
-                log=end.log,
-                receipt=outcome.receipt,
-                not_before=not_before,
-            )
+        ending = Ending(
+            state=outcome.state,
+            exit_code=end.exit_code,
+            error=outcome.error,
+            log=end.log,
+            receipt=outcome.receipt,
+            not_before=not_before,
         )
+        moved = await until_stored(lambda: self._store.finish_attempt(self.import_id, ending))
         if moved is not None:
             error = None if outcome.error is None else outcome.error.code
             self._log.info("attempt ended", state=moved.state, error=error, not_before=moved.not_before)
@@ -125,7 +126,7 @@ class ImportRun:
             return Asked.CANCEL
         return Asked.SUSPEND if self._is_suspended else Asked.NOTHING
 
-    def _fruitless(self, found: Import, standing: Standing) -> int:
+    def _fruitless(self, found: Import, standing: Known) -> int:
         if isinstance(standing, Staged) and standing.committed_bytes > self._reached.committed_bytes:
             self._reached.committed_bytes = standing.committed_bytes
             self._reached.retry_count = found.retry_count

@@ -39,6 +39,10 @@ MOVES: frozenset[tuple[State, State]] = frozenset(
         (State.CANCELLING, State.SUCCEEDED),  # the publish was faster: the ledger decides
         (State.CANCELLING, State.FAILED),  # it had failed by itself
         (State.FAILED, State.QUEUED),  # retry, asked for
+        (
+            State.FAILED,
+            State.SUCCEEDED,
+        ),  # the ledger, which could not be asked at its end, has it as published
         (State.CANCELLED, State.QUEUED),  # retry, asked for
         (State.SUCCEEDED, State.REMOVING),  # removal
         (State.FAILED, State.REMOVING),
@@ -63,6 +67,21 @@ class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
     log: str = ""  # the end of its stderr
 
 
+class Ending(msgspec.Struct, frozen=True):
+    """How an attempt ended, and what becomes of its import.
+
+    QUEUED with an error: it failed, and the next one is at `not_before`. QUEUED without: it was suspended, or the service
+    ended, which is nobody's failure. SUCCEEDED needs a receipt, FAILED an error.
+    """
+
+    state: State  # of the import: QUEUED, or a finished one
+    exit_code: int | None = None
+    error: Failure | None = None
+    log: str = ""
+    receipt: Receipt | None = None
+    not_before: datetime.datetime | None = None
+
+
 class Import(msgspec.Struct, frozen=True):
     """A row of the control DB. Times are UTC."""
 
@@ -79,5 +98,5 @@ class Import(msgspec.Struct, frozen=True):
     started_at: datetime.datetime | None  # of the first attempt
     finished_at: datetime.datetime | None
     not_before: datetime.datetime | None  # of the next attempt, while queued
-    error: Failure | None  # why it failed, or why it waits for its next attempt
+    error: Failure | None  # why it failed, waits for its next attempt, or can't be cleaned up yet
     receipt: Receipt | None

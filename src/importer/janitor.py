@@ -17,6 +17,8 @@ from loader.errors import LoaderError
 
 # A look at two small tables; a record that stays an hour longer disturbs nobody.
 _INTERVAL_SECONDS = 3600.0
+# After a look that failed: the database that was away, and left somebody's failure in doubt, may be back.
+_POSTPONED_SECONDS = 30.0
 # A retryable failure keeps what was committed for a person to go on from, with /retry: until the day after.
 _KEPT = datetime.timedelta(hours=24)
 
@@ -41,13 +43,22 @@ class Janitor:
         """Put in order what there is, for ever."""
         while True:
             self._called.clear()
+            seconds = _INTERVAL_SECONDS
             try:
-                await self._drop_staging()  # first: what has no record any more, nobody here would look for
+                await self._correct_failures()  # first: the others look at what has failed
+                await self._drop_staging()  # then: what has no record any more, nobody here would look for
                 await self._delete_records()
             except (StoreError, LoaderError) as error:
                 log.warning("housekeeping postponed", error=str(error))
+                seconds = _POSTPONED_SECONDS
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._called.wait(), _INTERVAL_SECONDS)
+                await asyncio.wait_for(self._called.wait(), seconds)
+
+    async def _correct_failures(self) -> None:
+        """Have those succeed of which a commit arrived that nobody got the answer of, and nobody could ask for."""
+        for import_id, receipt in (await self._ledger.published(await self._store.failed())).items():
+            if await self._store.found_published(import_id, receipt) is not None:
+                log.info("found published", import_id=str(import_id))
 
     async def _drop_staging(self) -> None:
         """Drop the staging of ended imports. That of others' imports, run by hand on the same database, is not ours."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TypeVar
 from uuid import UUID
 
@@ -33,15 +33,16 @@ class LedgerReader:
         self._turns = asyncio.Semaphore(_CONNECTIONS)
 
     async def standing(self, import_id: UUID) -> Standing:
-        """Return where an import stands, once no transaction that changes it is under way; never raises."""
-        try:
-            return await self._ask(lambda connection: _standing(connection, import_id))
-        except LoaderError:
-            return "unknown"
+        """Return where an import stands, once no transaction that changes it is under way. Raises LoaderError."""
+        return await self._ask(lambda connection: _standing(connection, import_id))
 
     async def unpublished(self) -> list[UUID]:
         """Return the imports of which there is staging, oldest first. Raises LoaderError."""
         return await self._ask(_unpublished)
+
+    async def published(self, among: Collection[UUID]) -> dict[UUID, Receipt]:
+        """Return the receipts of those among these imports that are published. Raises LoaderError."""
+        return await self._ask(lambda connection: _published(connection, among)) if among else {}
 
     async def _ask(self, question: Callable[[Connection], R]) -> R:
         database = Database(self._database_url)
@@ -84,3 +85,10 @@ def _unpublished(connection: Connection) -> list[UUID]:
     if not trips_table.exists(connection):
         return []
     return [found.id for found in ledger.select_imports(connection, "state <> 'published'")]
+
+
+def _published(connection: Connection, among: Collection[UUID]) -> dict[UUID, Receipt]:
+    if not trips_table.exists(connection):
+        return {}
+    found = ledger.select_imports(connection, "state = 'published' AND id = ANY(%s)", [list(among)])
+    return {each.id: msgspec.json.decode(each.receipt, type=Receipt) for each in found if each.receipt}

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import ClassVar
 from uuid import UUID
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from importer.imports import FINISHED, Import, State
+from importer.imports import FINISHED, Ending, Import, State
 from importer.store import Store
-from loader.wire import Failure, Receipt
 
 # Upper bounds in seconds: from a small sample to the 300 GB that an import may have.
 _DURATION_BUCKETS = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600)
@@ -82,27 +80,9 @@ class MeasuredStore(Store):
 
     metrics: Metrics
 
-    async def finish_attempt(
-        self,
-        import_id: UUID,
-        *,
-        state: State,
-        exit_code: int | None,
-        error: Failure | None,
-        log: str,
-        receipt: Receipt | None = None,
-        not_before: datetime | None = None,
-    ) -> Import | None:
+    async def finish_attempt(self, import_id: UUID, ending: Ending) -> Import | None:
         """As Store has it."""
-        ended = await super().finish_attempt(
-            import_id,
-            state=state,
-            exit_code=exit_code,
-            error=error,
-            log=log,
-            receipt=receipt,
-            not_before=not_before,
-        )
+        ended = await super().finish_attempt(import_id, ending)
         if ended is not None:
-            self.metrics.attempt_ended(ended, exit_code)
+            self.metrics.attempt_ended(ended, ending.exit_code)
         return ended

@@ -40,8 +40,10 @@ class Staged(msgspec.Struct, frozen=True):
     committed_bytes: int  # decompressed, of all its committed blocks
 
 
-# What the ledger says of an import: published, not published, nothing; or that it could not be asked.
-Standing = Receipt | Staged | Literal["absent", "unknown"]
+# What the ledger says of an import: published, not published, nothing.
+Standing = Receipt | Staged | Literal["absent"]
+# The same, or that it was not, or could not be asked.
+Known = Standing | Literal["unknown"]
 
 
 class Retries(msgspec.Struct, frozen=True):
@@ -87,7 +89,7 @@ def needs_ledger(end: End) -> bool:
 
 
 def decide(
-    end: End, standing: Standing, asked: Asked, fruitless: int = 0, retries: Retries = RETRIES
+    end: End, standing: Known, asked: Asked, fruitless: int = 0, retries: Retries = RETRIES
 ) -> Outcome:
     """Return what becomes of the import. `fruitless`: failures in a row before this one, without progress between."""
     receipt = _receipt(end, standing)
@@ -125,7 +127,7 @@ def failure_of(end: End) -> Failure:
     return _retryable_if_signalled(LoaderError(code, message, "Its log says more.").failure)
 
 
-def _receipt(end: End, standing: Standing) -> Receipt | None:
+def _receipt(end: End, standing: Known) -> Receipt | None:
     if isinstance(end.last, Published):
         return end.last.receipt
     return standing if isinstance(standing, Receipt) else None

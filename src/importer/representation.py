@@ -178,7 +178,11 @@ class Import(msgspec.Struct, frozen=True):
         datetime.datetime | None, Meta(description="While it is queued because an attempt failed.")
     ]
     error: Annotated[
-        Failure | None, Meta(description="Why it failed; while it is queued, why its last attempt did.")
+        Failure | None,
+        Meta(
+            description="Why it failed; while it is queued, why its last attempt did; while it is cancelling or removing,"
+            " why something of it is still there."
+        ),
     ]
     receipt: Annotated[Receipt | None, Meta(description="Once it has succeeded.")]
     links: Links

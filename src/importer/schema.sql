@@ -20,7 +20,8 @@ CREATE TABLE import (
     started_at      TEXT,                               -- of the first attempt
     finished_at     TEXT,
     not_before      TEXT,                               -- of the next attempt; null: as soon as a slot is free
-    error           TEXT,                               -- JSON; why it failed, or why it waits for its next attempt
+    error           TEXT,                               -- JSON; why it failed, waits for its next attempt, or can't
+                                                        -- be cleaned up yet
     receipt         TEXT,                               -- JSON
 
     CHECK (retry_count BETWEEN 0 AND attempt_count),
@@ -29,7 +30,7 @@ CREATE TABLE import (
     CHECK ((started_at IS NOT NULL) = (attempt_count > 0)),
     CHECK ((finished_at IS NOT NULL) = (state IN ('succeeded', 'failed', 'cancelled', 'removing'))),
     CHECK (not_before IS NULL OR state = 'queued'),
-    CHECK (error IS NULL OR state IN ('queued', 'failed', 'removing')),
+    CHECK (error IS NULL OR state IN ('queued', 'cancelling', 'failed', 'removing')),
     CHECK (error IS NOT NULL OR state <> 'failed'),
     CHECK (receipt IS NULL OR state IN ('succeeded', 'removing')),
     CHECK (receipt IS NOT NULL OR state <> 'succeeded')

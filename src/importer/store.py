@@ -16,21 +16,13 @@ from pathlib import Path
 from typing import Self
 from uuid import UUID
 
-import msgspec
-
-from importer import import_rows
+from importer import import_moves, import_rows
 from importer.changes import Changes
 from importer.control_database import ControlDatabase
-from importer.errors import IdempotencyConflict
 from importer.import_rows import ATTEMPT_COLUMNS, IMPORT_COLUMNS, Parameters, among, json_text, time_text
-from importer.imports import FINISHED, Attempt, Import, State, may_move
+from importer.imports import FINISHED, Attempt, Ending, Import, State
 from loader.wire import Failure, Job, Phase, Progress, Receipt
 
-# The oldest import first, one that is to be tried again included: it holds staging, and others have waited less.
-NEXT_IN_QUEUE = (
-    "SELECT sequence FROM import WHERE state = 'queued' AND (not_before IS NULL OR not_before <= :now)"
-    " ORDER BY sequence LIMIT 1"
-)
 NEXT_DUE = "SELECT min(not_before) FROM import WHERE not_before > :now"
 
 
@@ -64,31 +56,11 @@ class Store:
         The job's import_id is the caller's choice, a UUIDv7. A key is known as long as its import is. Raises
         IdempotencyConflict when the key came with another job; the import_id makes no difference.
         """
-        row: Parameters = {
-            "id": job.import_id,
-            "key": idempotency_key,
-            "job": json_text(job),
-            "now": time_text(self._clock()),
-        }
-
-        def transaction(connection: sqlite3.Connection) -> tuple[Import, bool]:
-            inserted = import_rows.imports(
-                connection,
-                "INSERT INTO import (id, idempotency_key, job, state, version, attempt_count, retry_count, created_at)"
-                " VALUES (:id, :key, :job, 'queued', 1, 0, 0, :now) ON CONFLICT (idempotency_key) DO NOTHING"
-                f" RETURNING {IMPORT_COLUMNS}",
-                row,
-            )
-            if inserted:
-                return inserted[0], True
-            (known,) = import_rows.imports(
-                connection, f"SELECT {IMPORT_COLUMNS} FROM import WHERE idempotency_key = :key", row
-            )
-            if _body(known.job) != _body(job):
-                raise IdempotencyConflict(known.id)
-            return known, False
-
-        return await asyncio.shield(self._database.write(transaction))
+        now = self._clock()
+        submitting = self._database.write(
+            lambda connection: import_moves.submit(connection, job, idempotency_key, now)
+        )
+        return await asyncio.shield(submitting)
 
     async def request_cancel(self, import_id: UUID) -> Import | None:
         """Ask for an import to end without rows. Asked for twice is once; None: it has ended, or there is none.
@@ -121,24 +93,8 @@ class Store:
 
     async def claim(self) -> Import | None:
         """Begin an attempt at the first import in the queue that is due; None: there is none."""
-        now: Parameters = {"now": time_text(self._clock())}
-
-        def transaction(connection: sqlite3.Connection) -> list[Import]:
-            claimed = import_rows.imports(
-                connection,
-                "UPDATE import SET state = 'running', version = version + 1, attempt_count = attempt_count + 1,"
-                " started_at = coalesce(started_at, :now), not_before = NULL, error = NULL"
-                f" WHERE sequence = ({NEXT_IN_QUEUE}) RETURNING {IMPORT_COLUMNS}",
-                now,
-            )
-            for one in claimed:
-                connection.execute(
-                    "INSERT INTO attempt (import_sequence, number, started_at) VALUES (:sequence, :number, :now)",
-                    {"sequence": one.sequence, "number": one.attempt_count, **now},
-                )
-            return claimed
-
-        return _only(await self._change(transaction))
+        now = self._clock()
+        return _only(await self._change(lambda connection: import_moves.claim(connection, now)))
 
     async def report(self, import_id: UUID, phase: Phase, progress: Progress) -> Import | None:
         """Write down what a loader reports; None: no loader can be at this import.
@@ -153,58 +109,36 @@ class Store:
             durable=False,
         )
 
-    async def finish_attempt(
-        self,
-        import_id: UUID,
-        *,
-        state: State,
-        exit_code: int | None,
-        error: Failure | None,
-        log: str,
-        receipt: Receipt | None = None,
-        not_before: datetime | None = None,
-    ) -> Import | None:
-        """End the attempt that runs, if one does, and move the import from running or cancelling to `state`.
+    async def finish_attempt(self, import_id: UUID, ending: Ending) -> Import | None:
+        """End the attempt that runs, if one does, and move the import from running or cancelling to `ending.state`.
 
-        None: that is no move from where it is (cancel was asked for meanwhile, or it has ended), nothing is changed.
-        Into the queue with an error: the attempt failed, the next one is at `not_before`. Into the queue without:
-        it was suspended, or the service ended, which is nobody's failure. The attempt keeps any error; the import
-        shows that of a failure, or of one that it waits after. `succeeded` needs a receipt, `failed` an error.
+        None: that is no move from where it is (cancel was asked for meanwhile, or it has ended), nothing is changed. The
+        attempt keeps any error; the import shows that of a failure, or of one that it waits after.
         """
-        now = time_text(self._clock())
-        row: Parameters = {
-            "state": state,
-            "now": now,
-            "finished_at": now if state in FINISHED else None,
-            "exit_code": exit_code,
-            "retried": state is State.QUEUED and error is not None,
-            "error": json_text(error),
-            "shown_error": json_text(error) if state in (State.QUEUED, State.FAILED) else None,
-            "log": log,
-            "receipt": json_text(receipt),
-            "not_before": time_text(not_before),
-        }
-        ends = {State.QUEUED, *FINISHED}
-        origins = [s for s in (State.RUNNING, State.CANCELLING) if state in ends and may_move(s, state)]
-
-        def transaction(connection: sqlite3.Connection) -> list[Import]:
-            moved = import_rows.update_import(
-                connection,
-                import_id,
-                origins,
-                "state = :state, phase = NULL, finished_at = :finished_at, retry_count = retry_count + :retried,"
-                " error = :shown_error, receipt = :receipt, not_before = :not_before",
-                row,
+        now = self._clock()
+        return _only(
+            await self._change(
+                lambda connection: import_moves.finish_attempt(connection, import_id, ending, now)
             )
-            for one in moved:
-                connection.execute(
-                    "UPDATE attempt SET finished_at = :now, exit_code = :exit_code, error = :error, log = :log"
-                    " WHERE import_sequence = :sequence AND finished_at IS NULL",
-                    {"sequence": one.sequence, **row},
-                )
-            return moved
+        )
 
-        return _only(await self._change(transaction))
+    async def postpone_cleanup(self, import_id: UUID, error: Failure) -> Import | None:
+        """Show why what an import has in Postgres is still there; None: nothing of it is on its way out."""
+        return await self._move(
+            import_id,
+            [State.CANCELLING, State.REMOVING],
+            "phase = NULL, error = :error",
+            {"error": json_text(error)},
+        )
+
+    async def found_published(self, import_id: UUID, receipt: Receipt) -> Import | None:
+        """Correct what was taken for a failure while the ledger could not be asked; None: it is none any more."""
+        return await self._move(
+            import_id,
+            [State.FAILED],
+            "state = 'succeeded', error = NULL, receipt = :receipt",
+            {"receipt": json_text(receipt)},
+        )
 
     async def delete(self, import_id: UUID) -> bool:
         """Delete the record of an import that is being removed; False: there is none such."""
@@ -261,6 +195,13 @@ class Store:
         """Return the imports that were in somebody's hands, oldest first: after a start there is nobody."""
         return await self._select(
             f"WHERE {among([State.RUNNING, State.CANCELLING, State.REMOVING])} ORDER BY sequence", {}
+        )
+
+    async def failed(self) -> list[UUID]:
+        """Return the imports that failed after a loader was at them."""
+        sql = "SELECT id FROM import WHERE state = 'failed' AND attempt_count > 0"
+        return await self._database.read(
+            lambda connection: [UUID(row["id"]) for row in connection.execute(sql)]
         )
 
     async def next_due(self) -> datetime | None:
@@ -336,7 +277,3 @@ class Store:
 
 def _only(imports: list[Import]) -> Import | None:
     return imports[0] if imports else None
-
-
-def _body(job: Job) -> Job:
-    return msgspec.structs.replace(job, import_id=None)

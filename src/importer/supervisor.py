@@ -14,7 +14,7 @@ import structlog
 from importer.cleanup import Cleanup
 from importer.errors import StoreError
 from importer.import_run import ImportRun, Reached
-from importer.imports import Import, State
+from importer.imports import Ending, Import, State
 from importer.janitor import Janitor
 from importer.keyed_tasks import KeyedTasks, log_defect
 from importer.ledger_reader import LedgerReader
@@ -132,9 +132,7 @@ class Supervisor:
         log.info("found unfinished", import_id=str(found.id), state=found.state)
         match found.state:
             case State.RUNNING:
-                await self._store.finish_attempt(
-                    found.id, state=State.QUEUED, exit_code=None, error=None, log=""
-                )
+                await self._store.finish_attempt(found.id, Ending(State.QUEUED))
             case State.CANCELLING:
                 self._cleanup.finish_cancel(found.id)
             case _:

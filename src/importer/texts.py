@@ -8,7 +8,7 @@ from datetime import datetime
 import msgspec
 from rich.table import Table
 
-from importer.imports import State
+from importer.imports import FINISHED, State
 from importer.representation import Failure, Import, Receipt
 from loader import wire
 from loader.display import failure_text, numbers_text, receipt_text
@@ -30,8 +30,8 @@ def status_text(found: Import) -> str:
     lines = [f"{name:<10} {text}" for name, text in rows]
     if found.receipt is not None:
         lines.append(receipt_text(wire_receipt(found, found.receipt)))
-    elif found.next_attempt_at is not None:
-        lines.append(next_attempt_text(found))
+    elif (trouble := trouble_text(found)) is not None:
+        lines.append(trouble)
     elif found.state in (State.FAILED, State.CANCELLED):
         lines.append(end_text(found))
     return "\n".join(lines)
@@ -68,15 +68,16 @@ def doing_text(found: Import) -> str:
             return found.state
 
 
-def next_attempt_text(found: Import) -> str:
-    """Return why an import's last attempt failed, and when the next one begins."""
-    why = "" if found.error is None else f": {found.error.code}: {found.error.message}"
-    when = (
-        ""
-        if found.next_attempt_at is None
-        else f"\n  next: attempt {found.attempt + 1} at {_time_text(found.next_attempt_at)}"
-    )
-    return f"attempt {found.attempt} failed{why}{when}"
+def trouble_text(found: Import) -> str | None:
+    """Return what an import that has not ended waits for: its next attempt, or its clean-up; None: it goes on."""
+    if found.error is None or found.state in FINISHED:
+        return None
+    if found.state is not State.QUEUED:
+        return failure_text(Failed(wire_failure(found.error), "none"))
+    text = f"attempt {found.attempt} failed: {found.error.code}: {found.error.message}"
+    if found.next_attempt_at is None:
+        return text
+    return f"{text}\n  next: attempt {found.attempt + 1} at {_time_text(found.next_attempt_at)}"
 
 
 def end_text(ended: Import) -> str:
