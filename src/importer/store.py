@@ -168,7 +168,12 @@ class Store:
 
     async def get(self, import_id: UUID) -> Import | None:
         """Return an import as it is now."""
-        return _only(await self._select("WHERE id = :id", {"id": str(import_id)}))
+        sql = f"SELECT {IMPORT_COLUMNS} FROM import WHERE id = :id"
+        return _only(
+            self._database.look(
+                lambda connection: import_rows.imports(connection, sql, {"id": str(import_id)})
+            )
+        )
 
     async def attempts(self, import_id: UUID) -> list[Attempt]:
         """Return the attempts at an import, oldest first."""
