@@ -49,10 +49,11 @@ coverage: .venv/ready ## the tests once more, with every line that ran counted, 
 	$(BIN)/coverage report
 
 bench: ROWS = 7000000
-bench: .venv/ready ## measure against curl | psql, over all dialects, and as files grow; half an hour
+bench: .venv/ready ## measure against curl | psql, over all dialects, as files grow, and the service; half an hour
 	$(BIN)/python benchmarks/compare.py --rows $(ROWS)
 	$(BIN)/python benchmarks/compare.py --dialects
 	$(BIN)/python benchmarks/compare.py --growth
+	$(BIN)/python benchmarks/compare.py --service --rows $(ROWS)
 
 lock: .venv/ready ## requirements*.txt anew: versions and hashes, no addresses
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --output-file requirements.txt

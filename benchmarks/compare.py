@@ -1,5 +1,7 @@
 """`make bench`: the loader against `curl | psql`, side by side; with --dialects and --growth against itself.
 
+With --service: the service, and the loader under it against the loader by itself.
+
 Prints Markdown for docs/performance.md, which says how it is measured, and puts every trial into results.json.
 """
 
@@ -14,6 +16,7 @@ from pathlib import Path
 import growth
 import msgspec
 import report
+import service
 import trial
 from contenders import Contender, curl_psql, loader
 from file_server import serve
@@ -28,6 +31,8 @@ CORES = 2
 # Compiles the kernel, and shows in a second that all contenders are able to.
 FIRST_ROWS = 1000
 GROWTH_GIGABYTES = (1, 10)
+# A thousand GETs: the 99th percentile is the tenth slowest.
+GET_SECONDS = 20.0
 
 WALL_LIMIT = 0.40
 DATABASE_CPU_LIMIT = 0.50
@@ -90,6 +95,13 @@ def _options() -> argparse.Namespace:
         metavar="GB",
         help=f"the loader with files of growing size (default {GROWTH_GIGABYTES})",
     )
+    parser.add_argument("--service", action="store_true", help="the service, and the loader under it")
+    parser.add_argument(
+        "--get-seconds",
+        type=float,
+        default=GET_SECONDS,
+        help="how long the service is asked where imports stand (default %(default)s)",
+    )
     parser.add_argument(
         "--folder", type=Path, default=FOLDER, help="for server, samples, results (default %(default)s)"
     )
@@ -103,6 +115,10 @@ def _parts(options: argparse.Namespace) -> dict[str, Part]:
     if options.growth is not None:
         sizes = sorted(options.growth or GROWTH_GIGABYTES)
         parts["growth"] = lambda bench: _measure_growth(bench, sizes, options.runs)
+    if options.service:
+        parts["service"] = lambda bench: _measure_service(
+            bench, options.rows, options.runs, options.get_seconds
+        )
     return parts or {"contenders": lambda bench: _compare_contenders(bench, options.rows, options.runs)}
 
 
@@ -165,6 +181,21 @@ def _measure_growth(
             trials.append(growth.try_once(bench.server, entry))
             print(f"run {run + 1}, {entry.label}: {trials[-1].wall_seconds:.2f} s", file=sys.stderr)
     return trials, f"### Growth: {_times(runs)}\n\n{growth.report(trials)}"
+
+
+def _measure_service(
+    bench: Bench, rows: int, runs: int, get_seconds: float
+) -> tuple[list[service.ServiceTrial], str]:
+    ours = loader("--progress=none")
+    bench.try_first(ours)
+    entry = bench.entry("service", ours, make_sample(bench.folder, rows), rows)
+    trials: list[service.ServiceTrial] = []
+    for run in range(runs):
+        trials.append(
+            service.try_once(bench.server, entry, bench.folder.parent, run=run, seconds=get_seconds)
+        )
+        print(f"run {run + 1}, {entry.label}: {trials[-1].service.seconds:.2f} s", file=sys.stderr)
+    return trials, f"### The service: {_size(entry, runs)}\n\n{service.report(trials)}"
 
 
 def _size(entry: Entry, runs: int) -> str:

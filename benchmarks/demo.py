@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Generator
@@ -18,13 +17,11 @@ from file_server import serve
 from rich.console import Console
 from rich.table import Table
 from samples import make_sample
+from service_process import IMPORTER, serve_imports
 
 from loader.embedded import embedded_server
 
 FOLDER = Path(__file__).parents[1] / ".build" / "demo"
-IMPORTER = [sys.executable, "-m", "importer"]
-# Far more than it takes to suspend a loader and to stop the embedded server.
-STOP_SECONDS = 60
 QUESTION = """
 SELECT CASE hvfhs_license_num WHEN 'HV0003' THEN 'Uber' WHEN 'HV0005' THEN 'Lyft' ELSE hvfhs_license_num END AS company,
        count(*) AS trips,
@@ -76,29 +73,13 @@ def _served_sample(folder: Path, rows: int) -> Generator[str]:
 
 @contextmanager
 def _service(data_folder: Path, allowed_host: str) -> Generator[str]:
-    """Run the service on a free port; yield its address. Beyond public hosts it may fetch from the allowed one."""
+    """Run the service, and show how; yield its address. Beyond public hosts it may fetch from the allowed one."""
     environment = {**os.environ, "IMPORTER_ALLOWED_HOSTS": allowed_host}
     environment.pop("DATABASE_URL", None)
-    log = data_folder.with_name("service.log")
     console.print(f"\n$ IMPORTER_ALLOWED_HOSTS={allowed_host} importer serve --data-dir {data_folder}")
-    command = [*IMPORTER, "serve", "--host", "127.0.0.1", "--port", "0", "--data-dir", str(data_folder)]
-    with (
-        log.open("wb") as errors,
-        subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
-        ) as service,
-    ):
-        try:
-            for line in service.stdout or ():
-                sys.stdout.write(line)
-                if found := re.search(r"http://[\d.:]+", line):
-                    yield found[0]
-                    break
-            else:
-                sys.exit(f"The service did not start:\n{log.read_text()}")
-        finally:
-            service.terminate()
-            service.wait(STOP_SECONDS)
+    with serve_imports(data_folder, environment) as service:
+        console.print(service.greeting, end="")
+        yield service.url
 
 
 def _answer(database_url: str) -> Table:

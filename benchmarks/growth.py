@@ -15,7 +15,7 @@ import msgspec
 from contenders import loader
 from measure import run_pipeline
 from report import Goal, goals_table, spread, table
-from server import Server
+from server import LastCopy, Server
 from trial import Entry
 
 from loader.wire import ExitCode, Message, ProgressMessage
@@ -63,10 +63,9 @@ class _Interruption:
     def __init__(self, server: Server, database_bytes: float) -> None:
         self._server = server
         self._database_bytes = database_bytes
-        self._was_copying = True
+        self.last_copy = LastCopy(server)
         self.database_bytes = 0  # when it was sent
         self.sent_at = 0.0
-        self.stopped_at: float | None = None
 
     def __call__(self, process_id: int) -> None:
         if not self.sent_at:
@@ -74,11 +73,8 @@ class _Interruption:
             if self.database_bytes >= self._database_bytes:
                 os.kill(process_id, signal.SIGTERM)
                 self.sent_at = time.perf_counter()
-            return
-        is_copying = self._server.copy_count() > 0
-        if self._was_copying and not is_copying:
-            self.stopped_at = time.perf_counter()
-        self._was_copying = is_copying
+        else:
+            self.last_copy.look()
 
 
 def try_once(server: Server, entry: Entry) -> GrowthTrial:
@@ -110,7 +106,7 @@ def try_once(server: Server, entry: Entry) -> GrowthTrial:
         table_bytes=full_bytes - empty_bytes,
         drop_table_seconds=drop_table_seconds,
         staged_bytes=interruption.database_bytes - empty_bytes,
-        stop_seconds=(interruption.stopped_at or ended_at) - interruption.sent_at,
+        stop_seconds=(interruption.last_copy.ended_at or ended_at) - interruption.sent_at,
         roll_back_seconds=ended_at - interruption.sent_at,
     )
 

@@ -54,7 +54,7 @@ def run_pipeline(
     try:
         while running:
             for process in running.values():
-                peaks[process.pid] = _peak_bytes(process.pid) or peaks.get(process.pid, 0)
+                peaks[process.pid] = peak_bytes(process.pid) or peaks.get(process.pid, 0)
             if processes[-1].returncode is None:
                 watch(processes[-1].pid)
             for descriptor, _ in poll.poll(POLL_SECONDS * 1000):
@@ -95,7 +95,7 @@ def _end(process: subprocess.Popen[bytes]) -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def _peak_bytes(process_id: int) -> int | None:
+def peak_bytes(process_id: int) -> int | None:
     """Return the peak of resident memory, or None where the process has ended."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process_id}/status").read_text())
     return int(found[1]) * 1024 if found else None

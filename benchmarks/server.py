@@ -82,6 +82,24 @@ class Server:
         return self._connection.info.parameter_status("server_version") or "unknown"
 
 
+class LastCopy:
+    """Sees when the last COPY ends; made while one is running."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._was_copying = True
+        self.ended_at: float | None = None  # by perf_counter; None: one is running
+
+    def look(self) -> None:
+        """See whether it has ended; to be called every now and then."""
+        is_copying = self._server.copy_count() > 0
+        if is_copying:
+            self.ended_at = None
+        elif self._was_copying:
+            self.ended_at = time.perf_counter()
+        self._was_copying = is_copying
+
+
 @contextlib.contextmanager
 def scratch_server(folder: Path) -> Generator[Server]:
     """Start the server of a folder, stop it in the end."""

@@ -1,4 +1,4 @@
-"""The benchmark runs, at a size that says nothing about speed."""
+"""The benchmarks run, at a size that says nothing about speed."""
 
 from __future__ import annotations
 
@@ -38,3 +38,18 @@ def test_the_benchmark_shows_both_contenders_with_all_rows(tmp_path: Path) -> No
     for trial in trials:
         assert trial["rows"] == 3000
         assert min(trial["wall_seconds"], trial["client_peak_bytes"], trial["wal_bytes"]) > 0
+
+
+def test_the_benchmark_of_the_service_shows_every_figure_and_goal(tmp_path: Path) -> None:
+    command = [sys.executable, str(COMPARE), "--service", "--rows=400000", "--runs=1", "--get-seconds=1"]
+    output = subprocess.run(
+        [*command, f"--folder={tmp_path}"], check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
+
+    goals = output.partition("| goal |")[2]
+    for measured in ("GET", "first message", "last COPY ended", "submit 1,000", "memory", "service ÷ CLI"):
+        assert measured in goals
+    (trial,) = json.loads((tmp_path / "results.json").read_bytes())["service"]["trials"]
+    assert len(trial["requests"]["gets"]) == 50
+    assert 0 < trial["cancel"]["stop_seconds"] <= trial["cancel"]["cancelled_seconds"]
+    assert min(trial["cli"]["loader_seconds"], trial["service"]["loader_seconds"]) > 0

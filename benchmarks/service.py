@@ -1,0 +1,170 @@
+"""The service at work: how soon it answers, starts and cancels imports, what memory it takes, what it costs a loader."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+from report import Goal, goals_table, spread, table
+from request_load import percentile
+from server import Server
+from service_scenarios import (
+    GETS_A_SECOND,
+    SUBMISSIONS,
+    Cancel,
+    Load,
+    Requests,
+    Start,
+    load_by_cli,
+    load_by_service,
+    requests,
+    start_and_cancel,
+)
+from trial import Entry
+
+GET_LIMIT_MILLISECONDS = 20
+START_LIMIT_SECONDS = 2
+STOP_LIMIT_SECONDS = 2
+REMOVAL_LIMIT_SECONDS_A_GB = 0.5
+SUBMISSIONS_LIMIT_SECONDS = SUBMISSIONS / 200
+MEMORY_LIMIT_MB = 150
+LOADER_LIMIT = 1.03
+
+
+class ServiceTrial(msgspec.Struct, frozen=True):
+    """What one run found."""
+
+    start: Start
+    cancel: Cancel
+    requests: Requests
+    cli: Load
+    service: Load
+
+
+def try_once(server: Server, entry: Entry, folder: Path, *, run: int, seconds: float) -> ServiceTrial:
+    """Measure everything once, with so many seconds of GETs. CLI and service take turns in who loads first."""
+    start, cancel = start_and_cancel(server, entry, folder)
+    found = requests(server, entry, folder, seconds)
+    if run % 2 == 0:
+        cli, service = load_by_cli(server, entry), load_by_service(server, entry, folder)
+    else:
+        service, cli = load_by_service(server, entry, folder), load_by_cli(server, entry)
+    return ServiceTrial(start, cancel, found, cli, service)
+
+
+class _Figure(msgspec.Struct, frozen=True):
+    """A line of the table, and the goal that it has, if any."""
+
+    what: str
+    unit: str
+    of: Callable[[ServiceTrial], float]
+    digits: int
+    at_most: float | None = None
+
+
+def _get_milliseconds(trial: ServiceTrial, percent: float) -> float:
+    return percentile([answer.seconds for answer in trial.requests.gets], percent) * 1e3
+
+
+def _late_milliseconds(trial: ServiceTrial) -> float:
+    return percentile([answer.sent_seconds for answer in trial.requests.gets], 99) * 1e3
+
+
+def _beyond_removal_seconds(trial: ServiceTrial) -> float:
+    """What a cancel takes beyond its allowance for what was staged."""
+    cancel = trial.cancel
+    return cancel.cancelled_seconds - REMOVAL_LIMIT_SECONDS_A_GB * cancel.staged_bytes / 1e9
+
+
+_GET = f"GET, {GETS_A_SECOND}/s, two imports load:"
+_FIGURES = (
+    _Figure(f"{_GET} p50", "ms", lambda trial: _get_milliseconds(trial, 50), 1),
+    _Figure(f"{_GET} p99", "ms", lambda trial: _get_milliseconds(trial, 99), 1, GET_LIMIT_MILLISECONDS),
+    _Figure(f"{_GET} slowest", "ms", lambda trial: _get_milliseconds(trial, 100), 1),
+    _Figure("of that, sent late by the client: p99", "ms", _late_milliseconds, 1),
+    _Figure(
+        "submit → loader's first message",
+        "s",
+        lambda trial: trial.start.first_message_seconds,
+        2,
+        START_LIMIT_SECONDS,
+    ),
+    _Figure(
+        "submit → first rows loaded",
+        "s",
+        lambda trial: trial.start.first_rows_seconds,
+        2,
+        START_LIMIT_SECONDS,
+    ),
+    _Figure(
+        "the same while another import loads: first message",
+        "s",
+        lambda trial: trial.requests.start.first_message_seconds,
+        2,
+        START_LIMIT_SECONDS,
+    ),
+    _Figure(
+        "the same while another import loads: first rows",
+        "s",
+        lambda trial: trial.requests.start.first_rows_seconds,
+        2,
+        START_LIMIT_SECONDS,
+    ),
+    _Figure("cancel: GB staged", "GB", lambda trial: trial.cancel.staged_bytes / 1e9, 2),
+    _Figure("cancel → last COPY ended", "s", lambda trial: trial.cancel.stop_seconds, 2, STOP_LIMIT_SECONDS),
+    _Figure("cancel → cancelled", "s", lambda trial: trial.cancel.cancelled_seconds, 2),
+    _Figure(
+        f"cancel → cancelled, less {REMOVAL_LIMIT_SECONDS_A_GB} s/GB staged",
+        "s",
+        _beyond_removal_seconds,
+        2,
+        STOP_LIMIT_SECONDS,
+    ),
+    _Figure(
+        f"submit {SUBMISSIONS:,}, the slots taken",
+        "s",
+        lambda trial: trial.requests.queue_seconds,
+        2,
+        SUBMISSIONS_LIMIT_SECONDS,
+    ),
+    _Figure(
+        f"submit {SUBMISSIONS:,}, two imports load",
+        "s",
+        lambda trial: trial.requests.busy_queue_seconds,
+        2,
+        SUBMISSIONS_LIMIT_SECONDS,
+    ),
+    _Figure(
+        "memory of the service",
+        "MB",
+        lambda trial: trial.requests.service_peak_bytes / 1e6,
+        0,
+        MEMORY_LIMIT_MB,
+    ),
+    _Figure("CLI: the loader's seconds", "s", lambda trial: trial.cli.loader_seconds, 2),
+    _Figure("service: the loader's seconds", "s", lambda trial: trial.service.loader_seconds, 2),
+    _Figure("CLI: process start → end", "s", lambda trial: trial.cli.seconds, 2),
+    _Figure("service: submit → succeeded", "s", lambda trial: trial.service.seconds, 2),
+)
+
+
+def report(trials: Sequence[ServiceTrial]) -> str:
+    """Return tables of medians and spreads, a row a figure, and of the goals."""
+    rows = [
+        [f"{each.what}, {each.unit}", spread([each.of(trial) for trial in trials], each.digits)]
+        for each in _FIGURES
+    ]
+    goals = [
+        Goal(each.what, each.at_most, statistics.median(each.of(trial) for trial in trials), f" {each.unit}")
+        for each in _FIGURES
+        if each.at_most is not None
+    ]
+
+    def loader_seconds(of: Callable[[ServiceTrial], Load]) -> float:
+        return statistics.median(of(trial).loader_seconds for trial in trials)
+
+    share = loader_seconds(lambda trial: trial.service) / loader_seconds(lambda trial: trial.cli)
+    goals.append(Goal("the loader's seconds, service ÷ CLI", LOADER_LIMIT, share))
+    return f"{table(['', 'measured'], rows)}\n\n{goals_table(goals)}"
