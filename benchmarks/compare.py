@@ -191,10 +191,8 @@ def _measure_service(
     entry = bench.entry("service", ours, make_sample(bench.folder, rows), rows)
     trials: list[service.ServiceTrial] = []
     for run in range(runs):
-        trials.append(
-            service.try_once(bench.server, entry, bench.folder.parent, run=run, seconds=get_seconds)
-        )
-        print(f"run {run + 1}, {entry.label}: {trials[-1].service.seconds:.2f} s", file=sys.stderr)
+        trials.append(service.try_once(bench.server, entry, bench.folder.parent, seconds=get_seconds))
+        print(f"run {run + 1}, {entry.label}", file=sys.stderr)
     return trials, f"### The service: {_size(entry, runs)}\n\n{service.report(trials)}"
 
 
