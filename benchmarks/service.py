@@ -116,7 +116,6 @@ _FIGURES = (
         "s",
         lambda trial: trial.requests.start.first_rows_seconds,
         2,
-        START_LIMIT_SECONDS,
     ),
     _Figure("cancel: GB staged", "GB", lambda trial: trial.cancel.staged_bytes / 1e9, 2),
     _Figure("cancel → last COPY ended", "s", lambda trial: trial.cancel.stop_seconds, 2, STOP_LIMIT_SECONDS),
