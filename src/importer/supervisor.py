@@ -145,7 +145,8 @@ class Supervisor:
             try:
                 while await self._claim():
                     pass
-                if (due := await self._store.next_due()) is not None:
+                # with all slots taken it is the end of a run that calls
+                if self._has_slot() and (due := await self._store.next_due()) is not None:
                     seconds = (due - datetime.datetime.now(datetime.UTC)).total_seconds()
             except StoreError as error:
                 log.error("queue not read", error=error.message, hint=error.hint)
@@ -155,7 +156,7 @@ class Supervisor:
     async def _claim(self) -> bool:
         """Begin the next import of the queue; False: there is none, or no slot."""
         async with self._turn:
-            if self._is_stopping or len(self._runs) >= self._settings.slots:
+            if self._is_stopping or not self._has_slot():
                 return False
             claimed = await self._store.claim()
             if claimed is None:
@@ -165,6 +166,9 @@ class Supervisor:
             self._runs[claimed.id] = run
             self._run_tasks.begin((claimed.id, claimed.attempt_count), lambda: self._drive(run))
             return True
+
+    def _has_slot(self) -> bool:
+        return len(self._runs) < self._settings.slots
 
     async def _drive(self, run: ImportRun) -> None:
         try:
