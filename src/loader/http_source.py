@@ -51,7 +51,7 @@ class HttpSource:
     @property
     def length_verified(self) -> bool:
         """See RawSource."""
-        return self._ranges is not None or (self._stream is not None and self._stream.is_delimited)
+        return self._stream is None or self._stream.is_delimited
 
     def probe(self) -> RawInfo:
         """Look at the first bytes, with one GET: a signed address refuses HEAD. Raises LoaderError and SourceClosed."""
