@@ -205,4 +205,6 @@ def test_the_service_fetches_from_what_its_operator_allows_and_not_from_where_th
             inward = f"http://127.0.0.1:{listener.getsockname()[1]}/"
             server.faults = [Fault(status=307, headers={"Location": inward})]
             refused(service, listener, url)
-            assert service.until_state(service.submit(url)["id"], "succeeded")["receipt"]["length_verified"]
+            submitted = service.submit(url, require_verified_length=True)
+            assert submitted["require_verified_length"]
+            assert service.until_state(submitted["id"], "succeeded")["receipt"]["length_verified"]
