@@ -53,10 +53,9 @@ class Dialer:
     def dial(
         self, host: str, port: int, timeout_seconds: float, adopt: Callable[[socket.socket], None]
     ) -> socket.socket:
-        """Connect to the first address of `host` that answers, if the policy lets all of them pass.
+        """Connect to an address of `host` that answers, one of the first few, if the policy lets all of them pass.
 
-        The first few, that is. `adopt` is told each socket before it connects. Raises OSError, SOURCE_REFUSED, and what
-        `adopt` raises.
+        `adopt` is told each socket before it connects. Raises OSError, SOURCE_REFUSED, and what `adopt` raises.
         """
         # asked once: a second answer could be another one than that which was checked
         found = self._resolve(host, port)
