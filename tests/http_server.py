@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import io
 import os
 import re
 import socket
 import ssl
 import struct
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, NoReturn, cast
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 _SEND_BYTES = 1 << 20
@@ -47,8 +51,12 @@ class Fault:
     framing: Literal["length", "chunked", "close"] = "length"
     body_bytes: int | None = None  # stop after so many bytes of the body
     then: Literal["close", "reset", "stall", "keep"] = "close"  # how it stops
-    trickle_seconds: float | None = None  # send single bytes, so far apart
+    trickle_seconds: float | None = None  # send small pieces, so far apart
+    trickle_bytes: int = 1  # of such a piece
     before: Literal["close", "reset", "stall"] | None = None  # no answer at all
+    latency_seconds: float = 0  # before the answer
+    answer_bytes: int | None = None  # hang up after so many bytes of the answer, headers included
+    raw: Callable[[], Iterable[bytes]] | None = None  # send this, whatever it is, and hang up
 
 
 class HttpServer:
@@ -70,6 +78,7 @@ class HttpServer:
         self.faults: list[Fault | None] = []  # of the next answers, in the order the requests come in
         self.rule: Callable[[Request], Fault | None] = lambda _: None  # once `faults` is used up
         self.requests: list[Request] = []
+        self.cut_handshakes = 0  # of the next connections, in the middle of TLS' handshake
         self.connection_count = 0
         self.most_at_once = 0
         self.over = threading.Event()
@@ -138,6 +147,10 @@ class HttpServer:
 
     def opened(self, connected: socket.socket) -> socket.socket:
         """Greet a new connection, with TLS if the server has it."""
+        if self.cut_handshakes > 0:
+            self.cut_handshakes -= 1
+            connected.recv(1)  # the client's hello has begun to come
+            connected.close()
         if self._tls is not None:
             connected = self._tls.wrap_socket(connected, server_side=True)
         with self._lock:
@@ -177,6 +190,23 @@ class _HungUpError(Exception):
     pass
 
 
+class _Cut(io.BufferedIOBase):
+    """Lets so many bytes of an answer through, then hangs up."""
+
+    def __init__(self, whole: io.BufferedIOBase, left_bytes: int) -> None:
+        self._whole = whole
+        self._left_bytes = left_bytes
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        count = memoryview(data).nbytes
+        self._whole.write(memoryview(data)[: self._left_bytes])
+        self._left_bytes -= count
+        if self._left_bytes <= 0:
+            self._whole.flush()
+            raise _HungUpError
+        return count
+
+
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     request: socket.socket
@@ -206,8 +236,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.owner.end()
 
     def _answer(self, request: Request, fault: Fault) -> None:
+        if self.owner.over.wait(fault.latency_seconds):
+            raise _HungUpError
         if fault.before is not None:
             self._stop(fault.before)
+        if fault.raw is not None:
+            self._send_raw(fault.raw())
+        if fault.answer_bytes is not None:
+            self.wfile = _Cut(self.wfile, fault.answer_bytes)
         status, headers, first, end = self._choose(request, fault)
         if fault.framing == "length":
             headers.setdefault("Content-Length", str(end - first if fault.body is None else len(fault.body)))
@@ -262,10 +298,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if fault.trickle_seconds is None:
             self.wfile.write(data)
             return
-        for value in data:
-            self.wfile.write(bytes([value]))
+        for at in range(0, len(data), fault.trickle_bytes):
+            self.wfile.write(data[at : at + fault.trickle_bytes])
             if self.owner.over.wait(fault.trickle_seconds):
                 raise _HungUpError
+
+    def _send_raw(self, pieces: Iterable[bytes]) -> NoReturn:
+        for piece in pieces:
+            self.wfile.write(piece)
+            if self.owner.over.is_set():
+                break
+        raise _HungUpError
 
     def _stop(self, how: Literal["close", "reset", "stall"]) -> None:
         if how == "reset":

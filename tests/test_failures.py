@@ -233,6 +233,14 @@ def test_a_download_that_ends_early_is_not_taken_for_whole(scene: Scene) -> None
     assert scene.start(str(path)).failure().failure.code is FailureCode.SOURCE_TRUNCATED
 
 
+@provokes(FailureCode.LENGTH_UNVERIFIED)
+def test_a_source_without_an_end_is_refused_where_one_is_asked_for(scene: Scene) -> None:
+    scene.server.ranges = False
+    scene.server.rule = lambda _: Fault(framing="close")
+    failure = scene.fails(FailureCode.LENGTH_UNVERIFIED, None, "--require-verified-length")
+    assert not failure.retryable
+
+
 @provokes(FailureCode.SOURCE_CORRUPT)
 def test_damage_in_a_compressed_file_is_found(scene: Scene) -> None:
     packed = bytearray(gzip.compress(scene.sample))

@@ -1,16 +1,25 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import os
+import socket
 import ssl
+import threading
 from pathlib import Path
 
 import msgspec
 import pytest
 import trustme
 from http_server import Fault, HttpServer, Request
+from loader_process import wait_for
 from source_reading import QUICK, opened, probe_and_read, read
 
 from loader.errors import LoaderError
+from loader.http_address import parse_address
+from loader.http_client import HttpClient
+from loader.http_connection import Dialer, SocketAddress
+from loader.retry import AttemptFailed
 from loader.wire import FailureCode
 
 CONTENT = b"hvfhs_license_num,dispatching_base_num\n" * 2_000
@@ -214,3 +223,35 @@ def test_a_source_can_be_read_while_another_is_open() -> None:
         two.probe()
         two.close()
         assert read(one).data == CONTENT
+
+
+def test_of_a_name_with_a_thousand_addresses_the_first_few_are_tried() -> None:
+    tried: list[socket.socket] = []
+    with socket.socket() as bound:  # bound and not listening: nobody answers
+        bound.bind(("127.0.0.1", 0))
+
+        def resolve(_: str, port: int) -> list[tuple[socket.AddressFamily, SocketAddress]]:
+            return [(socket.AF_INET, ("127.0.0.1", port))] * 1_000
+
+        with pytest.raises(ConnectionRefusedError):
+            Dialer(None, resolve).dial("many.example", bound.getsockname()[1], 10, tried.append)
+    assert len(tried) == 8
+
+
+def test_servers_that_redirects_once_led_to_do_not_keep_connections_for_ever() -> None:
+    with contextlib.ExitStack() as stack:
+        first, *others = (stack.enter_context(HttpServer(CONTENT)) for _ in range(13))
+        first.rule = lambda request: redirect(others[request.number].url)
+        closed = threading.Event()
+        client = HttpClient(parse_address(first.url), Dialer(None), QUICK, closed)
+        before = len(os.listdir("/proc/self/fd"))
+        for other in others:  # each answers two side by side, and then sends back to the first
+            other.rule = lambda request: Fault(status=503) if request.number > 1 else None
+            for answer in [client.get({}), client.get({})]:
+                answer.receive(memoryview(bytearray(len(CONTENT))))
+                answer.finish()
+            with pytest.raises(AttemptFailed):
+                client.get({})
+        # both ends of a connection are this process's
+        wait_for("connections to be closed", lambda: len(os.listdir("/proc/self/fd")) - before <= 2 * 8)
+        client.close()

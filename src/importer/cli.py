@@ -132,7 +132,13 @@ def _run(options: argparse.Namespace, commands: Commands) -> ExitCode:
 
 def _new_import(options: argparse.Namespace) -> dict[str, object]:
     mode = "replace" if options.replace else "append"
-    return {"url": options.url, "mode": mode, "max_rejects": options.max_rejects, "force": options.force}
+    return {
+        "url": options.url,
+        "mode": mode,
+        "max_rejects": options.max_rejects,
+        "force": options.force,
+        "require_verified_length": options.require_verified_length,
+    }
 
 
 def _tell(code: str, message: str, hint: str, exit_code: ExitCode) -> ExitCode:
@@ -202,4 +208,9 @@ def _add_submit_options(parser: argparse.ArgumentParser) -> None:
     option("--replace", action="store_true", help="replace all that trips holds, instead of adding to it")
     option("--max-rejects", default="0", metavar="N|P%", help="bad rows that may be set aside (default 0)")
     option("--force", action="store_true", help="import even if this very file is published already")
+    option(
+        "--require-verified-length",
+        action="store_true",
+        help="refuse a file whose end nothing announces: it could be cut off unseen",
+    )
     option("--idempotency-key", metavar="KEY", help="sent again with the same options, it is the same import")

@@ -70,6 +70,9 @@ class NewImport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(description="Connections that load at a time; null: the service's choice."),
     ] = None
     force: Annotated[bool, Meta(description="Import even if this very file is published already.")] = False
+    require_verified_length: Annotated[
+        bool, Meta(description="Refuse a file whose end nothing announces: it could be cut off unseen.")
+    ] = False
 
     def job(self, import_id: UUID) -> Job:
         """Return the job as the control DB keeps it."""
@@ -80,6 +83,7 @@ class NewImport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             workers=self.workers,
             max_rejects=str(self.max_rejects),
             force=self.force,
+            require_verified_length=self.require_verified_length,
         )
 
 
@@ -162,6 +166,7 @@ class Import(msgspec.Struct, frozen=True):
     max_rejects: Annotated[str, Meta(description="A count or a percentage.", examples=["0", "0.5%"])]
     workers: Annotated[int | None, Meta(description="As asked for.")]
     force: Annotated[bool, Meta(description="As asked for.")]
+    require_verified_length: Annotated[bool, Meta(description="As asked for.")]
     state: State
     phase: Annotated[
         Phase | None,
@@ -198,6 +203,7 @@ class Import(msgspec.Struct, frozen=True):
             max_rejects=job.max_rejects,
             workers=job.workers,
             force=job.force,
+            require_verified_length=job.require_verified_length,
             state=stored.state,
             phase=None if stored.phase is None else Phase(stored.phase),
             attempt=stored.attempt_count,

@@ -132,6 +132,7 @@ def _job_from(options: argparse.Namespace) -> Job:
         workers=options.workers,
         max_rejects=options.max_rejects,
         force=options.force,
+        require_verified_length=options.require_verified_length,
         on_sigterm=options.on_sigterm,
     )
 
@@ -218,6 +219,11 @@ def _add_run_options(run_parser: argparse.ArgumentParser) -> None:
         help="the import's id (default: the unfinished one of this file, or new)",
     )
     option("--force", action="store_true", help="import even if this very file is published already")
+    option(
+        "--require-verified-length",
+        action="store_true",
+        help="refuse a source whose end nothing announces, such as stdin: it could be cut off unseen",
+    )
     option(
         "--progress",
         choices=("auto", "bar", "json", "none"),

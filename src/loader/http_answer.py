@@ -22,6 +22,10 @@ _CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,18})-(\d{1,18})|\*)/(\d{1,18}|\*)")
 # Codings that the bytes themselves tell (gzip, zstd), and those that leave them as they are. aws-chunked is a
 # leftover of the upload that S3 keeps with an object.
 _READABLE_CODINGS = frozenset({"", "identity", "gzip", "x-gzip", "zstd", "aws-chunked"})
+# What http.client undoes, and what is nothing. Of any other it takes the frames for data.
+_READABLE_TRANSFERS = frozenset({"", "identity", "chunked"})
+# As much as a Content-Range may tell: an exabyte.
+_MOST_BYTES = 10**18
 
 
 class ContentRange(msgspec.Struct, frozen=True):
@@ -51,12 +55,24 @@ def unsatisfied_total(headers: Message) -> int | None:
 
 
 def check_coding(headers: Message, location: str) -> None:
-    """Raise SOURCE_PROTOCOL for a Content-Encoding that was not asked for and that the bytes do not tell."""
+    """Raise SOURCE_PROTOCOL for a coding that was not asked for and that the bytes do not tell."""
     for coding in headers.get("Content-Encoding", "").split(","):
         if coding.strip().lower() not in _READABLE_CODINGS:
             raise protocol_error(
                 location, f"it sends Content-Encoding {shown(coding)}, which nobody asked for"
             )
+    transfer = headers.get("Transfer-Encoding", "")
+    if transfer.lower() not in _READABLE_TRANSFERS:
+        raise protocol_error(
+            location, f"it sends Transfer-Encoding {shown(transfer)}, which nobody asked for"
+        )
+
+
+def announced_size(content_length: int | None, location: str) -> int | None:
+    """Return the size that a Content-Length announces. Raises SOURCE_PROTOCOL where no file is so large."""
+    if content_length is not None and content_length >= _MOST_BYTES:
+        raise protocol_error(location, "its Content-Length is that of no file")
+    return content_length
 
 
 def check_status(status: int, headers: Message, location: str) -> None:
@@ -99,7 +115,7 @@ def failed_attempt(error: OSError | http.client.HTTPException, location: str) ->
         case http.client.RemoteDisconnected():
             what = "the server hung up instead of answering"
         case http.client.HTTPException():
-            what = "the answer is not HTTP"
+            what = "the answer is not HTTP, or has headers without end"
         case TimeoutError():
             what = "the server is too slow, or silent"
         case _:

@@ -17,6 +17,8 @@ from loader.wire import FailureCode
 
 MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+# Of connections that wait for the next request: more than are asked side by side are left of servers that redirects led to.
+_MOST_IDLE = 8
 # After a redirect these may mean that only the target has expired.
 _EXPIRED = frozenset({FailureCode.SOURCE_FORBIDDEN, FailureCode.SOURCE_NOT_FOUND})
 
@@ -112,7 +114,9 @@ class HttpClient:
             self._busy.discard(connection)
             if reusable and not self._closed.is_set():
                 self._idle.append(connection)
-                return
+                if len(self._idle) <= _MOST_IDLE:
+                    return
+                connection = self._idle.pop(0)
         connection.close()
 
     def _follow(self, address: HttpAddress, headers: Mapping[str, str]) -> Answer:

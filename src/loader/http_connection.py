@@ -26,6 +26,16 @@ if TYPE_CHECKING:
 SocketAddress = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
 Resolve = Callable[[str, int], list[tuple[socket.AddressFamily, SocketAddress]]]
 
+# Of a name's addresses so many are tried: a name with a thousand dead ones would take hours.
+_MOST_ADDRESSES = 8
+# What an answer may send before its body: status, headers, and interim answers (RFC 9110, 15.2) ahead of them. Servers
+# end at 8 to 64 KiB themselves.
+_HEAD_BYTES = 256 * 1024
+# What a body may have on the wire for each byte that is asked of it, and beyond that: chunks of a few bytes pass; frames,
+# extensions and trailers (RFC 9112, 7.1) without data, of which http.client reads any number, do not.
+_WIRE_BYTES_PER_BYTE = 16
+_WIRE_SLACK_BYTES = 64 * 1024
+
 
 def resolve_name(host: str, port: int) -> list[tuple[socket.AddressFamily, SocketAddress]]:
     """Ask the system for all addresses of a name. Raises OSError."""
@@ -43,7 +53,7 @@ class Dialer:
     def dial(
         self, host: str, port: int, timeout_seconds: float, adopt: Callable[[socket.socket], None]
     ) -> socket.socket:
-        """Connect to the first address of `host` that answers, if the policy lets all of them pass.
+        """Connect to an address of `host` that answers, one of the first few, if the policy lets all of them pass.
 
         `adopt` is told each socket before it connects. Raises OSError, SOURCE_REFUSED, and what `adopt` raises.
         """
@@ -52,7 +62,7 @@ class Dialer:
         if self._policy is not None:
             self._policy.check(host, port, [str(address[0]) for _, address in found])
         failure = OSError(errno.EADDRNOTAVAIL, "the name has no address")
-        for family, address in found:
+        for family, address in found[:_MOST_ADDRESSES]:
             try:
                 return _connect(family, address, timeout_seconds, adopt)
             except OSError as error:
@@ -78,23 +88,33 @@ def _connect(
 
 
 class _Meter(io.RawIOBase):
-    """A socket's bytes, counted against the time spent waiting for them; not against a pause of the reader."""
+    """A socket's bytes, counted against the time spent waiting for them, and against what there may be of them."""
 
     def __init__(self, raw: io.RawIOBase, patience: Patience) -> None:
         super().__init__()
         self._raw = raw
         self._patience = patience
-        self._waited_seconds = 0.0
+        self._waited_seconds = 0.0  # for the server; a pause of the reader does not count
         self._received_bytes = 0
+        self._allowed_bytes = 0
+        self.has_ended = False  # the server has closed its side
+
+    def allow(self, count: int) -> None:
+        """Let so many bytes pass from here on."""
+        self._allowed_bytes = count
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int | None:
         began = time.monotonic()
-        count = self._raw.readinto(buffer)
+        count = self._raw.readinto(buffer) or 0
         self._waited_seconds += time.monotonic() - began
-        self._received_bytes += count or 0
+        self._received_bytes += count
+        self._allowed_bytes -= count
+        self.has_ended = count == 0
+        if self._allowed_bytes < 0:
+            raise http.client.HTTPException("more headers or frames than an answer has")
         if self._waited_seconds >= self._patience.floor_window_seconds:
             if self._received_bytes < self._patience.floor_bytes_per_second * self._waited_seconds:
                 raise TimeoutError(errno.ETIMEDOUT, "the server trickles")
@@ -112,7 +132,26 @@ def _metered_response(patience: Patience) -> type[http.client.HTTPResponse]:
             self, sock: socket.socket, debuglevel: int = 0, method: str | None = None, url: str | None = None
         ) -> None:
             super().__init__(sock, debuglevel, method, url)
-            self.fp = io.BufferedReader(_Meter(self.fp.detach(), patience))
+            self._meter = _Meter(self.fp.detach(), patience)
+            self.fp = io.BufferedReader(self._meter)
+
+        def begin(self) -> None:
+            self._meter.allow(_HEAD_BYTES)
+            super().begin()
+            while 100 <= self.status < 200 and self.status != http.HTTPStatus.SWITCHING_PROTOCOLS:
+                # http.client passes over 100 alone; without headers it reads the next status
+                vars(self)["headers"] = None
+                super().begin()
+            if self._meter.has_ended:  # http.client takes headers that are cut off for all of them
+                raise http.client.RemoteDisconnected("within the headers")
+
+        def readinto(self, b: WriteableBuffer) -> int:
+            self._meter.allow(_WIRE_BYTES_PER_BYTE * memoryview(b).nbytes + _WIRE_SLACK_BYTES)
+            count = super().readinto(b)
+            if self.chunked and self._meter.has_ended:
+                # it takes `0`, the beginning of a chunk's size, for the last chunk
+                raise http.client.IncompleteRead(b"")
+            return count
 
     return MeteredResponse
 

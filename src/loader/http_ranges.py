@@ -15,6 +15,9 @@ from loader.wire import FailureCode
 # One `readinto`: large enough that Python's part does not show, small enough that little is fetched again
 # when a connection breaks within it.
 STEP_BYTES = 1024 * 1024
+# A server may send less than it was asked for, but not a byte at a time: that would be a request a byte, and no floor
+# under its throughput would notice. With this much even one answer in half a minute is above the floor.
+_LEAST_ANSWER_BYTES = 64 * 1024
 
 
 class HttpRanges:
@@ -31,12 +34,14 @@ class HttpRanges:
     def read_at(self, offset: int, view: memoryview) -> None:
         """Fill `view` with the bytes from `offset` on, which the file has. Raises LoaderError and SourceClosed."""
         budget = RetryBudget(self._patience, self._patience.attempts, self._closed)
-        received = 0
+        received = refilled_at = 0
         while received < len(view):
             try:
                 for count in self._ask(offset + received, view[received:]):
                     received += count
-                    budget.refill()
+                    if received - refilled_at >= STEP_BYTES:
+                        budget.refill()
+                        refilled_at = received
             except AttemptFailed as failure:
                 budget.spend(failure)
 
@@ -57,13 +62,21 @@ class HttpRanges:
 
 
 def checked_range(answer: Answer, first: int, end: int) -> ContentRange:
-    """Return the range of a 206: from `first` on, and not beyond `end`, but maybe less. Raises SOURCE_PROTOCOL."""
+    """Return the range of a 206: from `first` on, and not beyond `end`, but maybe less.
+
+    Raises SOURCE_PROTOCOL for another range, and AttemptFailed for one that is too small.
+    """
     span = content_range(answer.headers)
-    if span is not None and span.first == first and span.end <= end:
-        return span
-    found = shown(answer.headers.get("Content-Range", ""))
-    what = f"asked for bytes {first}-{end - 1}, it sends Content-Range {found}"
-    raise protocol_error(answer.address.location, what)
+    what = f"asked for bytes {first}-{end - 1}, it sends"
+    if span is None or span.first != first or span.end > end:
+        found = shown(answer.headers.get("Content-Range", ""))
+        raise protocol_error(answer.address.location, f"{what} Content-Range {found}")
+    is_all = span.end == end or span.end == span.total
+    if not is_all and span.total is not None and span.end - first < _LEAST_ANSWER_BYTES:
+        raise AttemptFailed(
+            protocol_error(answer.address.location, f"{what} {span.end - first:,} bytes at a time")
+        )
+    return span
 
 
 def receive_range(answer: Answer, view: memoryview) -> Iterator[int]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from loader.http_address import HttpAddress
-from loader.http_answer import check_coding, protocol_error, unsatisfied_total
+from loader.http_answer import announced_size, check_coding, protocol_error, unsatisfied_total
 from loader.http_client import Answer, HttpClient
 from loader.http_connection import Dialer
 from loader.http_file import HttpFile, validator_of
@@ -51,7 +51,7 @@ class HttpSource:
     @property
     def length_verified(self) -> bool:
         """See RawSource."""
-        return self._ranges is not None or (self._stream is not None and self._stream.is_delimited)
+        return self._stream is None or self._stream.is_delimited
 
     def probe(self) -> RawInfo:
         """Look at the first bytes, with one GET: a signed address refuses HEAD. Raises LoaderError and SourceClosed."""
@@ -117,8 +117,8 @@ class HttpSource:
         return info
 
     def _look_at_stream(self, answer: Answer) -> RawInfo:
-        size_bytes = answer.unread_bytes
-        stream = HttpStream(answer)
+        size_bytes = announced_size(answer.unread_bytes, self._file.location)
+        stream = HttpStream(answer, HttpFile(self._file.location, size_bytes, None))
         head = stream.peek(HEAD_BYTES + 1)  # one more, to know whether that is all
         self._stream = stream
         return self._info(answer, size_bytes, head[:HEAD_BYTES], is_whole=len(head) <= HEAD_BYTES)

@@ -18,11 +18,14 @@ from loader.wire import FailureCode
 class HttpStream:
     """One answer's body, by offsets that go forward."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer, file: HttpFile) -> None:
+        """`file`: with its size, if that is known from here or from an answer before."""
         self._answer = answer
+        self._file = file
         self._reader = ForwardReader(self._readinto)
+        self._received_bytes = 0
         # its end is announced or marked, rather than being where the connection ends
-        self.is_delimited = answer.is_delimited
+        self.is_delimited = answer.is_delimited or file.size_bytes is not None
 
     @property
     def position(self) -> int:
@@ -36,7 +39,10 @@ class HttpStream:
     def read_at(self, offset: int, view: memoryview) -> int:
         """Fill `view` from `offset` on; return how many bytes: fewer only at the end. Raises LoaderError."""
         try:
-            return self._reader.read_at(offset, view)
+            count = self._reader.read_at(offset, view)
+            if self._reader.position == self._file.size_bytes:
+                self._reader.peek(1)  # that it is the end is seen by looking behind it
+            return count
         except AttemptFailed as failure:
             raise failure.error from failure
 
@@ -46,10 +52,14 @@ class HttpStream:
 
     def _readinto(self, view: memoryview) -> int:
         count = self._answer.receive(view[:STEP_BYTES])
-        if count == 0 and (missing := self._answer.unread_bytes):
-            what = (
-                f"{self._answer.address.location}: the answer ends {missing:,} bytes before its announced end"
-            )
+        self._received_bytes += count
+        if self._file.size_bytes is None:
+            return count
+        missing = self._file.size_bytes - self._received_bytes
+        if missing < 0:
+            raise self._file.changed(f"it had {self._file.size_bytes:,} bytes, and now it has more")
+        if count == 0 and missing > 0:
+            what = f"{self._file.location}: the answer ends {missing:,} bytes before its announced end"
             hint = "Try again. This server can't go on in the middle: each try transfers the whole file."
             raise AttemptFailed(LoaderError(FailureCode.SOURCE_TRUNCATED, what, hint))
         return count
@@ -66,4 +76,4 @@ def open_stream(client: HttpClient, file: HttpFile) -> HttpStream:
     except (AttemptFailed, LoaderError):
         answer.finish()
         raise
-    return HttpStream(answer)
+    return HttpStream(answer, file)

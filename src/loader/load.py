@@ -118,11 +118,20 @@ class Load:
 
     def _probe(self, source: Source) -> _Probe:
         info = source.probe()
+        self._refuse_unverified(source, info)
         header = read_header(info.head, is_whole=info.head_is_whole)
         if self._allowance.count == 0:
-            RejectCount(self._allowance, 0, None).add(first_rejects(info, header))
+            RejectCount(self._allowance, 0, None).add(first_rejects(info, header), len(info.head))
         self.is_resumable = info.resumable
         return _Probe(source, info, header)
+
+    def _refuse_unverified(self, source: Source, info: SourceInfo) -> None:
+        if self._job.require_verified_length and not source.length_verified:
+            raise LoaderError(
+                FailureCode.LENGTH_UNVERIFIED,
+                f"Nothing says where {info.location} ends: if it were cut off, nobody would see it.",
+                "Compressed files prove their end; else get a copy, or do without --require-verified-length.",
+            )
 
     def _target(self, probe: _Probe) -> Target:
         return Target(
@@ -208,8 +217,9 @@ class Load:
     def _receipt(
         self, control: Connection, probe: _Probe, claimed: Import, attempt: Attempt, remainder: Remainder
     ) -> Receipt:
-        """Return what the import proves, having seen that it does. Raises TOO_MANY_REJECTS, INTERNAL_ERROR."""
+        """Return what the import proves, having seen that it does. Raises LoaderError."""
         info, key = probe.info, attempt.import_key
+        self._refuse_unverified(probe.source, info)
         totals = ledger.totals(control, key)
         rows_parsed = totals.rows_sent + totals.rows_rejected
         refuse_too_many(self._allowance, totals.rows_rejected, rows_parsed)

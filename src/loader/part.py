@@ -37,7 +37,7 @@ class Part:
         attempt: Attempt,
         encoder: Encoder,
         interrupt: Interrupt,
-        on_rejects: Callable[[Sequence[Reject]], None],
+        on_rejects: Callable[[Sequence[Reject], int], None],
         on_block: Callable[[Block, BlockRow], None],
     ) -> None:
         self._connection = connection
@@ -52,8 +52,9 @@ class Part:
     def load(self, blocks: Iterator[Block]) -> int:
         """Load the blocks and commit; return the part's number.
 
-        Calls `on_rejects` as rows are set aside (it may raise), and `on_block` when a block's bytes are no longer
-        needed. Raises Stopped, IMPORT_BUSY when another loader has taken over, and what the database raises.
+        Calls `on_rejects` as rows are set aside, with the byte offset behind their block (it may raise), and `on_block`
+        when a block's bytes are no longer needed. Raises Stopped, IMPORT_BUSY when another loader has taken over, and
+        what the database raises.
         """
         connection, import_key = self._connection, self._attempt.import_key
         with connection.transaction():
@@ -81,14 +82,14 @@ class Part:
     def _encode(self, blocks: Iterator[Block]) -> Iterator[Chunk]:
         for block in blocks:
             rows = rejects = 0
+            byte_end = block.byte_offset + block.end - block.start
             for chunk in self._encoder.encode(block):
                 rows += chunk.rows
                 rejects += len(chunk.rejects)
                 if chunk.rejects:
                     self._rejects.extend(chunk.rejects)
-                    self._on_rejects(chunk.rejects)
+                    self._on_rejects(chunk.rejects, byte_end)
                 yield chunk
-            byte_end = block.byte_offset + block.end - block.start
             row = BlockRow(block.byte_offset, byte_end, block.line_count, rows, rejects)
             self._blocks.append(row)
             self._on_block(block, row)

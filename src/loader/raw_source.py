@@ -35,7 +35,10 @@ class RawSource(Protocol):
 
     @property
     def length_verified(self) -> bool:
-        """Once the end was reached: it was announced beforehand, or marked, not just where the bytes stopped."""
+        """The end is announced beforehand, or marked, not just where the bytes stop.
+
+        False at the probe stays so; true may become false until the end is reached.
+        """
         ...
 
     def probe(self) -> RawInfo:

@@ -9,10 +9,15 @@ from fractions import Fraction
 import msgspec
 
 from loader.errors import LoaderError
-from loader.rejects import Reject
+from loader.rejects import Reason, Reject
 from loader.wire import FailureCode
 
 _TOO_MANY_HINT = "See whether this is the right file; raise --max-rejects if so many bad rows are expected."
+# What is wrong with a record that is cut off, unless that is within its last field.
+_OF_CUT_OFF = {
+    Reason.FIELD_COUNT: "the wrong number of fields",
+    Reason.QUOTE: "a quote that is never closed",
+}
 
 
 class Allowance(msgspec.Struct, frozen=True):
@@ -69,9 +74,15 @@ class RejectCount:
         self._lock = threading.Lock()
         self.rejects = rejects
 
-    def add(self, rejects: Iterable[Reject]) -> None:
-        """Count them; raises BAD_ROW or TOO_MANY_REJECTS at the one that can't be allowed, however the file goes on."""
+    def add(self, rejects: Iterable[Reject], end: int) -> None:
+        """Count them; raises BAD_ROW or TOO_MANY_REJECTS at the one that can't be allowed, however the file goes on.
+
+        `end` is the byte offset behind the block that they are of. Raises SOURCE_TRUNCATED for a last record that is cut
+        off, however many may be set aside: nobody knows what else is missing.
+        """
         for reject in rejects:
+            if reject.reason in _OF_CUT_OFF and reject.byte_offset + len(reject.original) == end:
+                raise _cut_off(reject)
             with self._lock:
                 self.rejects += 1
                 count = self.rejects
@@ -105,3 +116,14 @@ class RejectCount:
             column=reject.column,
             value=reject.value,
         )
+
+
+def _cut_off(reject: Reject) -> LoaderError:
+    return LoaderError(
+        FailureCode.SOURCE_TRUNCATED,
+        f"The file ends like one that is cut off: its last record has no line end, and {_OF_CUT_OFF[reject.reason]}"
+        f" (line {reject.line:,}, byte {reject.byte_offset:,}).",
+        "Get the file anew, whole; if it is meant to end there, take its last line out.",
+        line=reject.line,
+        byte_offset=reject.byte_offset,
+    )

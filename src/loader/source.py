@@ -53,7 +53,7 @@ class Source(Protocol):
 
     @property
     def length_verified(self) -> bool:
-        """Once `segments` reached the end: the end was announced beforehand, or marked by what frames it."""
+        """The end is announced beforehand, or marked by what frames it. As long as `segments` has not reached it, maybe."""
         ...
 
     def probe(self) -> SourceInfo:

@@ -50,6 +50,7 @@ class FailureCode(enum.StrEnum):
     SOURCE_UNREACHABLE = "source_unreachable"
     SOURCE_CHANGED = "source_changed"
     SOURCE_TRUNCATED = "source_truncated"
+    LENGTH_UNVERIFIED = "length_unverified"
     SOURCE_CORRUPT = "source_corrupt"
     SOURCE_PROTOCOL = "source_protocol"
     DATABASE_UNAVAILABLE = "database_unavailable"
@@ -117,6 +118,9 @@ FAILURE_KINDS: dict[FailureCode, FailureKind] = {
         ExitCode.SOURCE, False, "The file is not the one the import began with."
     ),
     FailureCode.SOURCE_TRUNCATED: FailureKind(ExitCode.SOURCE, True, "The file ends before its end."),
+    FailureCode.LENGTH_UNVERIFIED: FailureKind(
+        ExitCode.SOURCE, False, "Nothing says where the file ends, and a verified length was asked for."
+    ),
     FailureCode.SOURCE_CORRUPT: FailureKind(
         ExitCode.SOURCE, False, "The compressed data is damaged, or more than just one compressed file."
     ),
@@ -183,6 +187,7 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     workers: int | None = None  # connections that load; None: one a core, up to 4
     max_rejects: str = "0"  # a count, or a percentage such as "0.5%"
     force: bool = False  # import even if this very file is published already
+    require_verified_length: bool = False  # publish nothing whose receipt would say `length_verified: false`
     on_sigterm: Literal["roll_back", "suspend"] = "roll_back"
     database_url: str | None = None  # None: DATABASE_URL, else the embedded server
     # A list, even an empty one: http(s) only, and only to public addresses and these names, IP addresses and CIDRs, each
