@@ -48,9 +48,8 @@ class Metrics:
             buckets=_DURATION_BUCKETS,
             registry=registry,
         )
-        for (
-            state
-        ) in FINISHED:  # at 0 from the start: of a series that begins at 1 Prometheus sees no increase
+        # at 0 from the start: of a series that begins at 1 Prometheus sees no increase
+        for state in FINISHED:
             self._durations.labels(state)
         self._exits = Counter(
             "importer_loader_exits",
