@@ -96,11 +96,12 @@ def main() -> None:
     """Serve a folder until interrupted; the one line of output is the base URL."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen at (default: %(default)s)")
     parser.add_argument("--port", type=int, default=0, help="default: any that is free")
     arguments = parser.parse_args()
     handler = partial(FileHandler, directory=str(arguments.folder))
-    with ThreadingHTTPServer(("127.0.0.1", arguments.port), handler) as server:
-        print(f"http://127.0.0.1:{server.server_port}", flush=True)
+    with ThreadingHTTPServer((arguments.host, arguments.port), handler) as server:
+        print(f"http://{arguments.host}:{server.server_port}", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
 
