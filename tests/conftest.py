@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Generator
+from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,6 +13,7 @@ import pytest
 from http_server import HttpServer
 from hypothesis import settings
 from loader_process import STARTED, Loaders
+from supervision import Scene, supervising
 
 from loader.embedded import embedded_server
 from loader.sample import write_sample
@@ -81,3 +82,16 @@ def server(sample: bytes) -> Generator[HttpServer]:
     """The sample's server."""
     with HttpServer(sample) as server:
         yield server
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Whoever awaits does it in asyncio."""
+    return "asyncio"
+
+
+@pytest.fixture
+async def scene(tmp_path: Path, database_url: str) -> AsyncGenerator[Scene]:
+    """A supervisor of two slots, which tries again at once."""
+    async with supervising(tmp_path, database_url) as scene:
+        yield scene

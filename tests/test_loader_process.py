@@ -32,11 +32,6 @@ ODD = Loaders(
 PATIENCE_SECONDS = 30.0
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def start(behaviour: str) -> LoaderProcess:
     return ODD.run(Job(source=f"https://example.org/{behaviour}", import_id="1"))
 

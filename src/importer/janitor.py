@@ -51,8 +51,11 @@ class Janitor:
             except (StoreError, LoaderError) as error:
                 log.warning("housekeeping postponed", error=str(error))
                 seconds = _POSTPONED_SECONDS
+            # Not wait_for: before Python 3.12 it drops a cancellation that comes at the moment of a call, and who stops us
+            # would wait for ever.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._called.wait(), seconds)
+                async with asyncio.timeout(seconds):
+                    await self._called.wait()
 
     async def _correct_failures(self) -> None:
         """Have those succeed of which a commit arrived that nobody got the answer of, and nobody could ask for."""
