@@ -147,6 +147,12 @@ async def test_who_reports_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not (await end_of(process)).was_silent
 
 
+async def test_who_reports_the_same_for_too_long_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader_process, "STALL_SECONDS", 2)
+    end = await end_of(start("waits"))
+    assert (end.exit_code, end.was_silent, end.was_stalled) == (-signal.SIGKILL, False, True)
+
+
 async def test_signals_after_its_end_go_nowhere() -> None:
     process = start("fails")
     await end_of(process)

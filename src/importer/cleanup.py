@@ -7,6 +7,7 @@ the service, is gone on with by the next.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from uuid import UUID
 
 import structlog
@@ -23,6 +24,10 @@ from loader.wire import FailureCode, Receipt
 
 # Processes at a time. More than one, because one may wait for a long report to let go of the tables.
 _PROCESSES = 4
+
+# A removal of 300 GB takes two minutes, and each wait for readers ten (publication.py). One that takes longer hangs; the
+# next goes on with the rest.
+DROP_SECONDS = 3600.0
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -85,10 +90,13 @@ class Cleanup:
     async def _drop(self, import_id: UUID, *, published: bool) -> End:
         process = self._loaders.drop(import_id, published=published)
         try:
-            return await process.end()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DROP_SECONDS):
+                    await process.end()
         finally:
-            process.kill()  # nothing, unless we are being stopped
-            await uninterrupted(process.end())
+            process.kill()  # nothing, unless it takes too long, or we are being stopped
+            end = await uninterrupted(process.end())
+        return end
 
     async def _cancel(self, import_id: UUID, end: End | None) -> None:
         receipt = await self._until_clear(import_id, published=False)

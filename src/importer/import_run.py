@@ -75,7 +75,12 @@ class ImportRun:
         finally:
             self._process.kill()  # nothing, unless we are stopped, or have a defect
         self.end = await self._process.end()
-        self._log.info("loader ended", exit_code=self.end.exit_code, was_silent=self.end.was_silent)
+        self._log.info(
+            "loader ended",
+            exit_code=self.end.exit_code,
+            was_silent=self.end.was_silent,
+            was_stalled=self.end.was_stalled,
+        )
         standing: Known = "unknown"
         if not self._is_suspended and needs_ledger(self.end):  # else the next attempt looks
             with contextlib.suppress(LoaderError):  # the database is away
