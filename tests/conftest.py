@@ -95,3 +95,9 @@ async def scene(tmp_path: Path, database_url: str) -> AsyncGenerator[Scene]:
     """A supervisor of two slots, which tries again at once."""
     async with supervising(tmp_path, database_url) as scene:
         yield scene
+
+
+@pytest.fixture(params=[False, pytest.param(True, marks=pytest.mark.long)], ids=["some steps", "every step"])
+def every_step(request: pytest.FixtureRequest) -> bool:
+    """Whether a failpoint is tried at each step, which takes minutes, or at some."""
+    return bool(request.param)

@@ -27,6 +27,8 @@ from loader import wire
 
 # Three parts of one worker, or four of two: a run of about twenty steps.
 ROWS = 7_000
+# Where not every step is tried: from one to the next that is.
+_STRIDE = 5
 
 # Two loaders a step, more than a second each: a minute, and several on a busy machine.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -39,18 +41,11 @@ def small_file(sample: bytes, tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture(params=[5, pytest.param(1, marks=pytest.mark.long)], ids=["every fifth", "every"])
-def stride(request: pytest.FixtureRequest) -> int:
-    """From one step to the next that is tried: all of them take minutes."""
-    assert isinstance(request.param, int)
-    return request.param
-
-
 def at_each_step(
-    loaders: Loaders, stride: int, what: str, *arguments: str, clean_code: int = 0
+    loaders: Loaders, every_step: bool, what: str, *arguments: str, clean_code: int = 0
 ) -> Iterator[LoaderProcess]:
     """Yield, for each step that is tried, a run of the command that has ended, having met there what failpoint.py does."""
-    for step in itertools.count(1, stride):
+    for step in itertools.count(1, 1 if every_step else _STRIDE):
         loader = loaders.start(*arguments, armed=f"{what}@{step}")
         code = loader.wait()
         if "failpoint" not in loader.stderr:
@@ -67,9 +62,11 @@ def whole(database_url: str, small_file: Path) -> str:
 
 @pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, "1"), (signal.SIGINT, "2")])
 def test_stopped_at_any_step_a_run_leaves_nothing_or_all(
-    number: signal.Signals, workers: str, loaders: Loaders, small_file: Path, whole: str, stride: int
+    number: signal.Signals, workers: str, loaders: Loaders, small_file: Path, whole: str, every_step: bool
 ) -> None:
-    for loader in at_each_step(loaders, stride, number.name, "run", str(small_file), "--workers", workers):
+    for loader in at_each_step(
+        loaders, every_step, number.name, "run", str(small_file), "--workers", workers
+    ):
         rows = row_count(loaders.database_url)
         if loader.wait() == 0:  # the commit had begun
             assert loader.receipt().rows_published == rows == ROWS
@@ -84,10 +81,10 @@ def test_stopped_at_any_step_a_run_leaves_nothing_or_all(
 
 
 def test_suspended_at_any_step_the_same_command_goes_on(
-    loaders: Loaders, small_file: Path, whole: str, stride: int
+    loaders: Loaders, small_file: Path, whole: str, every_step: bool
 ) -> None:
     arguments = ("run", str(small_file), "--workers", "1")
-    for loader in at_each_step(loaders, stride, "SIGHUP", *arguments):
+    for loader in at_each_step(loaders, every_step, "SIGHUP", *arguments):
         if loader.wait() != 0:
             last = loader.failure()
             assert last.failure.code is wire.FailureCode.SUSPENDED
@@ -101,10 +98,10 @@ def test_suspended_at_any_step_the_same_command_goes_on(
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_killed_at_any_step_the_same_command_goes_on(
-    workers: str, loaders: Loaders, small_file: Path, whole: str, stride: int
+    workers: str, loaders: Loaders, small_file: Path, whole: str, every_step: bool
 ) -> None:
     arguments = ("run", str(small_file), "--workers", workers, "--import-id", str(uuid.uuid4()))
-    for loader in at_each_step(loaders, stride, "crash", *arguments):
+    for loader in at_each_step(loaders, every_step, "crash", *arguments):
         assert loader.wait() == -signal.SIGKILL
         assert row_count(loaders.database_url) in (0, ROWS)
         assert loaders.start(*arguments).receipt().rows_published == ROWS
@@ -114,14 +111,14 @@ def test_killed_at_any_step_the_same_command_goes_on(
 
 
 def test_killed_at_any_step_of_a_replacement_trips_holds_the_old_rows_or_the_new_ones(
-    loaders: Loaders, small_file: Path, whole: str, tmp_path: Path, stride: int
+    loaders: Loaders, small_file: Path, whole: str, tmp_path: Path, every_step: bool
 ) -> None:
     old_file = tmp_path / "old.csv"
     old_file.write_bytes(b"".join(small_file.read_bytes().splitlines(keepends=True)[:4_000]))
     loaders.start("run", str(old_file)).receipt()
     old = checksum(loaders.database_url)
     for loader in at_each_step(
-        loaders, stride, "crash", "run", str(small_file), "--workers", "1", "--mode", "replace"
+        loaders, every_step, "crash", "run", str(small_file), "--workers", "1", "--mode", "replace"
     ):
         assert loader.wait() == -signal.SIGKILL
         now = checksum(loaders.database_url)
@@ -136,11 +133,11 @@ def test_killed_at_any_step_of_a_replacement_trips_holds_the_old_rows_or_the_new
 
 
 def test_killed_at_any_step_of_a_failing_run_and_its_roll_back_gc_leaves_nothing(
-    loaders: Loaders, small_file: Path, stride: int
+    loaders: Loaders, small_file: Path, every_step: bool
 ) -> None:
     small_file.write_bytes(small_file.read_bytes() + b"not a trip\n")
     arguments = ("run", str(small_file), "--workers", "1")
-    for loader in at_each_step(loaders, stride, "crash", *arguments, clean_code=wire.ExitCode.DATA):
+    for loader in at_each_step(loaders, every_step, "crash", *arguments, clean_code=wire.ExitCode.DATA):
         assert loader.wait() == -signal.SIGKILL
         wait_until_disconnected(loaders.database_url)
         assert loaders.start("gc").wait() == 0
@@ -149,10 +146,12 @@ def test_killed_at_any_step_of_a_failing_run_and_its_roll_back_gc_leaves_nothing
     assert_nothing_is_left(loaders.database_url)
 
 
-def test_killed_at_any_step_of_a_removal_gc_ends_it(loaders: Loaders, small_file: Path, stride: int) -> None:
+def test_killed_at_any_step_of_a_removal_gc_ends_it(
+    loaders: Loaders, small_file: Path, every_step: bool
+) -> None:
     arguments = ("run", str(small_file), "--import-id", str(uuid.uuid4()))
     loaders.start(*arguments).receipt()
-    for loader in at_each_step(loaders, stride, "crash", "drop", arguments[-1], "--published"):
+    for loader in at_each_step(loaders, every_step, "crash", "drop", arguments[-1], "--published"):
         assert loader.wait() == -signal.SIGKILL
         assert row_count(loaders.database_url) == 0
         wait_until_disconnected(loaders.database_url)
@@ -165,9 +164,9 @@ def test_killed_at_any_step_of_a_removal_gc_ends_it(loaders: Loaders, small_file
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_an_error_that_nobody_expected_at_any_step_is_told_and_leaves_nothing(
-    workers: str, loaders: Loaders, small_file: Path, whole: str, stride: int
+    workers: str, loaders: Loaders, small_file: Path, whole: str, every_step: bool
 ) -> None:
-    for loader in at_each_step(loaders, stride, "error", "run", str(small_file), "--workers", workers):
+    for loader in at_each_step(loaders, every_step, "error", "run", str(small_file), "--workers", workers):
         if loader.wait() == 0:  # what was left to do is not the import
             assert checksum(loaders.database_url) == whole
         else:
@@ -181,11 +180,11 @@ def test_an_error_that_nobody_expected_at_any_step_is_told_and_leaves_nothing(
 
 
 def test_an_error_at_any_step_of_a_roll_back_leaves_staging_that_is_told_of(
-    loaders: Loaders, small_file: Path, stride: int
+    loaders: Loaders, small_file: Path, every_step: bool
 ) -> None:
     small_file.write_bytes(small_file.read_bytes() + b"not a trip\n")
     arguments = ("run", str(small_file), "--workers", "1")
-    for loader in at_each_step(loaders, stride, "error", *arguments, clean_code=wire.ExitCode.DATA):
+    for loader in at_each_step(loaders, every_step, "error", *arguments, clean_code=wire.ExitCode.DATA):
         last = loader.failure()
         assert last.failure.code in (wire.FailureCode.INTERNAL_ERROR, wire.FailureCode.BAD_ROW)
         if last.staging == "unknown":
@@ -203,10 +202,10 @@ def meets_or_ends(loader: LoaderProcess) -> bool:
 
 
 def at_each_hang(
-    loaders: Loaders, stride: int, *arguments: str, clean_code: int = 0
+    loaders: Loaders, every_step: bool, *arguments: str, clean_code: int = 0
 ) -> Iterator[LoaderProcess]:
     """Yield, for each step that is tried, a run of the command that hangs there."""
-    for step in itertools.count(1, stride):
+    for step in itertools.count(1, 1 if every_step else _STRIDE):
         loader = loaders.start(*arguments, armed=f"hang@{step}", environment=QUICK_TO_LEAVE)
         wait_for("a step", partial(meets_or_ends, loader))
         if "failpoint" not in loader.stderr:
@@ -217,10 +216,10 @@ def at_each_hang(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_stopped_while_any_step_hangs_a_run_ends(
-    number: signal.Signals, loaders: Loaders, small_file: Path, whole: str, stride: int
+    number: signal.Signals, loaders: Loaders, small_file: Path, whole: str, every_step: bool
 ) -> None:
     arguments = ("run", str(small_file), "--workers", "1")
-    for loader in at_each_hang(loaders, stride, *arguments):
+    for loader in at_each_hang(loaders, every_step, *arguments):
         loader.send(number)
         if loader.wait() == 0:  # it hung behind its commit
             assert loader.receipt().rows_published == ROWS
@@ -241,11 +240,11 @@ def test_stopped_while_any_step_hangs_a_run_ends(
 
 
 def test_a_roll_back_that_hangs_at_any_step_is_given_up_and_gc_ends_it(
-    loaders: Loaders, small_file: Path, stride: int
+    loaders: Loaders, small_file: Path, every_step: bool
 ) -> None:
     small_file.write_bytes(small_file.read_bytes() + b"not a trip\n")
     arguments = ("run", str(small_file), "--workers", "1")
-    for loader in at_each_hang(loaders, stride, *arguments, clean_code=wire.ExitCode.DATA):
+    for loader in at_each_hang(loaders, every_step, *arguments, clean_code=wire.ExitCode.DATA):
         loader.send(signal.SIGTERM)
         last = loader.failure()
         if last.staging != "none":

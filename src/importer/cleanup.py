@@ -12,6 +12,7 @@ from uuid import UUID
 
 import structlog
 
+from importer.failpoint import reach
 from importer.imports import Ending, Import, State
 from importer.keyed_tasks import KeyedTasks
 from importer.ledger_reader import LedgerReader
@@ -66,6 +67,7 @@ class Cleanup:
             if _is_left(standing, published=published):
                 async with self._turns:
                     end = await self._drop(import_id, published=published)
+                reach()
                 said = end.log
                 log.info("drop ended", import_id=str(import_id), exit_code=end.exit_code, said=said)
                 standing = await self._ledger.standing(import_id)
@@ -108,13 +110,16 @@ class Cleanup:
             receipt=receipt,
         )
         moved = await until_stored(lambda: self._store.finish_attempt(import_id, ending))
+        reach()
         if moved is not None:
             log.info("cancel ended", import_id=str(import_id), state=moved.state)
 
     async def _remove(self, removing: Import) -> None:
         if removing.attempt_count:  # else it is in no ledger, and can go even if the database is down
             await self._until_clear(removing.id, published=True)
+        reach()
         await until_stored(lambda: self._store.delete(removing.id))
+        reach()
         log.info("removed", import_id=str(removing.id))
 
 

@@ -10,6 +10,7 @@ import structlog
 
 from importer.cleanup import Cleanup
 from importer.errors import StoreError
+from importer.failpoint import reach
 from importer.imports import FINISHED, Import
 from importer.ledger_reader import LedgerReader
 from importer.store import Store
@@ -47,6 +48,7 @@ class Janitor:
             try:
                 await self._correct_failures()  # first: the others look at what has failed
                 await self._drop_staging()  # then: what has no record any more, nobody here would look for
+                reach()
                 await self._delete_records()
             except (StoreError, LoaderError) as error:
                 log.warning("housekeeping postponed", error=str(error))

@@ -21,6 +21,7 @@ from uuid import UUID
 import msgspec
 from psycopg.conninfo import conninfo_to_dict
 
+from importer.failpoint import reach
 from importer.outcome import End
 from loader.wire import Failed, Job, Message, ProgressMessage, Published
 
@@ -79,9 +80,11 @@ class LoaderProcess:
             self._process = None
             self._finish(End(None, None, str(error)))
             return
+        reach()
         threading.Thread(target=self._live, args=(self._process,), name="loader", daemon=True).start()
         if job is not None:
             self._hand_over(job)
+            reach()
             asyncio.get_running_loop().call_later(1, self._listen_for_silence)
 
     @property
