@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
+from collections import deque
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 import pytest
 import structlog
 from conftest import SAMPLE_ROWS
 from http_server import HttpServer
+from live_service import LiveService
 from loader_process import committed_rows, row_count, wait_until_disconnected
-from mid_load import resume_serving
+from mid_load import resume_serving, stall_after_probe
 from supervision import DEADLINE_SECONDS, ODD, assert_all_gone, stall, supervising, until
 
 from importer.cleanup import Cleanup
@@ -89,3 +94,41 @@ async def test_housekeeping_that_is_called_just_as_it_is_stopped_ends(turns: int
     ended, _ = await asyncio.wait([work], timeout=DEADLINE_SECONDS)
     assert ended
     await store.close()
+
+
+def test_a_request_that_comes_as_the_service_stops_is_answered_or_cut_off_and_no_defect(
+    tmp_path: Path, database_url: str, server: HttpServer
+) -> None:
+    server.rule = stall_after_probe
+    answers: set[int] = set()
+    with LiveService(tmp_path, database_url) as live:
+        live.until_phase(live.submit(server.url)["id"], "loading")
+        askers = [threading.Thread(target=come_until_it_stops, args=(live, answers)) for _ in range(4)]
+        for asker in askers:
+            asker.start()
+        live.process.terminate()
+        for asker in askers:
+            asker.join()
+    assert answers <= {200}
+
+
+def come_until_it_stops(live: LiveService, answers: set[int]) -> None:
+    """Connect as often as can be, until nobody listens; then ask, by what came last, as long as that is open."""
+    base = live.client.base_url
+    with contextlib.ExitStack() as stack:
+        came: deque[HTTPConnection] = deque(maxlen=50)
+        with contextlib.suppress(ConnectionRefusedError):
+            while True:
+                came.append(stack.enter_context(contextlib.closing(HTTPConnection(base.host, base.port))))
+                came[-1].connect()
+                if len(came) == came.maxlen:
+                    came.popleft().close()
+        while came:
+            connection = came.popleft()
+            connection.auto_open = False
+            with contextlib.suppress(HTTPException, OSError):
+                connection.request("GET", "/imports")
+                with connection.getresponse() as answer:
+                    answer.read()
+                    answers.add(answer.status)
+                came.append(connection)
