@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from crashing_postgres import CrashingPostgres
 from http_server import HttpServer
 from hypothesis import settings
 from loader_process import STARTED, Loaders
@@ -58,6 +59,14 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
             connection.execute("ALTER SYSTEM SET fsync = off")
             connection.execute("SELECT pg_reload_conf()")
         yield url
+
+
+@pytest.fixture
+def crashing_postgres(tmp_path: Path) -> Generator[CrashingPostgres]:
+    """A server of the test's own, which it may kill: the others would lose theirs."""
+    folder = tmp_path / "postgres"
+    with embedded_server(folder) as url:
+        yield CrashingPostgres(folder, url)
 
 
 @pytest.fixture

@@ -8,26 +8,24 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import signal
 import time
-from collections.abc import Generator
 from pathlib import Path
 
 import psutil
 import psycopg
 import pytest
 from conftest import SAMPLE_ROWS
+from crashing_postgres import CRASHES, CrashingPostgres
 from http_server import HttpServer
 from loader_process import checksum_of, query, wait_for
 from restarted_service import RestartedService, assert_all_agree, restarted_service
 
 from loader import coverage, ledger
-from loader.embedded import embedded_server
 
 pytestmark = [pytest.mark.long, pytest.mark.slow, pytest.mark.timeout(3600)]
 
 KILLS = 120
-CRASHES = 30
+CRASH_COUNT = 30
 # Two slots, each with one that waits behind it.
 AT_ONCE = 4
 
@@ -37,14 +35,6 @@ def chance() -> random.Random:
     seed = int(os.environ.get("RANDOM_KILLS_SEED") or random.SystemRandom().randrange(1 << 32))
     print(f"RANDOM_KILLS_SEED={seed}")
     return random.Random(seed)
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Generator[tuple[Path, str]]:
-    """The folder and the URL of a PostgreSQL of the test's own, which it may kill."""
-    folder = tmp_path / "postgres"
-    with embedded_server(folder) as url:
-        yield folder, url
 
 
 class Imports:
@@ -93,9 +83,13 @@ def assert_all_rows_are_there(database_url: str, imports: Imports, sample: bytes
 
 
 def test_loaders_and_service_are_killed_at_random_and_no_row_is_lost_or_doubled(
-    chance: random.Random, data: tuple[Path, str], tmp_path: Path, server: HttpServer, sample: bytes
+    chance: random.Random,
+    crashing_postgres: CrashingPostgres,
+    tmp_path: Path,
+    server: HttpServer,
+    sample: bytes,
 ) -> None:
-    _, database_url = data
+    database_url = crashing_postgres.url
     killed = {"loader": 0, "service": 0, "both": 0}
     with restarted_service(tmp_path, database_url) as service:
         imports = Imports(service, server)
@@ -119,40 +113,25 @@ def test_loaders_and_service_are_killed_at_random_and_no_row_is_lost_or_doubled(
 
 
 def test_the_database_is_killed_at_random_and_no_row_is_lost_or_doubled(
-    chance: random.Random, data: tuple[Path, str], tmp_path: Path, server: HttpServer, sample: bytes
+    chance: random.Random,
+    crashing_postgres: CrashingPostgres,
+    tmp_path: Path,
+    server: HttpServer,
+    sample: bytes,
 ) -> None:
-    folder, database_url = data
-    crashes = {"immediate shutdown": 0, "postmaster": 0, "backend": 0}
+    database_url = crashing_postgres.url
+    crashes = dict.fromkeys(CRASHES, 0)
     with restarted_service(tmp_path, database_url) as service:
         imports = Imports(service, server)
-        while sum(crashes.values()) < CRASHES:
+        while sum(crashes.values()) < CRASH_COUNT:
             imports.refill()
             time.sleep(chance.uniform(0, 3))  # the moment is what is tried here
             what = chance.choice(list(crashes))
-            crash(what, folder, chance)
+            crashing_postgres.crash(what, chance)
             crashes[what] += 1
-            wait_for("the database", lambda: answers(database_url))
+            wait_for("the database", crashing_postgres.answers)
         imports.finish()
         service.stop()
     print(crashes, "imports:", imports.succeeded)
     assert_all_agree(tmp_path, database_url)
     assert_all_rows_are_there(database_url, imports, sample)
-
-
-def crash(what: str, folder: Path, chance: random.Random) -> None:
-    """End the server, or one of its sessions, after which it ends all others and recovers."""
-    postmaster = psutil.Process(int((folder / "postgres" / "postmaster.pid").read_text().split("\n")[0]))
-    match what:
-        case "immediate shutdown":
-            postmaster.send_signal(signal.SIGQUIT)
-        case "postmaster":
-            postmaster.kill()
-        case _:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                chance.choice(postmaster.children()).kill()
-
-
-def answers(database_url: str) -> bool:
-    with contextlib.suppress(psycopg.OperationalError):
-        return query(database_url, "SELECT 1") == [(1,)]
-    return False

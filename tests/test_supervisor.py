@@ -84,11 +84,12 @@ async def test_a_loader_dumps_no_core_which_would_hold_its_job(tmp_path: Path, d
         assert json.loads(attempt.log)["core"] == 0
 
 
+@pytest.mark.parametrize("count", [50, pytest.param(200, marks=pytest.mark.long)])
 async def test_after_many_imports_no_process_is_left_and_never_were_there_more_than_slots(
-    tmp_path: Path, database_url: str
+    count: int, tmp_path: Path, database_url: str
 ) -> None:
     async with supervising(tmp_path, database_url, command=ODD, slots=3) as scene:
-        import_ids = [await scene.submit("https://example.org/fails") for _ in range(60)]
+        import_ids = [await scene.submit("https://example.org/fails") for _ in range(count)]
         most = 0
         while (await scene.store.counts())[State.FAILED] < len(import_ids):
             most = max(most, len(children()))
