@@ -27,13 +27,22 @@ _numbers = itertools.count(1)
 class LiveService:
     """One that runs until the end of `with`, on a free port, with a control DB of its own."""
 
-    def __init__(self, folder: Path, database_url: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        database_url: str,
+        environment: Mapping[str, str] | None = None,
+        *,
+        small: bool = False,
+    ) -> None:
+        """`small`: with loaders of which a test's file has many parts."""
+        program = [str(Path(__file__).with_name("small_service.py"))] if small else ["-m", "importer"]
         self.folder = folder
         self.database_url = database_url
         self.log = folder / f"service-{next(_numbers)}.log"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "importer", "serve"],
+                [sys.executable, *program, "serve"],
                 env={
                     **os.environ,
                     "IMPORTER_DATA_DIR": str(folder),
@@ -65,6 +74,12 @@ class LiveService:
         finally:
             self.process.kill()
             self.process.wait()
+
+    def kill(self) -> None:
+        """End it with SIGKILL, if it has not ended yet."""
+        self.process.kill()
+        self.process.wait()
+        self.client.close()
 
     def _url(self) -> str | None:
         assert self.process.poll() is None, self.log.read_text()
@@ -122,11 +137,11 @@ class LiveService:
 
 
 @contextmanager
-def fresh_database(postgres: str) -> Generator[str]:
-    """Yield the URL of a database of its own on a server, for tests that share a service."""
+def fresh_database(postgres: str, template: str = "template0") -> Generator[str]:
+    """Yield the URL of a database of its own on a server, a copy of another."""
     name = f"service_{next(_numbers)}"
     with psycopg.connect(postgres, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 STRATEGY file_copy".encode())
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy".encode())
         yield urlsplit(postgres)._replace(path=f"/{name}").geturl()
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 

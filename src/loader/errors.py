@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import traceback
+
 from loader.wire import FAILURE_KINDS, ExitCode, Failure, FailureCode
 
 # Longer values are cut: an error must be readable, and a row may be megabytes long.
@@ -45,3 +48,15 @@ class LoaderError(Exception):
     def exit_code(self) -> ExitCode:
         """What the process exits with when this ends it."""
         return FAILURE_KINDS[self.code].exit_code
+
+
+def known(error: Exception) -> LoaderError:
+    """Return an exception as one that can be shown; what nobody expected is a defect, its traceback goes to stderr."""
+    if isinstance(error, LoaderError):
+        return error
+    traceback.print_exception(error, file=sys.stderr)
+    return LoaderError(
+        FailureCode.INTERNAL_ERROR,
+        f"The loader has a defect: {type(error).__name__}: {error}",
+        "Please report it with what stands on stderr.",
+    )
