@@ -62,19 +62,12 @@ def test_a_removal_waits_for_a_long_reader_and_new_readers_do_not_wait_for_it(
 ) -> None:
     import_id = loaders.start("run", small_file.url).receipt().import_id
     rows = loaders.start("run", server.url).receipt().rows_published
-    with psycopg.connect(loaders.database_url) as long_reader:
-        before = long_reader.execute("SELECT count(*) FROM trips").fetchall()
+    with holding(loaders, "SELECT FROM trips LIMIT 1"):
         removal = loaders.start("drop", "--published", import_id)
         wait_for("its rows to vanish", lambda: row_count(loaders.database_url) == rows)
         assert_readers_come_through(loaders, rows)
-        assert before == [(rows + len(small_file_rows(small_file)),)]
     assert removal.wait() == 0
     assert_nothing_is_left(loaders.database_url)
-
-
-def small_file_rows(server: HttpServer) -> list[bytes]:
-    assert isinstance(server.content, bytes)
-    return server.content.splitlines()[1:]
 
 
 @contextlib.contextmanager
