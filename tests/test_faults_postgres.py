@@ -91,6 +91,7 @@ async def scene(tmp_path: Path, database_url: str) -> AsyncGenerator[Scene]:
 
 
 @pytest.mark.anyio
+@pytest.mark.long
 async def test_an_import_whose_database_stays_away_fails_and_a_retry_goes_on(
     own: OwnServer, scene: Scene, server: HttpServer, sample: bytes
 ) -> None:
@@ -152,6 +153,7 @@ def test_a_standby_is_told_at_the_probe(loaders: Loaders, server: HttpServer, st
     assert standby.is_running()
 
 
+@pytest.mark.long
 def test_a_failover_to_a_standby_is_waited_for(
     own: OwnServer, loaders: Loaders, server: HttpServer, sample: bytes
 ) -> None:
@@ -191,6 +193,7 @@ def visitor(database_url: str) -> Generator[str]:
         connection.execute("DROP OWNED BY visitor CASCADE; DROP ROLE visitor")
 
 
+@pytest.mark.long
 def test_with_few_connections_it_does_with_fewer_workers(
     own: OwnServer, visitor: str, server: HttpServer, tmp_path: Path
 ) -> None:
@@ -219,6 +222,7 @@ def test_without_any_connection_it_is_told_at_the_probe(
     assert last.failure.retryable
 
 
+@pytest.mark.long
 def test_a_role_that_is_locked_out_in_mid_load_goes_on_when_it_is_let_in(
     own: OwnServer, visitor: str, server: HttpServer, tmp_path: Path
 ) -> None:
@@ -254,6 +258,7 @@ def commit_in_flight(own: OwnServer, server: HttpServer) -> Generator[None]:
         own.alter("ALTER SYSTEM RESET synchronous_standby_names")
 
 
+@pytest.mark.long
 def test_a_part_whose_commit_is_in_flight_does_not_survive_a_roll_back(
     own: OwnServer, loaders: Loaders, server: HttpServer
 ) -> None:

@@ -61,6 +61,7 @@ def test_both_sides_of_a_connection_drop_it_when_the_other_is_silent_for_half_a_
             assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
 
 
+@pytest.mark.long
 def test_connections_that_are_cut_cost_an_attempt_and_no_row(
     proxy: Proxy, distant: Loaders, server: HttpServer, sample: bytes
 ) -> None:
@@ -100,6 +101,7 @@ def test_a_database_that_goes_deaf_is_given_up_and_gone_on_with_when_it_hears_ag
     assert_nothing_is_left(database_url)
 
 
+@pytest.mark.long
 def test_stopped_while_the_database_is_deaf_it_says_what_is_left_to_do(
     proxy: Proxy, distant: Loaders, database_url: str, server: HttpServer
 ) -> None:

@@ -129,6 +129,7 @@ def test_two_imports_of_one_file_see_each_other_in_any_isolation(
     assert_nothing_is_left(loaders.database_url)
 
 
+@pytest.mark.long
 def test_what_is_told_as_published_survives_a_crash_even_where_commits_are_told_early(
     server: HttpServer, tmp_path: Path
 ) -> None:
@@ -150,6 +151,7 @@ def role(database_url: str) -> Generator[str]:
     execute(database_url, f"DROP ROLE {name}")
 
 
+@pytest.mark.long
 def test_a_role_that_becomes_another_at_log_in_loads_and_rolls_back(
     role: str, loaders: Loaders, server: HttpServer, tmp_path: Path
 ) -> None:
@@ -192,6 +194,7 @@ def test_a_database_that_can_not_store_every_text_is_refused_at_the_probe(
         assert query(url, "SELECT to_regclass('trips'), to_regnamespace('loader')") == [(None, None)]
 
 
+@pytest.mark.long
 def test_a_database_that_stores_bytes_as_they_are_is_as_good_as_any(
     postgres: str, server: HttpServer, sample: bytes, tmp_path: Path
 ) -> None:

@@ -20,13 +20,11 @@ from postgres_server import installed, own_server
 from loader.wire import FailureCode
 
 pytestmark = pytest.mark.slow
-LONG = pytest.mark.long
+VERSIONS = (15, 16, 17, 18)
 
 
-# All other tests are of 18, and 16 comes with it.
-@pytest.mark.parametrize(
-    "version", [pytest.param(15, marks=LONG), 16, *(pytest.param(each, marks=LONG) for each in (17, 18))]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("version", VERSIONS)
 def test_an_import_a_replacement_a_removal_a_collection_and_a_roll_back_in(
     version: int, server: HttpServer, sample: bytes, tmp_path: Path
 ) -> None:
