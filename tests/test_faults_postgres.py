@@ -53,12 +53,13 @@ def anyio_backend() -> str:
 # It stops, and starts
 
 
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
 def test_a_server_that_restarts_costs_an_attempt_and_no_row(
-    own: OwnServer, loaders: Loaders, server: HttpServer, sample: bytes
+    mode: str, own: OwnServer, loaders: Loaders, server: HttpServer, sample: bytes
 ) -> None:
     whole = checksum_of(loaders.database_url, sample)
     loader = start_until_stalled(loaders, server)
-    own.stop()
+    own.stop(mode)
     resume_serving(server)
     own.start()
     assert loader.receipt().attempts >= 2
