@@ -7,12 +7,17 @@ empty is null, quoted empty is an empty text, a quote may open and close in mid-
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+
 import msgspec
 
+from loader.errors import value_text
 from loader.fields import encode_field
 from loader.rejects import Reason, Reject
 from loader.trips import COLUMNS
 
+_QUOTED = re.compile(rb'"[^"]*"')
 _NULL = (-1).to_bytes(4, "big", signed=True)
 
 
@@ -32,7 +37,7 @@ def encode_row(record: bytes, column_count: int) -> bytes | Fault:
     unquoted carriage return; the number of fields; the first field with a NUL byte or invalid UTF-8; the first field
     that its column's kind can't hold.
     """
-    fields = _split(record, column_count)
+    fields = split_record(record, column_count)
     if isinstance(fields, Reason):
         return Fault(None, None, fields)
     if len(fields) != column_count:
@@ -54,45 +59,53 @@ def encode_row(record: bytes, column_count: int) -> bytes | Fault:
 def reject_of(fault: Fault, record: bytes, line: int, byte_offset: int) -> Reject:
     """Return what is kept of a row that has a fault; `line` and `byte_offset` are those of the record's first byte."""
     column = None if fault.column_index is None else COLUMNS[fault.column_index].name
-    value = None
-    if fault.value is not None:
-        # Like a byte that can't be decoded: no text in Postgres can hold a NUL.
-        value = fault.value.decode(errors="backslashreplace").replace("\0", r"\x00")
+    value = None if fault.value is None else value_text(fault.value)
     return Reject(line, byte_offset, column, value, fault.reason, original=record)
 
 
-def _split(record: bytes, column_count: int) -> list[bytes | None] | Reason:
-    """Return the fields without quotes, None for null; of a row with too many at least one too many."""
+def split_record(record: bytes, column_count: int) -> list[bytes | None] | Reason:
+    """Return the fields without quotes, None for null; of a record with more than `column_count` at least one more."""
     if b'"' in record:
-        return _split_quoted(record)
+        return _split_quoted(record, column_count)
     if b"\r" in record:
         return Reason.CARRIAGE_RETURN
     return [field or None for field in record.split(b",", column_count)]
 
 
-def _split_quoted(record: bytes) -> list[bytes | None] | Reason:
-    stretches = record.split(b'"')  # by turns outside and within quotes
-    if len(stretches) % 2 == 0:
+def _split_quoted(record: bytes, column_count: int) -> list[bytes | None] | Reason:
+    quotes = record.count(b'"')
+    if quotes % 2 == 1:
         return Reason.QUOTE
-    if any(b"\r" in outside for outside in stretches[::2]):
+    if b"\r" in record and b"\r" in _QUOTED.sub(b"", record):
         return Reason.CARRIAGE_RETURN
     fields: list[bytes | None] = []
     field, quoted = bytearray(), False
-    for index, stretch in enumerate(stretches):
+    for index, stretch in enumerate(_stretches(record)):
         if index % 2 == 1:
             field += stretch
             quoted = True
-        elif stretch == b"" and 0 < index < len(stretches) - 1:
+        elif stretch == b"" and 0 < index < quotes:
             field += b'"'  # nothing between two quotes outside: one quote within
         else:
-            *ends, rest = stretch.split(b",")
+            *ends, rest = stretch.split(b",", column_count + 1)
             for end in ends:
                 field += end
                 fields.append(bytes(field) if field or quoted else None)
                 field, quoted = bytearray(), False
+            if len(fields) > column_count:
+                return fields
             field += rest
     fields.append(bytes(field) if field or quoted else None)
     return fields
+
+
+def _stretches(record: bytes) -> Iterator[bytes]:
+    """Yield what stands between quotes, by turns outside and within them: not all at once, a record may have millions."""
+    start = 0
+    while (end := record.find(b'"', start)) >= 0:
+        yield record[start:end]
+        start = end + 1
+    yield record[start:]
 
 
 def _text_fault(record: bytes, fields: list[bytes | None]) -> Fault | None:
