@@ -16,13 +16,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
-from urllib.parse import urlsplit
 
-import psycopg
 import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
-from loader_process import assert_nothing_is_left
+from loader_process import assert_nothing_is_left, fresh_database
 from mutation import mutated_file
 from whole_loader import WholeLoader, whole_loader
 
@@ -37,15 +35,10 @@ def lane(number: int, folder: Path, postgres: str) -> Generator[WholeLoader]:
     """Yield a loader of these sizes, with a folder and a database of its own, of which nothing is left behind."""
     folder = folder / f"lane-{number}"
     folder.mkdir()
-    name = f"lane_{number}"
-    with psycopg.connect(postgres, autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)".encode())
-        connection.execute(f"CREATE DATABASE {name}".encode())
-        url = urlsplit(postgres)._replace(path=f"/{name}").geturl()
+    with fresh_database(postgres) as url:
         with whole_loader(folder, url, *LANES[number]) as loader:
             yield loader
         assert_nothing_is_left(url)
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
 def check_file(loader: WholeLoader, seed: str) -> str:

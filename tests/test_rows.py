@@ -166,5 +166,5 @@ def test_a_reject_shows_bytes_that_are_no_text_as_escapes() -> None:
     reject = reject_of(fault, b"the row", line=7, byte_offset=1_000)
     assert reject == Reject(7, 1_000, "dispatching_base_num", r"B\x00\xff3é", Reason.NUL, b"the row")
     assert reject_of(Fault(None, None, Reason.QUOTE), b'"', 8, 1_200) == Reject(
-        8, 1_200, None, None, Reason.QUOTE, b'"'
+        8, 1_200, None, '"', Reason.QUOTE, b'"'
     )

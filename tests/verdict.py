@@ -39,7 +39,7 @@ class Verdict(msgspec.Struct, frozen=True):
     """Why a record is no row: the reasons that may be given, and for which field."""
 
     column: str | None
-    value: str | None
+    value: str
     reasons: frozenset[Reason]
 
 
@@ -106,23 +106,25 @@ class Judge:
         fields = self._split(content, column_count)
         if content.count(b'"') % 2 == 1:
             assert fields == _BAD_FORMAT, content
-            return Verdict(None, None, frozenset({Reason.QUOTE}))
+            return Verdict(None, _shown(content), frozenset({Reason.QUOTE}))
         if b"\r" in re.sub(rb'"[^"]*"', b"", content):
             assert fields == _BAD_FORMAT, content
-            return Verdict(None, None, frozenset({Reason.CARRIAGE_RETURN}))
+            return Verdict(None, _shown(content), frozenset({Reason.CARRIAGE_RETURN}))
         if isinstance(fields, str):
             assert fields == _BAD_FORMAT, content
-            return Verdict(None, None, frozenset({Reason.FIELD_COUNT}))
+            return Verdict(None, _shown(content), frozenset({Reason.FIELD_COUNT}))
         return self._text_verdict(content, fields) or self._value_verdict(fields)
 
     def _text_verdict(self, content: bytes, fields: list[bytes | None]) -> Verdict | None:
         for name, field in zip(_NAMES, fields, strict=False):
-            if b"\0" in (field or b""):
+            if field is None:
+                continue
+            if b"\0" in field:
                 return Verdict(name, _shown(field), frozenset({Reason.NUL}))
-            if not _is_text(field or b""):
+            if not _is_text(field):
                 return Verdict(name, _shown(field), frozenset({Reason.ENCODING}))
         if not _is_text(content):
-            return Verdict(None, None, frozenset({Reason.ENCODING}))
+            return Verdict(None, _shown(content), frozenset({Reason.ENCODING}))
         return None
 
     def _value_verdict(self, fields: list[bytes | None]) -> Verdict | None:
@@ -142,7 +144,7 @@ class Judge:
             }
             if sqlstate not in RANGE_SQLSTATES:
                 reasons -= RANGE_REASONS
-            return Verdict(_NAMES[index], _shown(fields[index]), frozenset(reasons))
+            return Verdict(_NAMES[index], _shown(value.encode()), frozenset(reasons))
         return None
 
     def _split(self, content: bytes, column_count: int) -> list[bytes | None] | str:
@@ -176,9 +178,7 @@ def _is_text(field: bytes) -> bool:
     return True
 
 
-def _shown(field: bytes | None) -> str | None:
+def _shown(field: bytes) -> str:
     """Return how a field is shown: what is no text as escapes, and no more of it than can be read."""
-    if field is None:
-        return None
     text = field.decode(errors="backslashreplace").replace("\0", r"\x00")
     return text if len(text) <= VALUE_CHARACTERS else text[:VALUE_CHARACTERS] + "…"

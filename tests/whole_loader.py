@@ -88,7 +88,7 @@ class WholeLoader:
         header, _, data = csv.partition(b"\n")
         column_count = self.judge.header_columns(header)
         if not data or self._is_no_header(csv, header) or column_count is None:
-            self._check_refused(last, _HEADER_CODES)
+            self.check_refused(last, _HEADER_CODES)
             return "header refused"
         records = records_behind_header(csv)
         if isinstance(last, Failed):
@@ -96,7 +96,7 @@ class WholeLoader:
             self._check_first_fault(self.run(source, "0", workers), records, column_count)
             return "record too long"
         assert all(len(record.content) <= 2 * self._segment_bytes for record in records)
-        rejected = self._check_published(last.receipt, records, column_count)
+        rejected = self.check_published(last.receipt, records, column_count)
         if rejected and random.random() < 0.5:
             self._check_too_many(random, source, workers, rejected, len(records))
         return "published with rejects" if rejected else "published whole"
@@ -111,6 +111,10 @@ class WholeLoader:
             self._server.content, self._server.etag = content, f'"{self._count}"'
             self._server.ranges = random.random() < 0.7
             return self._server.url
+        return self.on_disk(content)
+
+    def on_disk(self, content: bytes) -> str:
+        """Put a file on the disk."""
         path = self._folder / f"{self._count % 10}.csv"
         path.write_bytes(content)
         return str(path)
@@ -118,7 +122,7 @@ class WholeLoader:
     def _is_no_header(self, csv: bytes, header: bytes) -> bool:
         return csv.lstrip().startswith(_FOREIGN) or len(header) >= self._head_bytes
 
-    def _check_refused(self, last: Published | Failed, codes: set[FailureCode]) -> Failure:
+    def check_refused(self, last: Published | Failed, codes: set[FailureCode]) -> Failure:
         assert isinstance(last, Failed), last
         assert last.failure.code in codes, last
         assert last.staging == "none"
@@ -127,7 +131,7 @@ class WholeLoader:
         assert tables <= 1  # what was published before
         return last.failure
 
-    def _check_published(self, receipt: Receipt, records: list[Record], column_count: int) -> list[Reject]:
+    def check_published(self, receipt: Receipt, records: list[Record], column_count: int) -> list[Reject]:
         """See that trips holds what Postgres makes of the records that were not rejected, and that the others had to be."""
         rejected = list(rejects(self.judge.connection, receipt.import_key))
         self.reasons_seen.update(str(reject.reason) for reject in rejected)
@@ -156,7 +160,7 @@ class WholeLoader:
 
     def _check_too_long(self, last: Failed, records: list[Record]) -> None:
         """It is the first record that is too long, or one that may be: longer than a segment."""
-        failure = self._check_refused(last, {FailureCode.RECORD_TOO_LONG})
+        failure = self.check_refused(last, {FailureCode.RECORD_TOO_LONG})
         place = (failure.line, failure.byte_offset)
         before = [record for record in records if record.byte_offset < (failure.byte_offset or 0)]
         record = records[len(before)]
@@ -165,7 +169,7 @@ class WholeLoader:
         assert all(len(each.content) <= 2 * self._segment_bytes for each in before)
 
     def _check_first_fault(self, last: Published | Failed, records: list[Record], column_count: int) -> None:
-        failure = self._check_refused(last, {FailureCode.BAD_ROW, FailureCode.RECORD_TOO_LONG})
+        failure = self.check_refused(last, {FailureCode.BAD_ROW, FailureCode.RECORD_TOO_LONG})
         before = [record for record in records if record.byte_offset < (failure.byte_offset or 0)]
         assert all(self.judge.verdict(record.content, column_count) is None for record in before)
         record = records[len(before)]
@@ -181,14 +185,14 @@ class WholeLoader:
         """See that a reject too many is refused, with its place, and that just so many are not."""
         count = len(rejected)
         if count == 1 or random.random() < 0.7:
-            failure = self._check_refused(self.run(source, "0", workers), {FailureCode.BAD_ROW})
+            failure = self.check_refused(self.run(source, "0", workers), {FailureCode.BAD_ROW})
             _check_place(failure, rejected[0])
             return
         too_many = {FailureCode.TOO_MANY_REJECTS}
-        failure = self._check_refused(self.run(source, str(count - 1)), too_many)
+        failure = self.check_refused(self.run(source, str(count - 1)), too_many)
         _check_place(failure, rejected[-1])
         share = 100 * count - 1
-        failure = self._check_refused(self.run(source, f"{share}/{row_count}%", workers), too_many)
+        failure = self.check_refused(self.run(source, f"{share}/{row_count}%", workers), too_many)
         assert any(_has_place(failure, reject) for reject in rejected), failure
         assert isinstance(self.run(source, str(count), workers), Published)
         assert isinstance(self.run(source, f"{100 * count}/{row_count}%", workers), Published)

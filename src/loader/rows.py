@@ -57,9 +57,12 @@ def encode_row(record: bytes, column_count: int) -> bytes | Fault:
 
 
 def reject_of(fault: Fault, record: bytes, line: int, byte_offset: int) -> Reject:
-    """Return what is kept of a row that has a fault; `line` and `byte_offset` are those of the record's first byte."""
+    """Return what is kept of a row that has a fault; `line` and `byte_offset` are those of the record's first byte.
+
+    Where the whole row is at fault, it is the value.
+    """
     column = None if fault.column_index is None else COLUMNS[fault.column_index].name
-    value = None if fault.value is None else value_text(fault.value)
+    value = value_text(record if fault.value is None else fault.value)
     return Reject(line, byte_offset, column, value, fault.reason, original=record)
 
 
