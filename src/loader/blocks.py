@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
@@ -11,11 +10,10 @@ import numpy as np
 from loader.buffers import HEAD_ROOM_BYTES, Buffer, Segment
 from loader.errors import LoaderError, value_text
 from loader.jit import kernel
+from loader.rows import field_end
 from loader.trips import COLUMNS
 from loader.wire import FailureCode
 
-# Up to a comma outside quotes, or to the end, also of an unfinished field.
-_FIELD = re.compile(rb'(?:[^",]++|"[^"]*+(?:"|\Z))*+')
 QUOTE = ord('"')
 NEWLINE = ord("\n")
 
@@ -115,8 +113,8 @@ def field_that_goes_on(beginning: bytes) -> tuple[str | None, str]:
     """
     start = 0
     for column in COLUMNS:
-        field = _FIELD.match(beginning, start)
-        if field is None or field.end() == len(beginning):
+        end = field_end(beginning, start)
+        if end == len(beginning):
             return column.name, value_text(beginning[start:])
-        start = field.end() + 1
+        start = end + 1
     return None, value_text(beginning)

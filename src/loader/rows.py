@@ -8,7 +8,6 @@ empty is null, quoted empty is an empty text, a quote may open and close in mid-
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import msgspec
 
@@ -17,7 +16,10 @@ from loader.fields import encode_field
 from loader.rejects import Reason, Reject
 from loader.trips import COLUMNS
 
-_QUOTED = re.compile(rb'"[^"]*"')
+# Up to a comma outside quotes, or to the end. In one call, and not quote by quote: a record may have millions of them.
+_FIELD = re.compile(rb'(?:[^",]++|"[^"]*+(?:"|\Z))*+')
+# From one quote to the next, doubled ones on the way.
+_QUOTED = re.compile(rb'"((?:[^"]++|"")*+)"')
 _NULL = (-1).to_bytes(4, "big", signed=True)
 
 
@@ -75,40 +77,29 @@ def split_record(record: bytes, column_count: int) -> list[bytes | None] | Reaso
     return [field or None for field in record.split(b",", column_count)]
 
 
+def field_end(record: bytes, start: int) -> int:
+    """Return where the field that begins at `start` ends: at a comma outside quotes, or with the record."""
+    field = _FIELD.match(record, start)
+    return start if field is None else field.end()
+
+
 def _split_quoted(record: bytes, column_count: int) -> list[bytes | None] | Reason:
-    quotes = record.count(b'"')
-    if quotes % 2 == 1:
+    if record.count(b'"') % 2 == 1:
         return Reason.QUOTE
     if b"\r" in record and b"\r" in _QUOTED.sub(b"", record):
         return Reason.CARRIAGE_RETURN
     fields: list[bytes | None] = []
-    field, quoted = bytearray(), False
-    for index, stretch in enumerate(_stretches(record)):
-        if index % 2 == 1:
-            field += stretch
-            quoted = True
-        elif stretch == b"" and 0 < index < quotes:
-            field += b'"'  # nothing between two quotes outside: one quote within
-        else:
-            *ends, rest = stretch.split(b",", column_count + 1)
-            for end in ends:
-                field += end
-                fields.append(bytes(field) if field or quoted else None)
-                field, quoted = bytearray(), False
-            if len(fields) > column_count:
-                return fields
-            field += rest
-    fields.append(bytes(field) if field or quoted else None)
+    start = 0
+    while start <= len(record) and len(fields) <= column_count:
+        end = field_end(record, start)
+        field = record[start:end]
+        fields.append(_QUOTED.sub(_unquoted, field) if b'"' in field else field or None)
+        start = end + 1
     return fields
 
 
-def _stretches(record: bytes) -> Iterator[bytes]:
-    """Yield what stands between quotes, by turns outside and within them: not all at once, a record may have millions."""
-    start = 0
-    while (end := record.find(b'"', start)) >= 0:
-        yield record[start:end]
-        start = end + 1
-    yield record[start:]
+def _unquoted(stretch: re.Match[bytes]) -> bytes:
+    return stretch[1].replace(b'""', b'"')
 
 
 def _text_fault(record: bytes, fields: list[bytes | None]) -> Fault | None:
