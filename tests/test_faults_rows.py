@@ -6,10 +6,15 @@ stored, and PostgreSQL's own COPY, asked about every record, says the same.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import os
+import signal
+import time
+from collections.abc import Callable, Generator
 
 import pytest
-from loader_process import assert_nothing_is_left, fresh_database
+from http_server import Fault, HttpServer, Request
+from loader_process import Loaders, assert_nothing_is_left, fresh_database, query, wait_for
+from mid_load import backends, holding, wait_for_lock
 from mutation import HEADER, ROWS
 from verdict import records_behind_header
 from whole_loader import WholeLoader, whole_loader
@@ -202,3 +207,45 @@ def test_a_file_of_nothing_but_bad_rows_is_published_where_all_may_be_rejected(
     assert published(loader, csv, "100%") == 2_000
     failure = refused(loader, csv, FailureCode.BAD_ROW)
     assert (failure.line, failure.byte_offset) == (2, len(HEADER))
+
+
+def stall_beyond(first: int) -> Callable[[Request], Fault | None]:
+    """Answer no request for what begins behind this byte."""
+    return lambda request: Fault(before="stall") if (request.first or 0) > first else None
+
+
+def test_the_first_bad_row_is_named_though_its_worker_comes_last(loaders: Loaders, sample: bytes) -> None:
+    lines = sample.splitlines(keepends=True)
+    lines[380:380] = [b"the first\n"]  # in the first block of 64 KiB
+    lines[500:500] = [b"the second\n"]
+    with HttpServer(b"".join(lines)) as server:
+        server.rule = stall_beyond(0)
+        loader = loaders.start("run", server.url, "--workers", "2")
+        wait_for("two workers", lambda: len(backends(loaders, "worker %")) == 2)
+        with holding(loaders, "LOCK TABLE loader.part IN EXCLUSIVE MODE"):
+            server.rule = stall_beyond(10_000)  # all but the first block
+            server.drop_connections()
+            wait_for_lock(loaders, "worker %")
+            slow = waiting_backend(loaders)
+            os.kill(slow, signal.SIGSTOP)
+        try:
+            server.rule = stall_beyond(len(sample))
+            server.drop_connections()
+            wait_for("the other worker's end", lambda: backends(loaders, "worker %") == [slow])
+            # Longer than the loader waits for threads that were told to end.
+            until = time.monotonic() + 3
+            wait_for("a while", lambda: loader.process.poll() is not None or time.monotonic() > until)
+        finally:
+            os.kill(slow, signal.SIGCONT)
+        failure = loader.failure().failure
+    assert (failure.code, failure.value) == (FailureCode.BAD_ROW, "the first")
+    assert_nothing_is_left(loaders.database_url)
+
+
+def waiting_backend(loaders: Loaders) -> int:
+    """Return the process id of the one backend that waits for a lock."""
+    statement = (
+        "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    ((pid,),) = query(loaders.database_url, statement)
+    return int(str(pid))
