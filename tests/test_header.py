@@ -116,3 +116,10 @@ def test_the_first_records_are_whole_ones_with_their_offsets() -> None:
     whole = [(start, b"a"), (start + 3, b'"b\nc"')]
     assert list(first_records(head, header, is_whole=False)) == whole
     assert list(first_records(head, header, is_whole=True)) == [*whole, (start + 9, b"d")]
+
+
+@pytest.mark.parametrize(("end", "kept"), [(b"\n", b""), (b"\r\n", b""), (b"\r", b"\r")])
+def test_a_last_record_that_is_never_closed_has_no_line_end_either(end: bytes, kept: bytes) -> None:
+    head = OLD + b'\n"a' + end
+    header = read_header(head, is_whole=True)
+    assert list(first_records(head, header, is_whole=True)) == [(header.data_start, b'"a' + kept)]

@@ -9,7 +9,7 @@ import msgspec
 
 from loader.errors import LoaderError, value_text
 from loader.rejects import Reason
-from loader.rows import split_record
+from loader.rows import split_record, without_line_end
 from loader.trips import COLUMNS, LAYOUT_COLUMN_COUNTS
 from loader.wire import FailureCode
 
@@ -86,7 +86,7 @@ def first_records(head: bytes, header: Header, *, is_whole: bool) -> Iterator[tu
             yield start, head[start:end].removesuffix(b"\r")
             start = offset
     if is_whole and start < len(head):
-        yield start, head[start:]
+        yield start, without_line_end(head[start:])
 
 
 def _refuse_foreign(head: bytes, line: bytes) -> None:

@@ -68,6 +68,11 @@ def reject_of(fault: Fault, record: bytes, line: int, byte_offset: int) -> Rejec
     return Reject(line, byte_offset, column, value, fault.reason, original=record)
 
 
+def without_line_end(record: bytes) -> bytes:
+    r"""Return a record without the \n or \r\n at its end."""
+    return record[:-2] if record.endswith(b"\r\n") else record.removesuffix(b"\n")
+
+
 def split_record(record: bytes, column_count: int) -> list[bytes | None] | Reason:
     """Return the fields without quotes, None for null; of a record with more than `column_count` at least one more."""
     if b'"' in record:
