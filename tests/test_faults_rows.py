@@ -159,17 +159,21 @@ def test_what_is_odd_but_has_a_meaning_is_stored_as_postgres_stores_it(
 
 
 def test_a_quote_that_is_never_closed_is_named_when_the_file_ends(loader: WholeLoader) -> None:
-    csv = file_with(with_field("wav_match_flag", b'"N'))
-    record = csv[BYTE_OFFSET:]
-    assert len(record) < 2 * SIZES[0]  # all that follows is in the record
+    csv = file_with(with_field("wav_match_flag", b'"N'))[
+        : BYTE_OFFSET + 2_000
+    ]  # what follows is within quotes
+    assert not csv.endswith(b"\n")
 
-    failure = refused(loader, csv[: BYTE_OFFSET + 2_000], FailureCode.BAD_ROW)
+    failure = refused(loader, csv + b"\n", FailureCode.BAD_ROW)
+    cut_off = refused(loader, csv, FailureCode.SOURCE_TRUNCATED)
 
-    assert (failure.line, failure.byte_offset, failure.column) == (LINE, BYTE_OFFSET, None)
-    assert failure.value == record[:200].decode() + "…"
+    for each in (failure, cut_off):
+        assert (each.line, each.byte_offset, each.column) == (LINE, BYTE_OFFSET, None)
+        assert each.value == csv[BYTE_OFFSET:][:200].decode() + "…"
+    assert published(loader, csv + b"\n", "1") == 1
 
 
-def test_rows_in_utf_16_are_two_rejects_each_and_not_the_end_of_the_file(loader: WholeLoader) -> None:
+def test_rows_in_utf_16_are_rejects_and_not_the_end_of_the_file(loader: WholeLoader) -> None:
     csv = file_with(ROW.decode().encode("utf-16-le"))
 
     failure = refused(loader, csv, FailureCode.BAD_ROW)

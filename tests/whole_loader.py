@@ -16,8 +16,11 @@ from dialects import COMPRESSIONS
 from http_server import HttpServer
 from verdict import Judge, Record, judge, records_behind_header
 
+from loader import removal
+from loader.database import Database
+from loader.interrupt import Interrupt
 from loader.ledger import rejects
-from loader.rejects import Reject
+from loader.rejects import Reason, Reject
 from loader.wire import Failed, Failure, FailureCode, Job, Published, Receipt
 
 _DRIVER = Path(__file__).with_name("many_loads.py")
@@ -43,7 +46,9 @@ def whole_loader(
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            yield WholeLoader(folder, segment_bytes, head_bytes, process.stdin, process.stdout, server, asked)
+            yield WholeLoader(
+                folder, database_url, segment_bytes, head_bytes, process.stdin, process.stdout, server, asked
+            )
         finally:
             process.stdin.close()
 
@@ -54,6 +59,7 @@ class WholeLoader:
     def __init__(
         self,
         folder: Path,
+        database_url: str,
         segment_bytes: int,
         head_bytes: int,
         jobs: IO[bytes],
@@ -64,6 +70,7 @@ class WholeLoader:
         self.judge = asked
         self.reasons_seen = Counter[str]()
         self._folder = folder
+        self._database_url = database_url
         self._segment_bytes = segment_bytes
         self._head_bytes = head_bytes
         self._jobs = jobs
@@ -92,9 +99,16 @@ class WholeLoader:
             return "header refused"
         records = records_behind_header(csv)
         if isinstance(last, Failed):
-            self._check_too_long(last, records)
+            if self._is_cut_off(csv, records[-1], column_count):
+                failure = self.check_refused(
+                    last, {FailureCode.RECORD_TOO_LONG, FailureCode.SOURCE_TRUNCATED}
+                )
+            else:
+                failure = self.check_refused(last, {FailureCode.RECORD_TOO_LONG})
+            self._check_place_of_failure(failure, records, column_count)
             self._check_first_fault(self.run(source, "0", workers), records, column_count)
-            return "record too long"
+            return str(failure.code)
+        assert not self._is_cut_off(csv, records[-1], column_count)
         assert all(len(record.content) <= 2 * self._segment_bytes for record in records)
         rejected = self.check_published(last.receipt, records, column_count)
         if rejected and random.random() < 0.5:
@@ -122,10 +136,19 @@ class WholeLoader:
     def _is_no_header(self, csv: bytes, header: bytes) -> bool:
         return csv.lstrip().startswith(_FOREIGN) or len(header) >= self._head_bytes
 
+    def _is_cut_off(self, csv: bytes, last: Record, column_count: int) -> bool:
+        """Whether a file ends in the middle of a record: that may not be set aside."""
+        verdict = None if csv.endswith(b"\n") else self.judge.verdict(last.content, column_count)
+        return verdict is not None and verdict.reasons <= {Reason.FIELD_COUNT, Reason.QUOTE}
+
     def check_refused(self, last: Published | Failed, codes: set[FailureCode]) -> Failure:
+        """See that a run failed in one of these ways and left nothing behind but what is kept for the next attempt."""
         assert isinstance(last, Failed), last
         assert last.failure.code in codes, last
-        assert last.staging == "none"
+        if last.failure.retryable:
+            self._collect()
+        else:
+            assert last.staging == "none"
         query = "SELECT count(*) FROM pg_class WHERE relnamespace = to_regnamespace('loader') AND relname ~ '^import_\\d+$'"
         (tables,) = self.judge.connection.execute(query).fetchone() or (0,)
         assert tables <= 1  # what was published before
@@ -158,26 +181,36 @@ class WholeLoader:
         assert (reject.column, reject.value) == (verdict.column, verdict.value), (reject, verdict)
         assert reject.reason in verdict.reasons, (reject, verdict)
 
-    def _check_too_long(self, last: Failed, records: list[Record]) -> None:
-        """It is the first record that is too long, or one that may be: longer than a segment."""
-        failure = self.check_refused(last, {FailureCode.RECORD_TOO_LONG})
-        place = (failure.line, failure.byte_offset)
-        before = [record for record in records if record.byte_offset < (failure.byte_offset or 0)]
-        record = records[len(before)]
-        assert (record.line, record.byte_offset) == place
-        assert len(record.content) >= self._segment_bytes
-        assert all(len(each.content) <= 2 * self._segment_bytes for each in before)
+    def _collect(self) -> None:
+        """Remove what was kept."""
+        with Database(self._database_url).connection("gc") as connection:
+            for found in removal.unheld(connection, "loading"):
+                assert removal.mark(connection, found.import_key, published=False)
+                removal.remove(connection, found.import_key, Interrupt(), lambda _part, _parts: None)
 
-    def _check_first_fault(self, last: Published | Failed, records: list[Record], column_count: int) -> None:
-        failure = self.check_refused(last, {FailureCode.BAD_ROW, FailureCode.RECORD_TOO_LONG})
+    def _check_place_of_failure(
+        self, failure: Failure, records: list[Record], column_count: int
+    ) -> list[Record]:
+        """See that a failure is about one record, which it tells rightly, and all before fit; return those before."""
         before = [record for record in records if record.byte_offset < (failure.byte_offset or 0)]
-        assert all(self.judge.verdict(record.content, column_count) is None for record in before)
         record = records[len(before)]
         assert (failure.line, failure.byte_offset) == (record.line, record.byte_offset)
-        if failure.code is FailureCode.BAD_ROW:
+        assert all(len(each.content) <= 2 * self._segment_bytes for each in before)
+        if failure.code is FailureCode.RECORD_TOO_LONG:  # longer than a segment may be, than two must be
+            assert len(record.content) >= self._segment_bytes
+        else:
+            assert failure.code is FailureCode.BAD_ROW or record is records[-1]
             verdict = self.judge.verdict(record.content, column_count)
             assert verdict is not None
             assert (failure.column, failure.value) == (verdict.column, verdict.value)
+        return before
+
+    def _check_first_fault(self, last: Published | Failed, records: list[Record], column_count: int) -> None:
+        failure = self.check_refused(
+            last, {FailureCode.BAD_ROW, FailureCode.RECORD_TOO_LONG, FailureCode.SOURCE_TRUNCATED}
+        )
+        for record in self._check_place_of_failure(failure, records, column_count):
+            assert self.judge.verdict(record.content, column_count) is None
 
     def _check_too_many(
         self, random: Random, source: str, workers: int, rejected: list[Reject], row_count: int
