@@ -77,15 +77,16 @@ def test_all_rows_may_be_rejected_when_that_is_said() -> None:
 def test_a_last_record_that_is_cut_off_is_a_truncation_however_many_may_be_rejected(
     reason: Reason, allowed: str
 ) -> None:
-    cut_off = Reject(9, 100, None, None, reason, b"HV0003,B034")
+    cut_off = Reject(9, 100, None, "HV0003,B034", reason, b"HV0003,B034")
     with pytest.raises(LoaderError) as caught:
         RejectCount(parse_allowance(allowed), 0, None).add([cut_off], 111)
     failure = caught.value.failure
     assert (failure.code, failure.line, failure.byte_offset) == (FailureCode.SOURCE_TRUNCATED, 9, 100)
+    assert failure.value == "HV0003,B034"
 
 
 def test_a_last_record_with_a_line_end_or_all_its_fields_is_a_reject_like_any_other() -> None:
     count = RejectCount(parse_allowance("2"), 0, None)
-    count.add([Reject(9, 100, None, None, Reason.FIELD_COUNT, b"HV0003,B034")], 112)
+    count.add([Reject(9, 100, None, "HV0003,B034", Reason.FIELD_COUNT, b"HV0003,B034")], 112)
     count.add([Reject(9, 100, "tolls", "x", Reason.DOUBLE_SYNTAX, b"row")], 103)
     assert count.rejects == 2
