@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import io
-import itertools
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 from crashing_postgres import CrashingPostgres
 from http_server import HttpServer
 from hypothesis import settings
-from loader_process import STARTED, Loaders
+from loader_process import STARTED, Loaders, fresh_database
 from supervision import Scene, supervising
 
 from loader.embedded import embedded_server
 from loader.sample import write_sample
-
-_numbers = itertools.count(1)
 
 # The first call of a compiled function takes seconds: no property test is slow for that.
 settings.register_profile("no deadline", deadline=None)
@@ -72,12 +68,8 @@ def crashing_postgres(tmp_path: Path) -> Generator[CrashingPostgres]:
 @pytest.fixture
 def database_url(postgres: str) -> Generator[str]:
     """The URL of a fresh database; whatever a test leaves connected to it is thrown out in the end."""
-    name = f"test_{next(_numbers)}"
-    with psycopg.connect(postgres, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 STRATEGY file_copy".encode())
-    yield urlsplit(postgres)._replace(path=f"/{name}").geturl()
-    with psycopg.connect(postgres, autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)".encode())
+    with fresh_database(postgres) as url:
+        yield url
 
 
 @pytest.fixture

@@ -11,6 +11,17 @@ from loader.wire import FAILURE_KINDS, ExitCode, Failure, FailureCode
 VALUE_CHARACTERS = 200
 
 
+def value_text(value: bytes) -> str:
+    """Return a value as text that any log, terminal or Postgres can hold: bytes that are none as \\xNN, and cut."""
+    # No character has more than four bytes. Like what can't be decoded: no text in Postgres can hold a NUL.
+    text = value[: 4 * (VALUE_CHARACTERS + 1)].decode(errors="backslashreplace").replace("\0", r"\x00")
+    return _cut(text)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= VALUE_CHARACTERS else text[:VALUE_CHARACTERS] + "…"
+
+
 class LoaderError(Exception):
     """An import, or another command, that ends without its result: what happened, where, what to do next."""
 
@@ -26,8 +37,6 @@ class LoaderError(Exception):
         value: str | None = None,
     ) -> None:
         super().__init__(message)
-        if value is not None and len(value) > VALUE_CHARACTERS:
-            value = value[:VALUE_CHARACTERS] + "…"
         self.failure = Failure(
             code=code,
             message=message,
@@ -36,7 +45,7 @@ class LoaderError(Exception):
             line=line,
             byte_offset=byte_offset,
             column=column,
-            value=value,
+            value=None if value is None else _cut(value),
         )
 
     @property
