@@ -14,12 +14,12 @@ from typing import IO
 import msgspec
 from dialects import COMPRESSIONS
 from http_server import HttpServer
+from loader_process import wait_for
 from verdict import Judge, Record, judge, records_behind_header
 
-from loader import removal
+from loader import ledger, removal, trips_table
 from loader.database import Database
 from loader.interrupt import Interrupt
-from loader.ledger import rejects
 from loader.rejects import Reason, Reject
 from loader.wire import Failed, Failure, FailureCode, Job, Published, Receipt
 
@@ -146,7 +146,7 @@ class WholeLoader:
         assert isinstance(last, Failed), last
         assert last.failure.code in codes, last
         if last.failure.retryable:
-            self._collect()
+            wait_for("the staging to be nobody's", self._is_collected)
         else:
             assert last.staging == "none"
         query = "SELECT count(*) FROM pg_class WHERE relnamespace = to_regnamespace('loader') AND relname ~ '^import_\\d+$'"
@@ -156,7 +156,7 @@ class WholeLoader:
 
     def check_published(self, receipt: Receipt, records: list[Record], column_count: int) -> list[Reject]:
         """See that trips holds what Postgres makes of the records that were not rejected, and that the others had to be."""
-        rejected = list(rejects(self.judge.connection, receipt.import_key))
+        rejected = list(ledger.rejects(self.judge.connection, receipt.import_key))
         self.reasons_seen.update(str(reject.reason) for reject in rejected)
         by_offset = {record.byte_offset: record for record in records}
         refused: dict[bytes, Reject] = {}
@@ -181,12 +181,15 @@ class WholeLoader:
         assert (reject.column, reject.value) == (verdict.column, verdict.value), (reject, verdict)
         assert reject.reason in verdict.reasons, (reject, verdict)
 
-    def _collect(self) -> None:
-        """Remove what was kept."""
+    def _is_collected(self) -> bool:
+        """Remove what was kept, unless the backend of the loader that kept it still has its lock."""
         with Database(self._database_url).connection("gc") as connection:
+            if not trips_table.exists(connection):
+                return True
             for found in removal.unheld(connection, "loading"):
                 assert removal.mark(connection, found.import_key, published=False)
                 removal.remove(connection, found.import_key, Interrupt(), lambda _part, _parts: None)
+            return ledger.select_imports(connection, "state <> 'published'") == []
 
     def _check_place_of_failure(
         self, failure: Failure, records: list[Record], column_count: int
