@@ -13,6 +13,7 @@ import structlog
 
 from importer.health import Readiness
 from importer.metrics import MeasuredStore, Metrics
+from importer.places import Places
 from importer.settings import Settings
 from importer.store import Store
 from importer.supervisor import Supervisor
@@ -21,6 +22,11 @@ from loader.embedded import embedded_server
 T = TypeVar("T")
 
 CONTROL_DB = "importer.sqlite"
+
+# Clients that wait for an import to change: half of all connections.
+_WATCHERS = 1_000
+# Listings of rejects that are read at a time: each holds a thread, and a connection to the target database.
+_LISTINGS = 8
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -34,6 +40,8 @@ class Service:
     database_url: str
     readiness: Readiness
     metrics: Metrics
+    watchers: Places = field(default_factory=lambda: Places(_WATCHERS))  # of an import's changes
+    listings: Places = field(default_factory=lambda: Places(_LISTINGS))  # of rejects
     closing: asyncio.Event = field(default_factory=asyncio.Event)  # the service is about to stop
 
     async def unless_closing(self, wait: Coroutine[object, object, T]) -> T | None:
