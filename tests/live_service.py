@@ -27,13 +27,22 @@ _numbers = itertools.count(1)
 class LiveService:
     """One that runs until the end of `with`, on a free port, with a control DB of its own."""
 
-    def __init__(self, folder: Path, database_url: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        database_url: str,
+        environment: Mapping[str, str] | None = None,
+        *,
+        small: bool = False,
+    ) -> None:
+        """`small`: with little patience and room, see small_service.py."""
         self.folder = folder
         self.database_url = database_url
         self.log = folder / f"service-{next(_numbers)}.log"
+        program = [str(Path(__file__).with_name("small_service.py"))] if small else ["-m", "importer"]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "importer", "serve"],
+                [sys.executable, *program, "serve"],
                 env={
                     **os.environ,
                     "IMPORTER_DATA_DIR": str(folder),
