@@ -1,6 +1,7 @@
 """The service with less patience and less room, so that a test can use them up; on demand it logs all that libraries say.
 
-SMALL_SERVICE_LOADER: the program in tests/ that it takes for a loader. SMALL_SERVICE_DEBUG: log at level DEBUG.
+SMALL_SERVICE_LOADER: the program in tests/ that it takes for a loader. SMALL_SERVICE_SECONDS: how long a request may take.
+SMALL_SERVICE_DEBUG: log at level DEBUG.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from importer import connections, log, service  # noqa: E402 - after the command
 
 # Private to the modules on purpose.
 connections.MOST_CONNECTIONS = 60
-connections.REQUEST_SECONDS = 2
+connections.REQUEST_SECONDS = int(os.environ.get("SMALL_SERVICE_SECONDS", "2"))
 setattr(connections, "_ANSWER_MILLISECONDS", 2_000)  # noqa: B010
 setattr(service, "_WATCHERS", 20)  # noqa: B010
 setattr(service, "_LISTINGS", 3)  # noqa: B010

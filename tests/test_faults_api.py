@@ -230,6 +230,25 @@ def test_clients_that_do_not_finish_their_requests_are_hung_up_on_and_others_get
         assert b"retry" in next(events)  # who has asked for something is left in peace
 
 
+def test_no_more_connections_are_held_than_there_is_room_for(tmp_path: Path, database_url: str) -> None:
+    with LiveService(tmp_path, database_url, {"SMALL_SERVICE_SECONDS": "1000"}, small=True) as live:
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(connected(live, b"")) for _ in range(2 * CONNECTIONS)]
+            for client in clients[CONNECTIONS:]:
+                assert received(client) == b""
+            client = clients[0]
+            client.setblocking(False)
+            with pytest.raises(BlockingIOError):  # it is still there
+                client.recv(1)
+
+        def is_let_in() -> bool:
+            with contextlib.suppress(httpx.TransportError):
+                return live.client.get("/health/live").is_success
+            return False
+
+        wait_for("a way in", is_let_in)
+
+
 def test_a_client_that_trickles_is_hung_up_on(small: LiveService) -> None:
     with connected(small, b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nX: ") as client:
 

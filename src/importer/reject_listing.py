@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
@@ -71,11 +70,10 @@ async def _chunks(places: Places, database_url: str, import_id: UUID, form: Form
     """Yield the listing. Raises LoaderError, IMPORT_NOT_FOUND where the ledger has nothing of the import."""
     with contextlib.ExitStack() as held:
         held.enter_context(places.taken())
-        database = Database(database_url)
         # One thread for one connection: what a client that leaves has begun, `close` waits for without us.
         executor = ThreadPoolExecutor(1, "rejects")
         loop = asyncio.get_running_loop()
-        reading = _read(database, import_id, form)
+        reading = _read(database_url, import_id, form)
         try:
             while chunk := await loop.run_in_executor(executor, next, reading, b""):
                 yield chunk
@@ -84,10 +82,6 @@ async def _chunks(places: Places, database_url: str, import_id: UUID, form: Form
             closing = executor.submit(reading.close)
             closing.add_done_callback(lambda _: _call_soon(loop, place.close))
             executor.shutdown(wait=False)
-            if (
-                not closing.done()
-            ):  # a database that does not answer must not hold the thread, nor us at our end
-                threading.Thread(target=database.abort, name="abort", daemon=True).start()
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, action: Callable[[], None]) -> None:
@@ -95,8 +89,8 @@ def _call_soon(loop: asyncio.AbstractEventLoop, action: Callable[[], None]) -> N
         loop.call_soon_threadsafe(action)
 
 
-def _read(database: Database, import_id: UUID, form: Format) -> Generator[bytes]:
-    with database.connection("rejects") as connection:
+def _read(database_url: str, import_id: UUID, form: Format) -> Generator[bytes]:
+    with Database(database_url).connection("rejects") as connection:
         found = _find(connection, import_id)
         write = _csv if form == "text/csv" else _json
         pieces = write(found.column_count, ledger.rejects(connection, found.import_key))
