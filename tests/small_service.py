@@ -23,7 +23,6 @@ from importer import connections, log, service  # noqa: E402 - after the command
 connections.MOST_CONNECTIONS = 60
 connections.REQUEST_SECONDS = int(os.environ.get("SMALL_SERVICE_SECONDS", "2"))
 setattr(connections, "_ANSWER_MILLISECONDS", 2_000)  # noqa: B010
-setattr(service, "_WATCHERS", 20)  # noqa: B010
 setattr(service, "_LISTINGS", 3)  # noqa: B010
 
 _configure_listener = connections.configure

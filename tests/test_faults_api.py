@@ -29,7 +29,7 @@ SHUTDOWN_SECONDS = 5
 # And what it may take where a loader or a database hangs, too (docs/operations.md).
 DEAF_SHUTDOWN_SECONDS = 15
 # small_service.py
-CONNECTIONS, WATCHERS, LISTINGS = 60, 20, 3
+CONNECTIONS, WATCHERS, LISTINGS = 60, 30, 3
 
 
 @pytest.fixture(scope="module")

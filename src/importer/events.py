@@ -65,10 +65,8 @@ async def watch_import(
 
 async def _events(service: Service, found: StoredImport, last_event_id: str) -> AsyncGenerator[bytes]:
     """Yield the text of the stream, until the import has ended, or is gone, or the service stops."""
-    with (
-        service.watchers.taken(),
-        service.metrics.event_streams.track_inprogress(),
-    ):  # until a client leaves, too
+    # also a client that leaves ends it
+    with service.watchers.taken(), service.metrics.event_streams.track_inprogress():
         yield b"retry: %d\n\n" % RECONNECT_MILLISECONDS
         if last_event_id != str(found.version):
             yield _event(found)

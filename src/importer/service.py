@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import structlog
 
+from importer.connections import most_connections
 from importer.health import Readiness
 from importer.metrics import MeasuredStore, Metrics
 from importer.places import Places
@@ -23,8 +24,6 @@ T = TypeVar("T")
 
 CONTROL_DB = "importer.sqlite"
 
-# Clients that wait for an import to change: half of all connections.
-_WATCHERS = 1_000
 # Listings of rejects that are read at a time: each holds a thread, and a connection to the target database.
 _LISTINGS = 8
 
@@ -40,7 +39,9 @@ class Service:
     database_url: str
     readiness: Readiness
     metrics: Metrics
-    watchers: Places = field(default_factory=lambda: Places(_WATCHERS))  # of an import's changes
+    watchers: Places = field(  # of an import's changes: they stay, so the others keep half of all connections
+        default_factory=lambda: Places(most_connections() // 2)
+    )
     listings: Places = field(default_factory=lambda: Places(_LISTINGS))  # of rejects
     closing: asyncio.Event = field(default_factory=asyncio.Event)  # the service is about to stop
 
