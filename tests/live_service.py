@@ -34,12 +34,14 @@ class LiveService:
         environment: Mapping[str, str] | None = None,
         *,
         small: bool = False,
+        narrow: bool = False,
     ) -> None:
-        """`small`: with little patience and room, see small_service.py."""
+        """`small`: with loaders of which a test's file has many parts; `narrow`: also with room for few clients."""
+        driver = "small_service.py" if small else "narrow_service.py" if narrow else None
+        program = ["-m", "importer"] if driver is None else [str(Path(__file__).with_name(driver))]
         self.folder = folder
         self.database_url = database_url
         self.log = folder / f"service-{next(_numbers)}.log"
-        program = [str(Path(__file__).with_name("small_service.py"))] if small else ["-m", "importer"]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, *program, "serve"],
@@ -74,6 +76,12 @@ class LiveService:
         finally:
             self.process.kill()
             self.process.wait()
+
+    def kill(self) -> None:
+        """End it with SIGKILL, if it has not ended yet."""
+        self.process.kill()
+        self.process.wait()
+        self.client.close()
 
     def _url(self) -> str | None:
         assert self.process.poll() is None, self.log.read_text()
@@ -131,11 +139,11 @@ class LiveService:
 
 
 @contextmanager
-def fresh_database(postgres: str) -> Generator[str]:
-    """Yield the URL of a database of its own on a server, for tests that share a service."""
+def fresh_database(postgres: str, template: str = "template0") -> Generator[str]:
+    """Yield the URL of a database of its own on a server, a copy of another."""
     name = f"service_{next(_numbers)}"
     with psycopg.connect(postgres, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 STRATEGY file_copy".encode())
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy".encode())
         yield urlsplit(postgres)._replace(path=f"/{name}").geturl()
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 

@@ -43,6 +43,16 @@ def test_check_tells_of_rows_that_can_not_be_stored(sample: bytes, database_url:
     assert "line 2" in shown
 
 
+def test_check_shows_rows_of_any_bytes(sample: bytes, database_url: str, tmp_path: Path) -> None:
+    header, rest = sample.split(b"\n", 1)
+    path = tmp_path / "odd.csv"
+    odd_rows = b"a\rb,\xff\0\n" + b'"x""\n,y",' + b"z" * 140_000 + b"\n\n"
+    path.write_bytes(header + b"\n" + odd_rows + rest)
+    shown = spoken(tmp_path, "check", str(path), database_url=database_url)
+    assert "3 of the first" in shown
+    assert "zzz" in shown
+
+
 def test_rejects_are_kept_with_their_original_bytes(sample: bytes, database_url: str, tmp_path: Path) -> None:
     lines = sample.splitlines(keepends=True)
     lines[5000:5000] = [b"bad \xff,\x00\n"]

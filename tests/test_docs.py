@@ -34,7 +34,7 @@ def test_the_configuration_page_lists_the_environment_that_is_read() -> None:
         for row in rows_of("configuration.md", r"The .*|All .*")
         for name in re.findall(names, " ".join(row[:2]))
     }
-    assert read - {"HOME", "LOADER_FAILPOINT"} <= listed
+    assert read - {"HOME", "IMPORTER_FAILPOINT"} <= listed
     assert {name for name in listed if name.startswith("IMPORTER_")} <= read
 
 

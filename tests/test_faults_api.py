@@ -28,32 +28,32 @@ pytestmark = pytest.mark.slow
 SHUTDOWN_SECONDS = 5
 # And what it may take where a loader or a database hangs, too (docs/operations.md).
 DEAF_SHUTDOWN_SECONDS = 15
-# small_service.py
+# narrow_service.py
 CONNECTIONS, WATCHERS, LISTINGS = 60, 30, 3
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory, postgres: str) -> Generator[LiveService]:
+def narrow(tmp_path_factory: pytest.TempPathFactory, postgres: str) -> Generator[LiveService]:
     """A service with little patience and room."""
     with (
         fresh_database(postgres) as database_url,
-        LiveService(tmp_path_factory.mktemp("small"), database_url, small=True) as live,
+        LiveService(tmp_path_factory.mktemp("narrow"), database_url, narrow=True) as live,
     ):
         yield live
 
 
 @pytest.fixture
-def stalled(small: LiveService) -> Generator[Json]:
+def stalled(narrow: LiveService) -> Generator[Json]:
     """An import that is in the queue, behind two whose source never answers."""
     with HttpServer(b"") as server:
         server.rule = lambda _: Fault(before="stall")
-        submitted = [small.submit(server.url, force=True) for _ in range(3)]
+        submitted = [narrow.submit(server.url, force=True) for _ in range(3)]
         for each in submitted[:2]:
-            small.until_phase(each["id"], "probing")
+            narrow.until_phase(each["id"], "probing")
         yield submitted[2]
         for each in reversed(submitted):
-            small.client.post(each["links"]["cancel"])
-            small.until_state(each["id"], "cancelled")
+            narrow.client.post(each["links"]["cancel"])
+            narrow.until_state(each["id"], "cancelled")
 
 
 @contextlib.contextmanager
@@ -95,22 +95,22 @@ def loaders_of(service: LiveService) -> list[psutil.Process]:
 # Cancel, and the same again
 
 
-def test_fifty_cancels_at_once_are_one_cancel(small: LiveService, server: HttpServer) -> None:
+def test_fifty_cancels_at_once_are_one_cancel(narrow: LiveService, server: HttpServer) -> None:
     server.rule = lambda request: Fault(before="stall") if (request.first or 0) >= 1_500_000 else None
-    running = small.submit(server.url, force=True)
-    small.until_phase(running["id"], "loading")
+    running = narrow.submit(server.url, force=True)
+    narrow.until_phase(running["id"], "loading")
 
     def cancel(_: int) -> httpx.Response:
-        return httpx.post(small.url + running["links"]["cancel"], timeout=60, trust_env=False)
+        return httpx.post(narrow.url + running["links"]["cancel"], timeout=60, trust_env=False)
 
     with ThreadPoolExecutor(50) as threads:
         answers = list(threads.map(cancel, range(50)))
     assert {answer.status_code for answer in answers} == {202}
     assert {answer.json()["state"] for answer in answers} <= {"cancelling", "cancelled"}
-    small.until_state(running["id"], "cancelled")
-    attempts = small.client.get(running["links"]["attempts"]).json()
+    narrow.until_state(running["id"], "cancelled")
+    attempts = narrow.client.get(running["links"]["attempts"]).json()
     assert [each["exit_code"] for each in attempts] == [143]
-    assert_nothing_is_left(small.database_url)
+    assert_nothing_is_left(narrow.database_url)
 
 
 def test_an_import_whose_database_is_deaf_stops_when_cancelled_and_is_so_when_the_database_says_it(
@@ -149,12 +149,12 @@ def test_the_same_file_submitted_many_times_at_once_is_published_once(
 
 @pytest.mark.long
 def test_a_thousand_that_wait_are_cancelled_while_others_are_answered(
-    small: LiveService, stalled: Json
+    narrow: LiveService, stalled: Json
 ) -> None:
     async def flood() -> tuple[set[int], set[int], int]:
         limits = httpx.Limits(max_connections=20)
         async with httpx.AsyncClient(
-            base_url=small.url, limits=limits, timeout=120, trust_env=False
+            base_url=narrow.url, limits=limits, timeout=120, trust_env=False
         ) as client:
             body = {"url": "http://localhost/trips.csv"}
             answers = await asyncio.gather(*(client.post("/imports", json=body) for _ in range(1000)))
@@ -163,14 +163,14 @@ def test_a_thousand_that_wait_are_cancelled_while_others_are_answered(
             reads, most_loaders = set[int](), 0
             while not cancelling.done():
                 reads.add((await client.get(stalled["links"]["self"])).status_code)
-                most_loaders = max(most_loaders, len(loaders_of(small)))
+                most_loaders = max(most_loaders, len(loaders_of(narrow)))
                 await asyncio.sleep(0.1)  # between two looks
             assert {answer.json()["state"] for answer in await cancelling} == {"cancelled"}
             return {answer.status_code for answer in answers}, reads, most_loaders
 
     submits, reads, most_loaders = asyncio.run(flood())
     assert (submits, reads, most_loaders) == ({202}, {200}, 2)
-    assert small.metric("importer_queue_depth") == 1
+    assert narrow.metric("importer_queue_depth") == 1
 
 
 # Bytes that are no request
@@ -196,17 +196,17 @@ def test_a_thousand_that_wait_are_cancelled_while_others_are_answered(
     ],
 )
 def test_bytes_that_are_no_request_are_refused_and_hung_up_on(
-    small: LiveService, request_bytes: bytes
+    narrow: LiveService, request_bytes: bytes
 ) -> None:
-    with connected(small, request_bytes) as client:
+    with connected(narrow, request_bytes) as client:
         answer = received(client)
     assert answer.startswith(b"HTTP/1.1 4") or not answer  # lost, where the client still sends
-    assert small.client.get("/health/live").status_code == 200
+    assert narrow.client.get("/health/live").status_code == 200
 
 
-def test_many_requests_sent_without_waiting_for_answers_are_answered_one_by_one(small: LiveService) -> None:
+def test_many_requests_sent_without_waiting_for_answers_are_answered_one_by_one(narrow: LiveService) -> None:
     last = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-    with connected(small, get("/health/live") * 300 + last) as client:
+    with connected(narrow, get("/health/live") * 300 + last) as client:
         assert received(client).count(b"HTTP/1.1 200 OK") == 301
 
 
@@ -214,24 +214,24 @@ def test_many_requests_sent_without_waiting_for_answers_are_answered_one_by_one(
 
 
 def test_clients_that_do_not_finish_their_requests_are_hung_up_on_and_others_get_in(
-    small: LiveService, stalled: Json
+    narrow: LiveService, stalled: Json
 ) -> None:
     head = b"POST /imports HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     slow = [b"", b"GET /imports HT", head, head + b"Content-Length: 100\r\n\r\n{", get("/health/live") + b"G"]
     with contextlib.ExitStack() as stack:
-        events = stack.enter_context(small.client.stream("GET", stalled["links"]["events"])).iter_bytes()
+        events = stack.enter_context(narrow.client.stream("GET", stalled["links"]["events"])).iter_bytes()
         clients = [
-            stack.enter_context(connected(small, slow[each % len(slow)])) for each in range(2 * CONNECTIONS)
+            stack.enter_context(connected(narrow, slow[each % len(slow)])) for each in range(2 * CONNECTIONS)
         ]
         for client in clients:
             received(client)  # ends: those that are too many at once, the others soon
-        with httpx.Client(base_url=small.url, timeout=60, trust_env=False) as other:
+        with httpx.Client(base_url=narrow.url, timeout=60, trust_env=False) as other:
             assert other.get("/health/live").status_code == 200
         assert b"retry" in next(events)  # who has asked for something is left in peace
 
 
 def test_no_more_connections_are_held_than_there_is_room_for(tmp_path: Path, database_url: str) -> None:
-    with LiveService(tmp_path, database_url, {"SMALL_SERVICE_SECONDS": "1000"}, small=True) as live:
+    with LiveService(tmp_path, database_url, {"NARROW_SERVICE_SECONDS": "1000"}, narrow=True) as live:
         with contextlib.ExitStack() as stack:
             clients = [stack.enter_context(connected(live, b"")) for _ in range(2 * CONNECTIONS)]
             for client in clients[CONNECTIONS:]:
@@ -249,8 +249,8 @@ def test_no_more_connections_are_held_than_there_is_room_for(tmp_path: Path, dat
         wait_for("a way in", is_let_in)
 
 
-def test_a_client_that_trickles_is_hung_up_on(small: LiveService) -> None:
-    with connected(small, b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nX: ") as client:
+def test_a_client_that_trickles_is_hung_up_on(narrow: LiveService) -> None:
+    with connected(narrow, b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nX: ") as client:
 
         def is_over() -> bool:
             try:
@@ -263,32 +263,32 @@ def test_a_client_that_trickles_is_hung_up_on(small: LiveService) -> None:
 
 
 def test_places_for_those_who_wait_are_limited_and_everybody_else_is_answered(
-    small: LiveService, stalled: Json
+    narrow: LiveService, stalled: Json
 ) -> None:
     path = stalled["links"]["events"]
     with contextlib.ExitStack() as stack:
-        streams = [stack.enter_context(connected(small, get(path))) for _ in range(WATCHERS)]
-        wait_for("the streams", lambda: small.metric("importer_event_streams") == WATCHERS)
+        streams = [stack.enter_context(connected(narrow, get(path))) for _ in range(WATCHERS)]
+        wait_for("the streams", lambda: narrow.metric("importer_event_streams") == WATCHERS)
         for refused in (path, f"{stalled['links']['self']}?wait=30"):
-            answer = small.client.get(refused)
+            answer = narrow.client.get(refused)
             assert_problem(answer, 503, "too_busy")
             assert int(answer.headers["retry-after"]) >= 1
-        assert small.client.get(stalled["links"]["self"]).status_code == 200
+        assert narrow.client.get(stalled["links"]["self"]).status_code == 200
 
         streams[0].close()
-        wait_for("a free place", lambda: small.client.get(stalled["links"]["self"] + "?wait=1").is_success)
-        small.client.post(stalled["links"]["cancel"])
+        wait_for("a free place", lambda: narrow.client.get(stalled["links"]["self"] + "?wait=1").is_success)
+        narrow.client.post(stalled["links"]["cancel"])
         for stream in streams[1:]:  # all hear of it
             wait_for("the change", lambda stream=stream: b'"state":"cancelled"' in stream.recv(65536))
-    wait_for("the places", lambda: small.metric("importer_event_streams") == 0)
+    wait_for("the places", lambda: narrow.metric("importer_event_streams") == 0)
 
 
 @pytest.fixture(scope="module")
-def rejecting(small: LiveService, sample: bytes) -> Json:
+def rejecting(narrow: LiveService, sample: bytes) -> Json:
     """A published import with more rejects than sockets can buffer."""
     header, rows = sample.split(b"\n", 1)
     with HttpServer(header + b"\n" + rows.replace(b",", b";")) as server:
-        return small.until_state(small.submit(server.url, max_rejects="100%")["id"], "succeeded")
+        return narrow.until_state(narrow.submit(server.url, max_rejects="100%")["id"], "succeeded")
 
 
 def listing_sessions(service: LiveService) -> int:
@@ -297,22 +297,22 @@ def listing_sessions(service: LiveService) -> int:
 
 
 def test_a_client_that_does_not_read_its_listing_is_hung_up_on_and_holds_a_place_no_longer(
-    small: LiveService, rejecting: Json
+    narrow: LiveService, rejecting: Json
 ) -> None:
     path = rejecting["links"]["rejects"]
     with contextlib.ExitStack() as stack:
         for _ in range(LISTINGS):
-            stack.enter_context(connected(small, get(path), window_bytes=4096))
-        wait_for("the listings", lambda: listing_sessions(small) == LISTINGS)
-        assert_problem(small.client.get(path), 503, "too_busy")
-        wait_for("the service to give up on them", lambda: listing_sessions(small) == 0)
-        assert small.client.get(path).content.count(b"\n") == SAMPLE_ROWS + 1
+            stack.enter_context(connected(narrow, get(path), window_bytes=4096))
+        wait_for("the listings", lambda: listing_sessions(narrow) == LISTINGS)
+        assert_problem(narrow.client.get(path), 503, "too_busy")
+        wait_for("the service to give up on them", lambda: listing_sessions(narrow) == 0)
+        assert narrow.client.get(path).content.count(b"\n") == SAMPLE_ROWS + 1
 
 
 def test_a_client_that_does_not_read_its_events_costs_no_memory_and_is_hung_up_on(
     tmp_path: Path, database_url: str
 ) -> None:
-    with LiveService(tmp_path, database_url, {"SMALL_SERVICE_LOADER": "odd_loader.py"}, small=True) as live:
+    with LiveService(tmp_path, database_url, {"NARROW_SERVICE_LOADER": "odd_loader.py"}, narrow=True) as live:
         talking = live.submit("http://localhost/waits")  # it reports twenty times a second
         live.until_phase(talking["id"], "loading")
         memory = psutil.Process(live.process.pid).memory_info().rss
@@ -380,7 +380,7 @@ def test_the_service_stops_in_time_whatever_its_clients_leave_open(
 ) -> None:
     header, rows = sample.split(b"\n", 1)
     with HttpServer(header + b"\n" + rows.replace(b",", b";")) as server, contextlib.ExitStack() as stack:
-        live = LiveService(tmp_path, database_url, small=True)
+        live = LiveService(tmp_path, database_url, narrow=True)
         stack.callback(live.client.close)
         stack.callback(live.process.kill)
         rejecting = live.until_state(live.submit(server.url, max_rejects="100%")["id"], "succeeded")
@@ -405,7 +405,7 @@ def test_the_service_stops_while_its_database_is_deaf(
         Proxy(database_url) as proxy,
         contextlib.ExitStack() as stack,
     ):
-        live = LiveService(tmp_path, proxy.url, small=True)
+        live = LiveService(tmp_path, proxy.url, narrow=True)
         stack.callback(live.client.close)
         stack.callback(live.process.kill)
         rejecting = live.until_state(live.submit(server.url, max_rejects="100%")["id"], "succeeded")

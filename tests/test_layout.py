@@ -95,7 +95,8 @@ def test_the_importer_takes_of_the_loader_its_contract_and_what_reads_the_ledger
     }
     contract = {"wire", "errors", "http_address", "address_policy"}
     ledger = {"ledger", "database", "trips_table", "trips", "rejects"}
-    assert taken <= contract | ledger | {"embedded", "display", "printable", "command_line", "versions"}
+    shared = {"embedded", "display", "printable", "command_line", "versions", "failpoint"}
+    assert taken <= contract | ledger | shared
 
 
 def test_the_service_never_imports_the_compiler() -> None:

@@ -57,7 +57,8 @@ class LedgerReader:
 
         async with self._turns:
             try:
-                return await asyncio.wait_for(asyncio.to_thread(answer), _TIMEOUT_SECONDS)
+                async with asyncio.timeout(_TIMEOUT_SECONDS):  # not wait_for, see janitor.py
+                    return await asyncio.to_thread(answer)
             except (TimeoutError, asyncio.CancelledError) as error:
                 threading.Thread(
                     target=database.abort, name="abort", daemon=True

@@ -60,6 +60,7 @@ async def _serve(settings: Settings, listener: socket.socket, announce: Callable
         announce(url)
         telling = asyncio.create_task(_tell_versions(url, LedgerReader(service.database_url)))
         await server.serve([listener])
+        server.hang_up()
         telling.cancel()
 
 
@@ -98,6 +99,11 @@ class _Server(uvicorn.Server):
         """Answer those who wait, take no more requests, and have `serve` return."""
         self._service.closing.set()
         self.should_exit = True
+
+    def hang_up(self) -> None:
+        """End the connections that are left: those that came while `serve` ended those it knew. No store is behind them."""
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
 
 def _on_signal(action: Callable[[], object]) -> None:

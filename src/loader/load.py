@@ -39,8 +39,6 @@ _SPARE_BUFFERS = 2
 # A database that is gone for longer than this, counted from the last block loaded, ends the run.
 _DATABASE_BUDGET_SECONDS = 120.0
 _DATABASE_RETRY_SECONDS = 1.0
-# The shortest record: nothing but 23 commas and a line end. Bounds how many rows a file can have.
-_LEAST_RECORD_BYTES = 24
 
 
 class _Probe(msgspec.Struct, frozen=True):
@@ -199,7 +197,6 @@ class Load:
         loaded_bytes = probe.header.data_start + committed.bytes if info.compression is None else 0
         self._meter.start(info.size_bytes, loaded_bytes, committed.rows_copied, committed.rows_rejected)
         self._meter.enter("loading")
-        most_rows = None if data_end is None else data_end // _LEAST_RECORD_BYTES
         workers = Workers(
             database,
             attempt,
@@ -208,7 +205,7 @@ class Load:
             pool,
             self._interrupt,
             self._meter,
-            RejectCount(self._allowance, committed.rows_rejected, most_rows),
+            RejectCount(self._allowance, committed.rows_rejected, data_end),
         )
         workers.run(remainder.blocks(), probe.source.close, lambda: publication.attach_parts(control, key))
         publication.attach_parts(control, key)
@@ -222,7 +219,8 @@ class Load:
         self._refuse_unverified(probe.source, info)
         totals = ledger.totals(control, key)
         rows_parsed = totals.rows_sent + totals.rows_rejected
-        refuse_too_many(self._allowance, totals.rows_rejected, rows_parsed)
+        first = ledger.first_reject(control, key)
+        refuse_too_many(self._allowance, totals.rows_rejected, rows_parsed, first)
         flaw = coverage.find_flaw(ledger.spans(control, key), claimed.data_start, remainder.data_end)
         if totals.rows_sent != totals.rows_copied:
             flaw = f"{totals.rows_sent:,} rows were sent and {totals.rows_copied:,} copied"

@@ -8,6 +8,7 @@ from psycopg import Copy, sql
 
 from loader import claim, ledger
 from loader.blocks import Block
+from loader.buffers import MIB
 from loader.claim import Attempt
 from loader.database import Connection
 from loader.encode import COPY_HEADER, COPY_TRAILER, Chunk, Encoder
@@ -22,8 +23,9 @@ from loader.wire import FailureCode
 
 # One COPY a block wasted 3.7 % of the pages (each COPY begins on fresh ones); one for 8 blocks wastes next to nothing.
 BLOCKS_PER_COPY = 8
-# Rejects wait in memory for the end of a COPY, which is therefore ended early when there are many.
+# Rejects wait in memory for the end of a COPY, which is therefore ended early when there are many or long ones.
 REJECTS_PER_COPY = 10_000
+REJECT_BYTES_PER_COPY = 16 * MIB
 # libpq copies what it is given into its own buffer: larger pieces make that one grow, smaller ones cost calls.
 WRITE_BYTES = 128 * 1024
 
@@ -48,6 +50,7 @@ class Part:
         self._on_block = on_block
         self._blocks: list[BlockRow] = []
         self._rejects: list[Reject] = []
+        self._reject_bytes = 0
 
     def load(self, blocks: Iterator[Block]) -> int:
         """Load the blocks and commit; return the part's number.
@@ -88,6 +91,7 @@ class Part:
                 rejects += len(chunk.rejects)
                 if chunk.rejects:
                     self._rejects.extend(chunk.rejects)
+                    self._reject_bytes += sum(len(reject.original) for reject in chunk.rejects)
                     self._on_rejects(chunk.rejects, byte_end)
                 yield chunk
             row = BlockRow(block.byte_offset, byte_end, block.line_count, rows, rejects)
@@ -108,12 +112,18 @@ class Part:
                 for chunk in chunks:
                     self._write(copy, chunk.payload)
                     rows += chunk.rows
-                    if len(self._blocks) >= BLOCKS_PER_COPY or len(self._rejects) >= REJECTS_PER_COPY:
+                    if self._is_full:
                         more = True
                         break
                 copy.write(COPY_TRAILER)
             _compare(rows, cursor.rowcount)
         return rows, more
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether what waits for the end of the COPY is enough."""
+        many_rejects = len(self._rejects) >= REJECTS_PER_COPY or self._reject_bytes >= REJECT_BYTES_PER_COPY
+        return many_rejects or len(self._blocks) >= BLOCKS_PER_COPY
 
     def _write(self, copy: Copy, payload: memoryview) -> None:
         for start in range(0, len(payload), WRITE_BYTES):
@@ -124,6 +134,7 @@ class Part:
         ledger.insert_rejects(self._connection, self._attempt.import_key, number, self._rejects)
         ledger.insert_blocks(self._connection, self._attempt.import_key, number, self._blocks)
         self._rejects.clear()
+        self._reject_bytes = 0
         self._blocks.clear()
 
 
