@@ -210,7 +210,7 @@ def checksum_of(database_url: str, csv: bytes) -> str:
 
 def _checksum(connection: psycopg.Connection, table: str) -> str:
     rows = f"SELECT (to_jsonb({table}) - 'import_key' - 'part')::text AS row FROM {table}"
-    statement = f"SELECT md5(string_agg(row, ' ' ORDER BY row)) FROM ({rows})"
+    statement = f"SELECT md5(string_agg(row, ' ' ORDER BY row)) FROM ({rows}) AS rows"
     return str(connection.execute(statement.encode()).fetchall()[0][0])
 
 

@@ -125,6 +125,8 @@ def test_postgres_is_spoken_to_in_the_database_modules_alone() -> None:
     }
     assert speakers <= {
         "database",
+        "pulse",
+        "copy_writer",
         "ledger",
         "claim",
         "part",

@@ -13,6 +13,8 @@ from collections.abc import Generator
 import psycopg
 from psycopg import errors as pg
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
+from psycopg.rows import scalar_row
 
 from loader.errors import LoaderError
 from loader.wire import FailureCode
@@ -40,15 +42,26 @@ Connection = psycopg.Connection[tuple[object, ...]]
 
 # The server drops its side of a dead connection as quickly as we drop ours, so that no backend outlives its loader.
 # https://www.postgresql.org/docs/current/runtime-config-connection.html#GUC-TCP-KEEPALIVES-IDLE
+# The others are what a role or a database may have set otherwise: time limits that no import of hours keeps, an isolation
+# in which two imports of one file do not see each other, commits that are told before they are safe, other forms of texts.
 _SESSION_SETTINGS = f"""
 SET tcp_keepalives_idle = {KEEPALIVES_IDLE_SECONDS};
 SET tcp_keepalives_interval = {KEEPALIVES_INTERVAL_SECONDS};
 SET tcp_keepalives_count = {KEEPALIVES_COUNT};
 SET tcp_user_timeout = {TCP_USER_TIMEOUT_MILLISECONDS};
-SET idle_in_transaction_session_timeout = 0;
 SET statement_timeout = 0;
+SET lock_timeout = 0;
+SET idle_in_transaction_session_timeout = 0;
+SET idle_session_timeout = 0;
+SET default_transaction_isolation = 'read committed';
+SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';
+SET DateStyle = ISO;
+SET standard_conforming_strings = on;
+SET quote_all_identifiers = off;
 SET client_min_messages = error
-""".encode()
+"""
+# https://www.postgresql.org/docs/17/runtime-config-client.html#GUC-TRANSACTION-TIMEOUT
+_SESSION_SETTINGS_17 = "; SET transaction_timeout = 0"
 # Nor does one that waits for a lock, whose loader was killed. Without it a backend looks at its client when it is done.
 # https://www.postgresql.org/docs/current/runtime-config-connection.html#GUC-CLIENT-CONNECTION-CHECK-INTERVAL
 _NOTICE_DEATH = b"SET client_connection_check_interval = '1s'"
@@ -73,7 +86,7 @@ class Database:
             connection = self._connect(purpose)
             try:
                 self._admit(connection)
-                connection.execute(_SESSION_SETTINGS)
+                _set_up(connection)
                 with contextlib.suppress(pg.InvalidParameterValue):  # a server on Windows can't
                     connection.execute(_NOTICE_DEATH)
                 yield connection
@@ -81,6 +94,24 @@ class Database:
                 with self._lock:  # so that `abort` never shuts down a descriptor that has become another's
                     self._open.discard(connection)
                     connection.close()
+
+    def refuse_shared_sessions(self, connection: Connection) -> None:
+        """Raise DATABASE_UNSUPPORTED when a pooler gives a connection's session to others between its transactions.
+
+        Such a session keeps neither our settings nor our locks. A pooler makes up process ids of its own, and hands out
+        the session that was let go of last. https://www.pgbouncer.org/features.html
+        """
+        session = _session(connection)
+        if session == connection.info.backend_pid:
+            return
+        with self.connection("pooler") as other, other.transaction():
+            if _session(other) != session:
+                return
+        raise LoaderError(
+            FailureCode.DATABASE_UNSUPPORTED,
+            "A pooler stands before the database, and does not keep a session for each connection.",
+            "Connect to the server itself, or to a pooler in session mode.",
+        )
 
     def _connect(self, purpose: str) -> Connection:
         parse_url(self.url)
@@ -107,6 +138,14 @@ class Database:
                     "Run the command again.",
                 )
             self._open.add(connection)
+
+    def waiting_backends(self) -> list[int]:
+        """Return the process ids of the backends from which an answer is to come."""
+        with self._lock:
+            connections = [each.info for each in self._open]
+        return [
+            each.backend_pid for each in connections if each.transaction_status is TransactionStatus.ACTIVE
+        ]
 
     def abort(self) -> None:
         """End whatever the connections do, within about CANCEL_TIMEOUT_SECONDS; from any thread. None comes after it.
@@ -148,12 +187,27 @@ def parse_url(url: str) -> dict[str, str]:
 
 
 def end_backends(connection: Connection) -> None:
-    """Wait, through a connection of this process, until none of its others has a backend left; end those that linger."""
+    """Wait, through a connection of this process, until none of its others has a backend left; end those that linger.
+
+    A role that became another by SET ROLE may not end its own backends; they are left to their connections' limits.
+    """
     connection.execute(
-        "SELECT pg_terminate_backend(pid, %s) FROM pg_stat_activity"
-        " WHERE usename = current_user AND application_name LIKE %s AND pid <> pg_backend_pid()",
+        "SELECT pg_terminate_backend(pid, %s) FROM pg_stat_activity WHERE usename = session_user"
+        " AND pg_has_role(usesysid, 'USAGE') AND application_name LIKE %s AND pid <> pg_backend_pid()",
         [TERMINATE_TIMEOUT_MILLISECONDS, f"loader {_RUN} %"],
     )
+
+
+def _session(connection: Connection) -> int:
+    """Return the process id of the backend that serves the connection now."""
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        return cursor.execute("SELECT pg_backend_pid()").fetchall()[0]
+
+
+def _set_up(connection: Connection) -> None:
+    has_transaction_timeout = connection.info.server_version >= 170000
+    settings = _SESSION_SETTINGS + (_SESSION_SETTINGS_17 if has_transaction_timeout else "")
+    connection.execute(settings.encode())
 
 
 def _cancel(connection: Connection) -> None:

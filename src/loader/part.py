@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+import psycopg
 from psycopg import Copy, sql
 
 from loader import claim, ledger
 from loader.blocks import Block
 from loader.buffers import MIB
 from loader.claim import Attempt
+from loader.copy_writer import AttentiveWriter
 from loader.database import Connection
 from loader.encode import COPY_HEADER, COPY_TRAILER, Chunk, Encoder
 from loader.errors import LoaderError
@@ -56,9 +58,20 @@ class Part:
         """Load the blocks and commit; return the part's number.
 
         Calls `on_rejects` as rows are set aside, with the byte offset behind their block (it may raise), and `on_block`
-        when a block's bytes are no longer needed. Raises Stopped, IMPORT_BUSY when another loader has taken over, and
-        what the database raises.
+        when a block's bytes are no longer needed. Raises Stopped, IMPORT_BUSY when another loader has taken over, BAD_ROW
+        for a constraint of trips, and what the database raises.
         """
+        try:
+            return self._load(blocks)
+        except psycopg.IntegrityError as error:
+            raise LoaderError(
+                FailureCode.BAD_ROW,
+                f"A row breaks a constraint that was added to trips: {error.diag.message_primary}.",
+                "Drop the constraint, or correct the file. Postgres does not tell which row it is.",
+                value=error.diag.message_detail,
+            ) from error
+
+    def _load(self, blocks: Iterator[Block]) -> int:
         connection, import_key = self._connection, self._attempt.import_key
         with connection.transaction():
             number = ledger.insert_part(connection, import_key)
@@ -107,13 +120,14 @@ class Part:
         command = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT binary, FREEZE)").format(table, columns)
         rows, more = 0, False
         with self._connection.cursor() as cursor:
-            with cursor.copy(command) as copy:
+            writer = AttentiveWriter(cursor)
+            with cursor.copy(command, writer=writer) as copy:
                 copy.write(COPY_HEADER)
                 for chunk in chunks:
                     self._write(copy, chunk.payload)
                     rows += chunk.rows
-                    if self._is_full:
-                        more = True
+                    more = writer.has_answer or self._is_full
+                    if more:
                         break
                 copy.write(COPY_TRAILER)
             _compare(rows, cursor.rowcount)
