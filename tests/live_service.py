@@ -34,9 +34,11 @@ class LiveService:
         environment: Mapping[str, str] | None = None,
         *,
         small: bool = False,
+        narrow: bool = False,
     ) -> None:
-        """`small`: with loaders of which a test's file has many parts."""
-        program = [str(Path(__file__).with_name("small_service.py"))] if small else ["-m", "importer"]
+        """`small`: with loaders of which a test's file has many parts; `narrow`: also with room for few clients."""
+        driver = "small_service.py" if small else "narrow_service.py" if narrow else None
+        program = ["-m", "importer"] if driver is None else [str(Path(__file__).with_name(driver))]
         self.folder = folder
         self.database_url = database_url
         self.log = folder / f"service-{next(_numbers)}.log"

@@ -164,3 +164,9 @@ def test_a_terminal_gets_a_bar_and_a_receipt_for_people(
     os.close(terminal)
     assert "parsed - 0 rejected" in shown
     assert "published" in shown
+
+
+def test_the_version_names_what_reads_from_the_network(database_url: str, tmp_path: Path) -> None:
+    shown = spoken(tmp_path, "--version", database_url=database_url)
+    names = [line.split()[0] for line in shown.splitlines()]
+    assert names == ["version", "python", "libpq", "openssl", "sqlite"]

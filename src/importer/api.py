@@ -124,7 +124,7 @@ async def list_imports(
     summary="Get an import",
     description="Where it stands. With `wait` the answer is held until that changes: a long poll.",
     response_description="The import.",
-    responses=problem_responses(ProblemCode.IMPORT_NOT_FOUND),
+    responses=problem_responses(ProblemCode.IMPORT_NOT_FOUND, ProblemCode.TOO_BUSY),
 )
 async def get_import(
     service: FromService,
@@ -141,7 +141,9 @@ async def get_import(
     """Answer GET /imports/{id}."""
     found = await find(service, import_id)
     if wait and found.state not in FINISHED:
-        changed = await service.unless_closing(service.store.wait_for_change(import_id, found.version, wait))
+        with service.watchers.taken():
+            waiting = service.store.wait_for_change(import_id, found.version, wait)
+            changed = await service.unless_closing(waiting)
         if changed is None and not service.closing.is_set():
             raise not_found(import_id)
         found = changed or found

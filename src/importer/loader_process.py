@@ -15,14 +15,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import IO
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 from uuid import UUID
 
 import msgspec
-from psycopg.conninfo import conninfo_to_dict
 
 from importer.failpoint import reach
 from importer.outcome import End
+from loader.database import parse_url
 from loader.wire import Failed, Job, Message, ProgressMessage, Published
 
 # -P: the folder that the service runs in is no place to import from.
@@ -30,6 +30,8 @@ LOADER = (sys.executable, "-P", "-m", "loader")
 
 # Of what a process says beside its messages, this much is kept: enough for some tracebacks.
 LOG_BYTES = 64 * 1024
+# Shorter values in an address's query, such as a version or a region, are no secrets, and may stand anywhere.
+_SHORTEST_SECRET = 6
 # Messages are shorter than a few kilobytes; a longer line is none, and is taken in pieces.
 _LINE_BYTES = 1 << 20
 # A loader reports twice a second, whatever it does. One that is silent for so long hangs, or was stopped by SIGSTOP;
@@ -281,10 +283,12 @@ class _Tail:
 
 def _secrets(job: Job | None, database_url: str) -> set[str]:
     """Return what must not show, should a traceback quote it: the loader's own messages know better."""
-    secrets = {database_url, str(conninfo_to_dict(database_url).get("password") or "")}
+    secrets = {database_url, parse_url(database_url).get("password", "")}
     if job is not None:
         secrets.add(job.source)
         with contextlib.suppress(ValueError):  # no URL: the loader says so
             source = urlsplit(job.source)
-            secrets |= {source.query, source.password or ""}
-    return secrets - {""}
+            credentials, _, _ = source.netloc.rpartition("@")
+            values = (value for _, value in parse_qsl(source.query) if len(value) >= _SHORTEST_SECRET)
+            secrets |= {source.query, credentials, *credentials.split(":", 1), *values}
+    return {form for secret in secrets for form in (secret, unquote(secret)) if form}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import secrets
 import socket
 import threading
@@ -11,6 +12,7 @@ from collections.abc import Generator
 
 import psycopg
 from psycopg import errors as pg
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 from psycopg.rows import scalar_row
 
@@ -33,6 +35,8 @@ _RUN = secrets.token_hex(4)
 
 # psycopg logs what it could not send to a connection that was just aborted; the exception says all there is to say.
 logging.getLogger("psycopg").setLevel(logging.CRITICAL)
+
+_PORTS = re.compile(r"[0-9,]*")  # one for each host
 
 Connection = psycopg.Connection[tuple[object, ...]]
 
@@ -110,6 +114,7 @@ class Database:
         )
 
     def _connect(self, purpose: str) -> Connection:
+        parse_url(self.url)
         return psycopg.connect(
             self.url,
             autocommit=True,
@@ -159,6 +164,26 @@ class Database:
         with self._lock:
             for connection in self._open:
                 _shut_down(connection)
+
+
+def parse_url(url: str) -> dict[str, str]:
+    """Return the parameters of a libpq URL or DSN (libpq-connect, "Connection Strings"), but for those that are not text.
+
+    Raises LoaderError, USAGE. Nothing of the URL is repeated, since libpq quotes what it can't read: often a password
+    with a character that means something else there. That is also how a piece of one becomes a host or a port.
+    """
+    try:
+        given = {name: value for name, value in conninfo_to_dict(url).items() if isinstance(value, str)}
+    except psycopg.Error:
+        given = None
+    if given is None or "@" in given.get("host", "")[1:] or not _PORTS.fullmatch(given.get("port", "")):
+        raise LoaderError(
+            FailureCode.USAGE,
+            "The database's URL can't be read.",
+            "Write it as postgresql://user:password@host:port/database, and what is special in it as %40 for @, %2F for /,"
+            " %3A for :, %25 for %, %3F for ?, %23 for #.",
+        ) from None
+    return given
 
 
 def end_backends(connection: Connection) -> None:
