@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from loader.sample import write_sample
 # The first call of a compiled function takes seconds: no property test is slow for that.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
+
+# Under nohup SIGHUP is ignored, which children inherit, and loaders heed. Here it is one of the signals they are sent.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 SAMPLE_ROWS = 12_000
 
