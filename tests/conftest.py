@@ -22,8 +22,9 @@ from loader.sample import write_sample
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
-# Under nohup SIGHUP is ignored, which children inherit, and loaders heed. Here it is one of the signals they are sent.
+# Under nohup SIGHUP is ignored, in a shell's background SIGINT. Children inherit that, and heed it; here they are sent both.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SAMPLE_ROWS = 12_000
 
