@@ -1,4 +1,4 @@
-"""`make bench`: the loader against `curl | psql`, side by side; with --dialects and --growth against itself.
+"""`make bench`: the loader, its peers and the limit side by side; with --dialects and --growth against itself.
 
 With --service: the service, and the loader under it against the loader by itself.
 
@@ -13,17 +13,18 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import contest
 import growth
 import msgspec
 import report
 import service
 import trial
-from contenders import Contender, curl_psql, loader
+from contenders import Absent, Contender, adbc, curl_psql, duckdb, loader, pgloader, the_limit
 from file_server import serve
 from report import Goal
 from samples import DIALECTS, in_dialect, make_sample, rows_of, warm
-from server import Server, scratch_server
-from trial import Entry, Measure, Trial
+from server import WAL_LEVELS, Server, scratch_server
+from trial import Entry, Trial
 
 FOLDER = Path(__file__).parents[1] / ".build" / "bench"
 # File server, client and Postgres share them, as on a small machine.
@@ -34,9 +35,6 @@ GROWTH_GIGABYTES = (1, 10)
 # A thousand GETs: the 99th percentile is the tenth slowest.
 GET_SECONDS = 20.0
 
-WALL_LIMIT = 0.40
-DATABASE_CPU_LIMIT = 0.50
-CLIENT_CPU_LIMIT_SECONDS_A_GB = 3.5
 DIALECT_LIMIT = 2.0
 
 # Measures, and returns the trials and what is to be printed of them.
@@ -69,9 +67,9 @@ def main() -> None:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])  # all that we start is born with it
     samples: Path = options.folder / "samples"
     samples.mkdir(parents=True, exist_ok=True)
-    with scratch_server(options.folder / "data") as server, serve(samples) as base_url:
+    with scratch_server(options.folder, options.wal_level) as server, serve(samples) as base_url:
         bench = Bench(samples, server, base_url)
-        found = report.conditions(server.version)
+        found = report.conditions(server.version, options.wal_level)
         print(report.conditions_text(found))
         for part, measure in _parts(options).items():
             trials, text = measure(bench)
@@ -103,6 +101,16 @@ def _options() -> argparse.Namespace:
         help="how long the service is asked where imports stand (default %(default)s)",
     )
     parser.add_argument(
+        "--wal-level", choices=WAL_LEVELS, default="minimal", help="of the server (default %(default)s)"
+    )
+    parser.add_argument(
+        "--skip",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a contender that takes too long; repeatable",
+    )
+    parser.add_argument(
         "--folder", type=Path, default=FOLDER, help="for server, samples, results (default %(default)s)"
     )
     return parser.parse_args()
@@ -119,32 +127,27 @@ def _parts(options: argparse.Namespace) -> dict[str, Part]:
         parts["service"] = lambda bench: _measure_service(
             bench, options.rows, options.runs, options.get_seconds
         )
-    return parts or {"contenders": lambda bench: _compare_contenders(bench, options.rows, options.runs)}
+    return parts or {
+        f"contenders, wal_level={options.wal_level}": lambda bench: _compare_contenders(
+            bench, options.rows, options.runs, options.wal_level, options.skip
+        )
+    }
 
 
-def _compare_contenders(bench: Bench, rows: int, runs: int) -> tuple[list[Trial], str]:
-    passthrough, ours = curl_psql(), loader("--progress=none")
-    bench.try_first(passthrough, ours)
-    sample = make_sample(bench.folder, rows)
-    entries = [bench.entry(each.name, each, sample, rows) for each in (passthrough, ours)]
+def _compare_contenders(
+    bench: Bench, rows: int, runs: int, wal_level: str, skipped: Sequence[str]
+) -> tuple[list[Trial], str]:
+    first, sample = make_sample(bench.folder, FIRST_ROWS), make_sample(bench.folder, rows)
+    everyone = [curl_psql(), loader("--progress=none"), the_limit(sample), adbc(), duckdb(), pgloader()]
+    everyone = [each for each in everyone if each.name not in skipped]
+    able = [each for each in everyone if isinstance(each, Contender)]
+    bench.try_first(*(each for each in able if each.name != contest.LIMIT), the_limit(first))
+    entries = [bench.entry(each.name, each, sample, rows) for each in able]
     trials = trial.alternate(bench.server, entries, runs)
-
-    def share(measure: Measure) -> float:
-        return trial.median(trials, ours.name, measure) / trial.median(trials, passthrough.name, measure)
-
-    goals = [
-        Goal(f"wall time, loader ÷ {passthrough.name}", WALL_LIMIT, share(trial.WALL)),
-        Goal(f"database CPU, loader ÷ {passthrough.name}", DATABASE_CPU_LIMIT, share(trial.DATABASE_CPU)),
-        Goal(
-            "loader CPU s/GB",
-            CLIENT_CPU_LIMIT_SECONDS_A_GB,
-            trial.median(trials, ours.name, trial.CLIENT_CPU_A_GB),
-        ),
-    ]
-    title = f"### The loader and {passthrough.name}: {_size(entries[0], runs)}"
-    return trials, "\n\n".join(
-        [title, trial.table(trials, trial.CONTENDER_COLUMNS), report.goals_table(goals)]
-    )
+    title = f"### The loader and others, wal_level={wal_level}: {_size(entries[0], runs)}"
+    settings = [f"{each.name}: {each.settings}" for each in able]
+    absent = [each for each in everyone if isinstance(each, Absent)]
+    return trials, f"{title}\n\n{contest.report(trials, wal_level, settings, absent)}"
 
 
 def _compare_dialects(bench: Bench, rows: int, runs: int) -> tuple[list[Trial], str]:

@@ -11,10 +11,12 @@ from urllib.parse import urlsplit
 import psutil
 import psycopg
 
-from loader.cluster import read_pid_file
+from loader.cluster import SETTINGS, read_pid_file
 from loader.embedded import embedded_server
 
 DATABASE = "bench"
+# The embedded server's own, and that of nearly all others: https://www.postgresql.org/docs/18/runtime-config-wal.html
+WAL_LEVELS = ("minimal", "replica")
 
 
 class Server:
@@ -101,12 +103,15 @@ class LastCopy:
 
 
 @contextlib.contextmanager
-def scratch_server(folder: Path) -> Generator[Server]:
-    """Start the server of a folder, stop it in the end."""
-    with embedded_server(folder) as url, psycopg.connect(url, autocommit=True) as connection:
-        process_id, _ = read_pid_file(folder)
+def scratch_server(folder: Path, wal_level: str) -> Generator[Server]:
+    """Start the server that has its data below a folder, stop it in the end."""
+    # no user is offered other settings, so there is no parameter for them
+    SETTINGS["wal_level"] = wal_level
+    data_folder = folder / f"data-{wal_level}"
+    with embedded_server(data_folder) as url, psycopg.connect(url, autocommit=True) as connection:
+        process_id, _ = read_pid_file(data_folder)
         if process_id is None:
-            raise RuntimeError(f"The server of {folder} has ended.")
+            raise RuntimeError(f"The server of {data_folder} has ended.")
         yield Server(url, process_id, connection)
 
 
