@@ -16,6 +16,7 @@ from pathlib import Path
 import contest
 import growth
 import msgspec
+import network
 import report
 import service
 import trial
@@ -93,6 +94,7 @@ def _options() -> argparse.Namespace:
         metavar="GB",
         help=f"the loader with files of growing size (default {GROWTH_GIGABYTES})",
     )
+    parser.add_argument("--network", action="store_true", help="the loader over slow ways")
     parser.add_argument("--service", action="store_true", help="the service, and the loader under it")
     parser.add_argument(
         "--get-seconds",
@@ -123,6 +125,8 @@ def _parts(options: argparse.Namespace) -> dict[str, Part]:
     if options.growth is not None:
         sizes = sorted(options.growth or GROWTH_GIGABYTES)
         parts["growth"] = lambda bench: _measure_growth(bench, sizes, options.runs)
+    if options.network:
+        parts["network"] = lambda bench: _measure_network(bench, options.rows, options.runs)
     if options.service:
         parts["service"] = lambda bench: _measure_service(
             bench, options.rows, options.runs, options.get_seconds
@@ -184,6 +188,18 @@ def _measure_growth(
             trials.append(growth.try_once(bench.server, entry))
             print(f"run {run + 1}, {entry.label}: {trials[-1].wall_seconds:.2f} s", file=sys.stderr)
     return trials, f"### Growth: {_times(runs)}\n\n{growth.report(trials)}"
+
+
+def _measure_network(bench: Bench, rows: int, runs: int) -> tuple[list[network.NetworkTrial], str]:
+    ours = loader("--progress=none")
+    bench.try_first(ours)
+    sample = make_sample(bench.folder, rows)
+    entry = bench.entry("network", ours, sample, rows)
+    trials: list[network.NetworkTrial] = []
+    for _ in range(runs):
+        trials += network.try_once(bench.server, sample, rows)
+    title = f"### Slow networks: {_size(entry, runs)}; {network.means()}"
+    return trials, f"{title}\n\n{network.report(trials)}"
 
 
 def _measure_service(

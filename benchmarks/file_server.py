@@ -10,9 +10,10 @@ import contextlib
 import email.utils
 import os
 import re
+import socket
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from http import HTTPStatus
@@ -21,9 +22,12 @@ from pathlib import Path
 
 
 @contextmanager
-def serve(folder: Path) -> Generator[str]:
-    """Serve the files of a folder; yield the base URL, which has no slash at its end."""
-    command = [sys.executable, __file__, str(folder)]
+def serve(folder: Path, options: Sequence[str] = (), enter: Sequence[str] = ()) -> Generator[str]:
+    """Serve the files of a folder; yield the base URL, which has no slash at its end.
+
+    `enter` is a command that runs the rest of its arguments elsewhere, such as in another network namespace.
+    """
+    command = [*enter, sys.executable, __file__, *options, str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             yield server.stdout.readline().strip() if server.stdout else ""
@@ -97,10 +101,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--port", type=int, default=0, help="default: any that is free")
+    parser.add_argument("--host", default="127.0.0.1", help="default: loopback only")
+    parser.add_argument(
+        "--congestion", help="how TCP is to answer lost packets, as cubic; default: the system's"
+    )
     arguments = parser.parse_args()
     handler = partial(FileHandler, directory=str(arguments.folder))
-    with ThreadingHTTPServer(("127.0.0.1", arguments.port), handler) as server:
-        print(f"http://127.0.0.1:{server.server_port}", flush=True)
+    with ThreadingHTTPServer((arguments.host, arguments.port), handler) as server:
+        if arguments.congestion:
+            server.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, arguments.congestion.encode())
+        print(f"http://{arguments.host}:{server.server_port}", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
 
