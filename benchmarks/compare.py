@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import contest
 import growth
+import growth_report
 import msgspec
 import network
 import report
@@ -32,7 +34,9 @@ FOLDER = Path(__file__).parents[1] / ".build" / "bench"
 CORES = 2
 # Compiles the kernel, and shows in a second that all contenders are able to.
 FIRST_ROWS = 1000
-GROWTH_GIGABYTES = (1, 10)
+GROWTH_GIGABYTES = (1, 3, 10, 30)
+# Larger files repeat the rows of one: they take no more room on the disk, and come from memory.
+REPEATED_GIGABYTES = 1.0
 # A thousand GETs: the 99th percentile is the tenth slowest.
 GET_SECONDS = 20.0
 
@@ -54,6 +58,20 @@ class Bench:
         """Return a contender with a file, which is in memory by then as far as it fits."""
         warm(source)
         return Entry(label, contender, f"{self._base_url}/{source.name}", source.stat().st_size, rows)
+
+    def repeated(self, label: str, contender: Contender, gigabytes: float) -> Entry:
+        """Return a contender with a file of about that size, which repeats the rows of a smaller one."""
+        times = max(1, round(gigabytes / REPEATED_GIGABYTES))
+        sample = make_sample(self.folder, rows_of(gigabytes * 1e9 / times))
+        once = self.entry(label, contender, sample, rows_of(gigabytes * 1e9 / times))
+        with sample.open("rb") as file:
+            header_bytes = len(file.readline())
+        return msgspec.structs.replace(
+            once,
+            source_url=f"{once.source_url}?times={times}",
+            source_bytes=header_bytes + (once.source_bytes - header_bytes) * times,
+            rows=once.rows * times,
+        )
 
     def try_first(self, *contenders: Contender) -> None:
         """Let all load a few rows, which nobody measures."""
@@ -178,16 +196,18 @@ def _measure_growth(
     bench: Bench, gigabytes: Sequence[float], runs: int
 ) -> tuple[list[growth.GrowthTrial], str]:
     bench.try_first(growth.CONTENDER)
-    entries: list[Entry] = []
-    for size in gigabytes:
-        rows = rows_of(size * 1e9)
-        entries.append(bench.entry(f"{size:g} GB", growth.CONTENDER, make_sample(bench.folder, rows), rows))
+    free_gigabytes = shutil.disk_usage(bench.folder).free / 1e9 - growth.SPARE_GB
+    fitting = [size for size in gigabytes if size * growth.STORED_GB_A_GB <= free_gigabytes]
+    entries = [bench.repeated(f"{size:g} GB", growth.CONTENDER, size) for size in fitting]
     trials: list[growth.GrowthTrial] = []
     for run in range(runs):
         for entry in entries:
             trials.append(growth.try_once(bench.server, entry))
-            print(f"run {run + 1}, {entry.label}: {trials[-1].wall_seconds:.2f} s", file=sys.stderr)
-    return trials, f"### Growth: {_times(runs)}\n\n{growth.report(trials)}"
+            print(f"run {run + 1}, {entry.label}: {trials[-1].loading.wall_seconds:.2f} s", file=sys.stderr)
+    title = f"### Growth: {_times(runs)}"
+    if left := [f"{size:g} GB" for size in gigabytes if size not in fitting]:
+        title += f"; the disk has no room for {' and '.join(left)}"
+    return trials, f"{title}\n\n{growth_report.report(trials)}"
 
 
 def _measure_network(bench: Bench, rows: int, runs: int) -> tuple[list[network.NetworkTrial], str]:

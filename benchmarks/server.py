@@ -47,16 +47,27 @@ class Server:
         with psycopg.connect(self.database_url) as connection:
             return _number(connection, "SELECT count(*) FROM trips")
 
-    def cpu_seconds(self) -> float:
-        """Return the CPU time of the whole server so far, that of ended backends included.
+    def committed_bytes(self) -> int:
+        """Return how many bytes of files the ledger says are loaded."""
+        with psycopg.connect(self.database_url) as connection:
+            return _number(
+                connection, "SELECT coalesce(sum(byte_end - byte_start), 0)::bigint FROM loader.block"
+            )
 
-        The postmaster waits for each backend that ends: from then on the backend's time is in its children's time.
-        """
+    def await_clients(self) -> None:
+        """Wait until nobody is connected to the fresh database."""
         while _number(
             self._connection,
             f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{DATABASE}' AND backend_type = 'client backend'",
         ):
             time.sleep(0.01)
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time of the whole server so far, that of ended backends included.
+
+        The postmaster waits for each backend that ends: from then on the backend's time is in its children's time.
+        """
+        self.await_clients()
         seconds = 0.0
         for process in [*self._postmaster.children(), self._postmaster]:
             with contextlib.suppress(
