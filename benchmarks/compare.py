@@ -21,6 +21,7 @@ import msgspec
 import network
 import report
 import service
+import startup
 import trial
 from contenders import Absent, Contender, adbc, curl_psql, duckdb, loader, pgloader, the_limit
 from file_server import serve
@@ -112,6 +113,7 @@ def _options() -> argparse.Namespace:
         metavar="GB",
         help=f"the loader with files of growing size (default {GROWTH_GIGABYTES})",
     )
+    parser.add_argument("--startup", action="store_true", help="the loader with a file of a megabyte")
     parser.add_argument("--network", action="store_true", help="the loader over slow ways")
     parser.add_argument("--service", action="store_true", help="the service, and the loader under it")
     parser.add_argument(
@@ -143,6 +145,8 @@ def _parts(options: argparse.Namespace) -> dict[str, Part]:
     if options.growth is not None:
         sizes = sorted(options.growth or GROWTH_GIGABYTES)
         parts["growth"] = lambda bench: _measure_growth(bench, sizes, options.runs)
+    if options.startup:
+        parts["startup"] = lambda bench: _measure_startup(bench, options.runs)
     if options.network:
         parts["network"] = lambda bench: _measure_network(bench, options.rows, options.runs)
     if options.service:
@@ -210,6 +214,15 @@ def _measure_growth(
     return trials, f"{title}\n\n{growth_report.report(trials)}"
 
 
+def _measure_startup(bench: Bench, runs: int) -> tuple[list[startup.StartTrial], str]:
+    bench.try_first(startup.CONTENDER)
+    rows = rows_of(startup.FILE_BYTES)
+    entry = bench.entry("start", startup.CONTENDER, make_sample(bench.folder, rows), rows)
+    trials = [startup.try_once(bench.server, entry) for _ in range(runs)]
+    imports = startup.import_milliseconds(bench.server, entry)
+    return trials, f"### Start-up: {_size(entry, runs)}\n\n{startup.report(trials, imports)}"
+
+
 def _measure_network(bench: Bench, rows: int, runs: int) -> tuple[list[network.NetworkTrial], str]:
     ours = loader("--progress=none")
     bench.try_first(ours)
@@ -236,7 +249,7 @@ def _measure_service(
 
 
 def _size(entry: Entry, runs: int) -> str:
-    return f"{entry.rows:,} rows, {entry.source_bytes / 1e9:.2f} GB, {_times(runs)}"
+    return f"{entry.rows:,} rows, {entry.source_bytes / 1e6:,.0f} MB, {_times(runs)}"
 
 
 def _times(runs: int) -> str:

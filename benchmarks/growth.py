@@ -6,11 +6,9 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 import msgspec
@@ -18,9 +16,10 @@ from contenders import loader
 from file_server import SENT
 from measure import Usage, run_pipeline
 from server import LastCopy, Server
+from timed_messages import TimedMessage, timed_messages
 from trial import Entry
 
-from loader.wire import ExitCode, Message, ProgressMessage
+from loader.wire import ExitCode, ProgressMessage
 
 WORKERS = 4
 CONTENDER = loader("--progress=json", f"--workers={WORKERS}")
@@ -129,7 +128,7 @@ class _Signal:
 
 
 def _load(server: Server, entry: Entry) -> Loading:
-    with server.fresh_database(entry.contender.prepare), _timed_messages() as (output, messages):
+    with server.fresh_database(entry.contender.prepare), timed_messages() as (output, messages):
         empty_bytes, cpu_seconds = server.database_bytes(), server.cpu_seconds()
         usage = _run(server, entry, output)
         cpu_seconds = server.cpu_seconds() - cpu_seconds
@@ -197,26 +196,7 @@ def _sent_bytes(source_url: str) -> int:
         return int(answer.read())
 
 
-@contextmanager
-def _timed_messages() -> Generator[tuple[int, list[tuple[float, Message]]]]:
-    """Yield a file descriptor for a loader's stdout, and a list of when which message came; whole when this ends."""
-    read_end, write_end = os.pipe()
-    messages: list[tuple[float, Message]] = []
-
-    def read() -> None:
-        with os.fdopen(read_end, "rb") as lines:
-            messages.extend((time.perf_counter(), msgspec.json.decode(line, type=Message)) for line in lines)
-
-    thread = threading.Thread(target=read)
-    thread.start()
-    try:
-        yield write_end, messages
-    finally:
-        os.close(write_end)
-        thread.join()
-
-
-def _publish_seconds(messages: Sequence[tuple[float, Message]]) -> float:
+def _publish_seconds(messages: Sequence[TimedMessage]) -> float:
     """Return the time from the first message of the phase to the last message."""
     began = next(
         at
@@ -226,7 +206,7 @@ def _publish_seconds(messages: Sequence[tuple[float, Message]]) -> float:
     return messages[-1][0] - began
 
 
-def _piece_seconds(messages: Sequence[tuple[float, Message]], source_bytes: int) -> tuple[float, float]:
+def _piece_seconds(messages: Sequence[TimedMessage], source_bytes: int) -> tuple[float, float]:
     """Return what the first piece of the file took, and the last of the same size."""
     loading = [
         (at, message.progress.bytes_done)
