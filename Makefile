@@ -55,11 +55,13 @@ peers: .build/peers/ready ## the programs that make bench compares the loader wi
 	touch $@
 
 bench: ROWS = 7000000
-bench: .venv/ready .build/peers/ready ## measure against others, over all dialects, as files grow, and the service; half an hour
+bench: .venv/ready .build/peers/ready ## measure against others, over dialects, sizes and slow networks, and the service; an hour or two
 	$(BIN)/python benchmarks/compare.py --rows $(ROWS)
 	$(BIN)/python benchmarks/compare.py --rows $(ROWS) --wal-level replica --skip pgloader
 	$(BIN)/python benchmarks/compare.py --dialects
-	$(BIN)/python benchmarks/compare.py --growth
+	$(BIN)/python benchmarks/compare.py --growth --runs 1
+	$(BIN)/python benchmarks/compare.py --network --rows $(ROWS) --runs 1
+	$(BIN)/python benchmarks/compare.py --startup
 	$(BIN)/python benchmarks/compare.py --service --rows $(ROWS)
 
 lock: .venv/ready ## requirements*.txt anew: versions and hashes, no addresses
