@@ -23,7 +23,7 @@ import report
 import service
 import startup
 import trial
-from contenders import Absent, Contender, adbc, curl_psql, duckdb, loader, pgloader, the_limit
+from contenders import PEERS, Absent, Contender, adbc, curl_psql, duckdb, loader, pgloader, the_limit
 from file_server import serve
 from report import Goal
 from samples import DIALECTS, in_dialect, make_sample, rows_of, warm
@@ -129,8 +129,8 @@ def _options() -> argparse.Namespace:
         "--skip",
         action="append",
         default=[],
-        metavar="NAME",
-        help="a contender that takes too long; repeatable",
+        choices=PEERS,
+        help="a peer that takes too long; repeatable",
     )
     parser.add_argument(
         "--folder", type=Path, default=FOLDER, help="for server, samples, results (default %(default)s)"

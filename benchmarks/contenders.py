@@ -21,8 +21,9 @@ from loader.trips import COLUMNS, LAYOUT_COLUMN_COUNTS, POSTGRES_TYPES
 from loader.workers import default_worker_count
 
 HERE = Path(__file__).parent
+PEERS = ("ADBC", "DuckDB", "pgloader")
 # The environment of requirements.txt; `make peers` makes it.
-PEERS = HERE.parent / ".build" / "peers"
+PEERS_ENVIRONMENT = HERE.parent / ".build" / "peers"
 
 COLUMN_TYPES = {  # of the sample
     column.name: POSTGRES_TYPES[column.kind] for column in COLUMNS[: LAYOUT_COLUMN_COUNTS[0]]
@@ -145,8 +146,8 @@ def _curl(program: str) -> list[str]:
 
 def _peer(name: str, script: str, packages: list[str], settings: str) -> Contender | Absent:
     """Return a Python program that runs in the peers' environment."""
-    python = PEERS / "bin" / "python"
-    folders = [str(folder) for folder in PEERS.glob("lib/python*/site-packages")]
+    python = PEERS_ENVIRONMENT / "bin" / "python"
+    folders = [str(folder) for folder in PEERS_ENVIRONMENT.glob("lib/python*/site-packages")]
     versions = {
         each.name.replace("_", "-"): each.version for each in importlib.metadata.distributions(path=folders)
     }

@@ -49,7 +49,7 @@ class Tally:
             (began, before), (ended, after) = middle[0], middle[-1]
             rate = (after - before) * 8 / (ended - began)
         traffic = Traffic(self._bytes, rate)
-        self.__init__()
+        self._bytes, self._marks = 0, []
         return traffic
 
 

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Generator, Sequence
-from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -92,9 +91,7 @@ async def main(base_url: str, shape: Shape) -> None:
     """Be a relay. Each line of input is answered: the first with the address, the next with the traffic."""
     parts = urlsplit(base_url)
     relay = _Relay(str(parts.hostname), parts.port or 80, shape)
-    # with more at hand in between, the server would send ahead what is then late for the count
-    listen = partial(asyncio.start_server, limit=PIECE_BYTES)
-    server = await listen(relay.serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(relay.serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     await asyncio.to_thread(sys.stdin.readline)
     print(f"http://127.0.0.1:{port}", flush=True)
