@@ -6,7 +6,7 @@ URL ?=
 # Two cores: one worker a core. The slowest files go first, so that both end together.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: help run demo test test-fast test-slow check format peers bench coverage lock clean
+.PHONY: help run demo test test-fast test-slow fuzz check format peers bench coverage lock clean
 
 help: ## what can be made
 	@grep -hE '^[.a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -32,6 +32,11 @@ test-fast: .venv/ready ## the tests that take no time, under a minute
 
 test-slow: .venv/ready ## the loops over many random faults; they print their seeds
 	$(BIN)/python -m pytest -m long --capture=no --verbose
+
+fuzz: SECONDS ?= 300
+fuzz: .venv/ready ## coverage-guided fuzzing of blocks and encoder, on Linux of x86-64; SECONDS=300
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-fuzz.txt
+	NUMBA_DISABLE_JIT=1 $(BIN)/python tests/fuzz_encode.py .build/fuzz $(SECONDS)
 
 check: .venv/ready ## format, lint, types
 	$(BIN)/ruff format --check .
@@ -68,6 +73,7 @@ lock: .venv/ready ## requirements*.txt anew: versions and hashes, no addresses
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --output-file requirements.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --extra dev --constraint requirements.txt --output-file requirements-dev.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header benchmarks/requirements.in --output-file benchmarks/requirements.txt
+	printf "atheris<3.1; python_version<'3.12'\natheris>=3.1; python_version>='3.12'\n" | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header - --output-file requirements-fuzz.txt
 
 clean: ## all that was made
 	rm -rf .venv .build .coverage* .pytest_cache .ruff_cache .hypothesis

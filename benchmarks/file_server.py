@@ -150,8 +150,8 @@ def main() -> None:
     """Serve a folder until interrupted; the one line of output is the base URL."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen at (default: %(default)s)")
     parser.add_argument("--port", type=int, default=0, help="default: any that is free")
-    parser.add_argument("--host", default="127.0.0.1", help="default: loopback only")
     parser.add_argument(
         "--congestion", help="how TCP is to answer lost packets, as cubic; default: the system's"
     )

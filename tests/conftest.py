@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import io
-import itertools
-from collections.abc import Generator
+import signal
+from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from crashing_postgres import CrashingPostgres
 from http_server import HttpServer
 from hypothesis import settings
-from loader_process import STARTED, Loaders
+from loader_process import STARTED, Loaders, fresh_database
+from supervision import Scene, supervising
 
 from loader.embedded import embedded_server
 from loader.sample import write_sample
 
-_numbers = itertools.count(1)
-
 # The first call of a compiled function takes seconds: no property test is slow for that.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
+
+# Under nohup SIGHUP is ignored, which children inherit, and loaders heed. Here it is one of the signals they are sent.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 SAMPLE_ROWS = 12_000
 
@@ -60,14 +62,18 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
 
 
 @pytest.fixture
+def crashing_postgres(tmp_path: Path) -> Generator[CrashingPostgres]:
+    """A server of the test's own, which it may kill: the others would lose theirs."""
+    folder = tmp_path / "postgres"
+    with embedded_server(folder) as url:
+        yield CrashingPostgres(folder, url)
+
+
+@pytest.fixture
 def database_url(postgres: str) -> Generator[str]:
     """The URL of a fresh database; whatever a test leaves connected to it is thrown out in the end."""
-    name = f"test_{next(_numbers)}"
-    with psycopg.connect(postgres, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 STRATEGY file_copy".encode())
-    yield urlsplit(postgres)._replace(path=f"/{name}").geturl()
-    with psycopg.connect(postgres, autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)".encode())
+    with fresh_database(postgres) as url:
+        yield url
 
 
 @pytest.fixture
@@ -81,3 +87,22 @@ def server(sample: bytes) -> Generator[HttpServer]:
     """The sample's server."""
     with HttpServer(sample) as server:
         yield server
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Whoever awaits does it in asyncio."""
+    return "asyncio"
+
+
+@pytest.fixture
+async def scene(tmp_path: Path, database_url: str) -> AsyncGenerator[Scene]:
+    """A supervisor of two slots, which tries again at once."""
+    async with supervising(tmp_path, database_url) as scene:
+        yield scene
+
+
+@pytest.fixture(params=[False, pytest.param(True, marks=pytest.mark.long)], ids=["some steps", "every step"])
+def every_step(request: pytest.FixtureRequest) -> bool:
+    """Whether a failpoint is tried at each step, which takes minutes, or at some."""
+    return bool(request.param)

@@ -52,17 +52,19 @@ def encode(
     return encoded, encoder.rows_in_python
 
 
-def encode_row_by_row(data: bytes, column_count: int) -> Encoded:
-    """What `rows.py` makes of the same block."""
+def encode_row_by_row(
+    data: bytes, column_count: int, line: int = FIRST_LINE, byte_offset: int = BYTE_OFFSET
+) -> Encoded:
+    """What `rows.py` makes of the same block, which begins at this line and byte."""
     encoded = Encoded(b"", 0, [])
-    position, line = 0, FIRST_LINE
+    position = 0
     for record in records_of(data):
         original = record.removesuffix(b"\n")
         if record.endswith(b"\r\n"):
             original = record.removesuffix(b"\r\n")
         row = encode_row(original, column_count)
         if isinstance(row, Fault):
-            encoded.rejects.append(reject_of(row, original, line, BYTE_OFFSET + position))
+            encoded.rejects.append(reject_of(row, original, line, byte_offset + position))
         else:
             encoded.payload += row
             encoded.rows += 1

@@ -7,7 +7,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Generator, Iterator, Mapping
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,24 @@ _numbers = itertools.count(1)
 class LiveService:
     """One that runs until the end of `with`, on a free port, with a control DB of its own."""
 
-    def __init__(self, folder: Path, database_url: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        database_url: str,
+        environment: Mapping[str, str] | None = None,
+        *,
+        small: bool = False,
+        narrow: bool = False,
+    ) -> None:
+        """`small`: with loaders of which a test's file has many parts; `narrow`: also with room for few clients."""
+        driver = "small_service.py" if small else "narrow_service.py" if narrow else None
+        program = ["-m", "importer"] if driver is None else [str(Path(__file__).with_name(driver))]
         self.folder = folder
         self.database_url = database_url
         self.log = folder / f"service-{next(_numbers)}.log"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "importer", "serve"],
+                [sys.executable, *program, "serve"],
                 env={
                     **os.environ,
                     "IMPORTER_DATA_DIR": str(folder),
@@ -66,6 +78,12 @@ class LiveService:
             self.process.kill()
             self.process.wait()
 
+    def kill(self) -> None:
+        """End it with SIGKILL, if it has not ended yet."""
+        self.process.kill()
+        self.process.wait()
+        self.client.close()
+
     def _url(self) -> str | None:
         assert self.process.poll() is None, self.log.read_text()
         return next((event["url"] for event in self.events() if event["event"] == "service started"), None)
@@ -89,27 +107,30 @@ class LiveService:
 
     def until_state(self, import_id: str, *states: str) -> Json:
         """Follow an import by long polls until it is in one of these states, or has ended."""
+        return self._until(import_id, lambda found: found["state"] in states)
+
+    def until_phase(self, import_id: str, phase: str) -> Json:
+        """Follow an import by long polls until its loader is so far."""
+        return self._until(import_id, lambda found: found["phase"] == phase)
+
+    def _until(self, import_id: str, condition: Callable[[Json], bool]) -> Json:
         found = self.get(import_id)
-        while found["state"] not in states:
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while not condition(found):
             assert found["state"] not in ENDED, found
+            assert time.monotonic() < deadline, found
             answer = self.client.get(f"/imports/{import_id}", params={"wait": 30})
             assert answer.status_code == 200, answer.text
             found = answer.json()
         return found
 
-    def until_phase(self, import_id: str, phase: str) -> Json:
-        """Follow an import by long polls until its loader is so far."""
-        found = self.get(import_id)
-        while found["phase"] != phase:
-            assert found["state"] not in ENDED, found
-            found = self.client.get(f"/imports/{import_id}", params={"wait": 30}).json()
-        return found
-
     def until_gone(self, import_id: str) -> None:
         """Wait until there is no such import."""
+        deadline = time.monotonic() + DEADLINE_SECONDS
         answer = self.client.get(f"/imports/{import_id}")
         while answer.status_code == 200:
             assert answer.json()["state"] == "removing"
+            assert time.monotonic() < deadline, answer.text
             answer = self.client.get(f"/imports/{import_id}", params={"wait": 30})
         assert answer.status_code == 404, answer.text
 
@@ -122,11 +143,11 @@ class LiveService:
 
 
 @contextmanager
-def fresh_database(postgres: str) -> Generator[str]:
-    """Yield the URL of a database of its own on a server, for tests that share a service."""
+def fresh_database(postgres: str, template: str = "template0") -> Generator[str]:
+    """Yield the URL of a database of its own on a server, a copy of another."""
     name = f"service_{next(_numbers)}"
     with psycopg.connect(postgres, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 STRATEGY file_copy".encode())
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy".encode())
         yield urlsplit(postgres)._replace(path=f"/{name}").geturl()
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 

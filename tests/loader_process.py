@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 import psycopg
@@ -31,6 +34,20 @@ def wait_for(what: str, probe: Callable[[], R | None]) -> R:
             return answer
         time.sleep(0.02)  # between two looks, not instead of one
     raise AssertionError(f"waited {DEADLINE_SECONDS:.0f} s for {what}")
+
+
+_database_numbers = itertools.count(1)
+
+
+@contextlib.contextmanager
+def fresh_database(postgres: str) -> Generator[str]:
+    """Yield the URL of an empty database; whatever is left connected to it is thrown out in the end."""
+    name = f"test_{next(_database_numbers)}"
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 STRATEGY file_copy".encode())
+    yield urlsplit(postgres)._replace(path=f"/{name}").geturl()
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)".encode())
 
 
 # Every loader that a test has started; conftest.py sees that none outlives its test.
@@ -193,7 +210,7 @@ def checksum_of(database_url: str, csv: bytes) -> str:
 
 def _checksum(connection: psycopg.Connection, table: str) -> str:
     rows = f"SELECT (to_jsonb({table}) - 'import_key' - 'part')::text AS row FROM {table}"
-    statement = f"SELECT md5(string_agg(row, ' ' ORDER BY row)) FROM ({rows})"
+    statement = f"SELECT md5(string_agg(row, ' ' ORDER BY row)) FROM ({rows}) AS rows"
     return str(connection.execute(statement.encode()).fetchall()[0][0])
 
 

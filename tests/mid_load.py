@@ -14,6 +14,15 @@ from loader_process import LoaderProcess, Loaders, committed_rows, query, wait_f
 # Of the sample's two million bytes: more than the first part of each of two or three workers.
 STALL_BYTES = 1_500_000
 
+# A deferred trigger runs within the COMMIT.
+SLOW_COMMIT = """
+CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(1); RETURN NULL; END';
+CREATE CONSTRAINT TRIGGER slow_commit AFTER UPDATE ON loader.import DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW WHEN (NEW.state = 'published') EXECUTE FUNCTION wait()
+"""
+# Finds those who are in it.
+COMMITS = "SELECT FROM pg_stat_activity WHERE query = 'COMMIT' AND wait_event = 'PgSleep'"
+
 
 def stall_late(request: Request) -> Fault | None:
     if request.first is None:

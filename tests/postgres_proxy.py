@@ -1,4 +1,4 @@
-"""What stands between a loader and its database, and can lose an answer or both ways to it."""
+"""What stands between a loader and its database, and can lose an answer, one side, or both ways to it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ class Proxy:
         origin = f"postgres@127.0.0.1:{self._listener.getsockname()[1]}"
         self.url = urlsplit(database_url)._replace(netloc=origin, query="").geturl()
         self.is_mute = False  # the database's answers are lost
+        self.is_deaf = False  # what loaders say is lost, also of those who come
+        self.loses_an_answer = False  # the next one, and then no more
         self._sockets: list[socket.socket] = []
+        self._lost: set[socket.socket] = set()
         self._threads = [threading.Thread(target=self._accept)]
 
     def __enter__(self) -> Proxy:
@@ -43,7 +46,15 @@ class Proxy:
         for each in self._sockets:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
-        self.is_mute = False
+        self.is_mute = self.is_deaf = False
+
+    def lose_loaders(self) -> None:
+        """End the connections on the loaders' side; the database is not told. Those that come later are served well."""
+        self._lost |= set(self._sockets)
+        for each in self._sockets:
+            if each.family == socket.AF_INET:
+                with contextlib.suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -59,6 +70,11 @@ class Proxy:
     def _pass_on(self, source: socket.socket, target: socket.socket, is_answer: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
-                if not (is_answer and self.is_mute):
+                if not (self._loses_answer() if is_answer else self.is_deaf):
                     target.sendall(data)
-            target.shutdown(socket.SHUT_RDWR)
+            if source not in self._lost:
+                target.shutdown(socket.SHUT_RDWR)
+
+    def _loses_answer(self) -> bool:
+        loses_one, self.loses_an_answer = self.loses_an_answer, False
+        return loses_one or self.is_mute

@@ -12,11 +12,21 @@ from loader import workers  # noqa: E402 - after the sizes that it takes over
 
 setattr(workers, "_LEAST_PART_BYTES", 512 * 1024)  # noqa: B010 - private to the module on purpose
 
-from loader import publication, rollback  # noqa: E402
+from loader import database, interrupt, load, publication, pulse, rollback, run  # noqa: E402
 
 if seconds := os.environ.get("SMALL_LOADER_LOCK_SECONDS"):
     setattr(publication, "_LOCK_BUDGET_SECONDS", float(seconds))  # noqa: B010
     setattr(rollback, "_BUDGET_SECONDS", float(seconds))  # noqa: B010
+if seconds := os.environ.get("SMALL_LOADER_DATABASE_SECONDS"):
+    setattr(load, "_DATABASE_BUDGET_SECONDS", float(seconds))  # noqa: B010
+if seconds := os.environ.get("SMALL_LOADER_SILENCE_SECONDS"):
+    database.TCP_USER_TIMEOUT_MILLISECONDS = int(seconds) * 1000
+    pulse.INTERVAL_SECONDS = float(seconds)
+    database.CONNECT_TIMEOUT_SECONDS = 2  # libpq's least
+if seconds := os.environ.get("SMALL_LOADER_HANG_SECONDS"):
+    setattr(interrupt, "_COMMIT_SECONDS", float(seconds))  # noqa: B010
+    setattr(rollback, "_HANG_SECONDS", float(seconds))  # noqa: B010
+    setattr(run, "_END_SECONDS", float(seconds))  # noqa: B010
 
 from loader.cli import main  # noqa: E402
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
+import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
 
 import psutil
+import psycopg
 import uuid_utils.compat
-from loader_process import committed_rows
+from http_server import Fault, HttpServer, Request
+from loader_process import assert_nothing_is_left, committed_rows, query
+from mid_load import STALL_BYTES
 
 from importer.imports import FINISHED, Attempt, Import, State
 from importer.outcome import Retries
@@ -157,6 +162,51 @@ def loader() -> psutil.Process:
     """The only loader that runs an import."""
     (found,) = [child for child in children() if "run" in child.cmdline()]
     return found
+
+
+def stall(server: HttpServer, at: int = STALL_BYTES) -> None:
+    """Have the server stop in the middle of the file."""
+
+    def late(request: Request) -> Fault | None:
+        return Fault(before="stall") if (request.first or 0) >= at else None
+
+    server.rule = late
+
+
+@contextlib.contextmanager
+def holding(database_url: str, statement: str) -> Generator[psycopg.Connection]:
+    """Hold what the statement locks."""
+    with psycopg.connect(database_url) as connection:
+        connection.execute(statement.encode())
+        yield connection
+
+
+async def assert_all_gone(database_url: str) -> None:
+    await asyncio.to_thread(assert_nothing_is_left, database_url)
+
+
+def waits_for_lock(database_url: str) -> bool:
+    statement = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    return query(database_url, statement) != []
+
+
+@contextlib.contextmanager
+def supervisor_process(folder: Path, database_url: str) -> Generator[subprocess.Popen[bytes]]:
+    """A supervisor in a process of its own."""
+    process = subprocess.Popen(
+        [sys.executable, __file__, str(folder)],
+        env={**os.environ, "DATABASE_URL": database_url},
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
 
 
 async def serve(folder: Path, database_url: str) -> None:

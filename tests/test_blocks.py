@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loader.blocks import Block, cut
+from loader.blocks import Block, cut, field_that_goes_on
 from loader.buffers import HEAD_ROOM_BYTES, Buffer, Segment
-from loader.errors import LoaderError
+from loader.errors import VALUE_CHARACTERS, LoaderError
 from loader.wire import FailureCode
 
 _BUFFERS = [Buffer() for _ in range(24)]
@@ -97,6 +97,25 @@ def test_a_record_longer_than_a_block_is_an_error_that_says_where() -> None:
         list(cut(segments(), 2, lambda _buffer: None))
     failure = caught.value.failure
     assert (failure.code, failure.line, failure.byte_offset) == (FailureCode.RECORD_TOO_LONG, 3, len(head))
+    assert failure.column == "hvfhs_license_num"
+    assert failure.value == '"' + "x" * (VALUE_CHARACTERS - 1) + "…"
+
+
+@pytest.mark.parametrize(
+    ("beginning", "column", "value"),
+    [
+        (b"xxx", "hvfhs_license_num", "xxx"),
+        (b"HV0003,", "dispatching_base_num", ""),
+        (b'HV0003,"B,03"",404",\xff\0', "originating_base_num", r"\xff\x00"),
+        (b'HV0003,B"03404,2024\n', "dispatching_base_num", 'B"03404,2024\n'),
+        (b"," * 24, "cbd_congestion_fee", ""),
+        (b"," * 25, None, "," * 25),
+    ],
+)
+def test_a_record_that_is_too_long_is_told_by_the_field_in_which_it_goes_on(
+    beginning: bytes, column: str | None, value: str
+) -> None:
+    assert field_that_goes_on(beginning) == (column, value)
 
 
 def test_a_record_nearly_as_long_as_a_segment_is_no_error() -> None:

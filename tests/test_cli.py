@@ -43,6 +43,16 @@ def test_check_tells_of_rows_that_can_not_be_stored(sample: bytes, database_url:
     assert "line 2" in shown
 
 
+def test_check_shows_rows_of_any_bytes(sample: bytes, database_url: str, tmp_path: Path) -> None:
+    header, rest = sample.split(b"\n", 1)
+    path = tmp_path / "odd.csv"
+    odd_rows = b"a\rb,\xff\0\n" + b'"x""\n,y",' + b"z" * 140_000 + b"\n\n"
+    path.write_bytes(header + b"\n" + odd_rows + rest)
+    shown = spoken(tmp_path, "check", str(path), database_url=database_url)
+    assert "3 of the first" in shown
+    assert "zzz" in shown
+
+
 def test_rejects_are_kept_with_their_original_bytes(sample: bytes, database_url: str, tmp_path: Path) -> None:
     lines = sample.splitlines(keepends=True)
     lines[5000:5000] = [b"bad \xff,\x00\n"]
@@ -154,3 +164,9 @@ def test_a_terminal_gets_a_bar_and_a_receipt_for_people(
     os.close(terminal)
     assert "parsed - 0 rejected" in shown
     assert "published" in shown
+
+
+def test_the_version_names_what_reads_from_the_network(database_url: str, tmp_path: Path) -> None:
+    shown = spoken(tmp_path, "--version", database_url=database_url)
+    names = [line.split()[0] for line in shown.splitlines()]
+    assert names == ["version", "python", "libpq", "openssl", "sqlite"]

@@ -18,19 +18,12 @@ from loader_process import (
     row_count,
     wait_for,
 )
-from mid_load import backends, resume_serving, start_until_stalled
+from mid_load import COMMITS, SLOW_COMMIT, backends, resume_serving, start_until_stalled
 from postgres_proxy import Proxy
 
 from loader import wire
 
 pytestmark = pytest.mark.slow
-
-# A deferred trigger runs within the COMMIT.
-SLOW_COMMIT = """
-CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(1); RETURN NULL; END';
-CREATE CONSTRAINT TRIGGER slow_commit AFTER UPDATE ON loader.import DEFERRABLE INITIALLY DEFERRED
-    FOR EACH ROW WHEN (NEW.state = 'published') EXECUTE FUNCTION wait()
-"""
 
 
 def start_until_it_commits(loaders: Loaders, server: HttpServer) -> LoaderProcess:
@@ -39,8 +32,7 @@ def start_until_it_commits(loaders: Loaders, server: HttpServer) -> LoaderProces
     with psycopg.connect(loaders.database_url) as connection:
         connection.execute(SLOW_COMMIT.encode())
     resume_serving(server)
-    commits = "SELECT FROM pg_stat_activity WHERE query = 'COMMIT' AND wait_event = 'PgSleep'"
-    wait_for("the commit", lambda: query(loaders.database_url, commits) != [])
+    wait_for("the commit", lambda: query(loaders.database_url, COMMITS) != [])
     return loader
 
 

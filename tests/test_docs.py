@@ -18,6 +18,7 @@ from importer.imports import MOVES, State
 from importer.problems import PROBLEM_KINDS
 from importer.representation import NewImport
 from loader.cli import _EXAMPLES as LOADER_EXAMPLES  # pyright: ignore[reportPrivateUsage]
+from loader.wire import FailureCode
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -33,7 +34,7 @@ def test_the_configuration_page_lists_the_environment_that_is_read() -> None:
         for row in rows_of("configuration.md", r"The .*|All .*")
         for name in re.findall(names, " ".join(row[:2]))
     }
-    assert read - {"HOME", "LOADER_FAILPOINT"} <= listed
+    assert read - {"HOME", "IMPORTER_FAILPOINT"} <= listed
     assert {name for name in listed if name.startswith("IMPORTER_")} <= read
 
 
@@ -61,6 +62,12 @@ def test_the_api_page_lists_the_operations() -> None:
 
 def test_the_api_page_lists_the_fields_of_a_request() -> None:
     assert [row[0] for row in rows_of("api.md", "An import's request")] == list(NewImport.__struct_fields__)
+
+
+def test_the_operations_page_says_what_to_do_for_each_failure_code() -> None:
+    listed = {row[0]: row[1] for row in rows_of("operations.md", "An import ended, and not with 0")}
+    assert list(listed) == [code.value for code in FailureCode]
+    assert all(listed.values())
 
 
 def test_the_reliability_page_and_the_tests_are_in_step() -> None:

@@ -246,6 +246,22 @@ def test_a_killed_server_is_started_again_for_a_new_user_while_old_users_stay(da
             assert answer(url, "SELECT value FROM kept") == 42
 
 
+def test_a_killed_server_is_started_again_for_its_users(data: Path) -> None:
+    with embedded_server(data) as url:
+        server = postmaster(data)
+        server.kill()
+        wait_until(lambda: has_ended(server))
+        wait_until(lambda: answers(url))
+        assert answer(url, "SELECT value FROM kept") == 42
+
+
+def answers(url: str) -> bool:
+    try:
+        return answer(url, "SELECT 1") == 1
+    except psycopg.OperationalError:
+        return False
+
+
 def test_what_a_reboot_leaves_behind_misleads_nobody(data: Path) -> None:
     with user(data) as (process, _):
         for killed in (guardian(data), process, postmaster(data)):

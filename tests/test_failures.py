@@ -40,8 +40,8 @@ def provokes(*codes: FailureCode) -> Callable[[Test], Test]:
 
 
 def test_every_failure_code_is_provoked_here() -> None:
-    in_test_supervisor = {FailureCode.LOADER_KILLED}  # no loader says this of itself
-    assert set(FailureCode) - PROVOKED == in_test_supervisor
+    in_test_attempts = {FailureCode.LOADER_KILLED}  # no loader says this of itself
+    assert set(FailureCode) - PROVOKED == in_test_attempts
 
 
 def execute(database_url: str, statement: str) -> None:

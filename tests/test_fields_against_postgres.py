@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Generator
 
 import psycopg
 import pytest
-from csv_reader import COLUMN_COUNT, COLUMN_NAMES, copy_in, csv_reader, stored_tuples
+from csv_reader import (
+    COLUMN_COUNT,
+    COLUMN_NAMES,
+    RANGE_REASONS,
+    RANGE_SQLSTATES,
+    TIMESTAMP_READ,
+    copy_in,
+    csv_reader,
+    is_not_read_on_purpose,
+    stored_tuples,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from loader.rejects import Reason
 from loader.rows import Fault, encode_row
 from loader.trips import COLUMNS, POSTGRES_TYPES, Kind
 
@@ -26,31 +34,6 @@ def connection(database_url: str) -> Generator[psycopg.Connection]:
     with csv_reader(database_url) as connection:
         yield connection
 
-
-# The list in the docstring of fields.py: what Postgres reads and the loader refuses on purpose; of timestamps, the others.
-INTEGER_NOT_READ = re.compile(r"\s*[+-]?(0[xob][0-9a-f_]+|[0-9_]*_[0-9_]*)\s*", re.IGNORECASE)
-DOUBLE_NOT_READ = re.compile(r"\s*[+-]?(0x[0-9a-f.p+-]+|nan\(\w*\))\s*", re.IGNORECASE)
-DATE = r"\d{4,6}-\d\d?-\d\d?"
-TIME = r"(\s+|T)\d\d?:\d\d?(:\d\d?(\.\d{0,100})?)?"
-ZONE = r"\s*(Z|UTC|[+-]\d\d|[+-]\d\d\d\d|[+-]\d\d:\d\d)"
-TIMESTAMP_READ = re.compile(rf"\s*({DATE}({TIME}({ZONE})?)?|[+-]?infinity)\s*", re.IGNORECASE | re.ASCII)
-
-
-def is_not_read_on_purpose(kind: Kind, value: str) -> bool:
-    match kind:
-        case Kind.INTEGER | Kind.BIGINT:
-            return INTEGER_NOT_READ.fullmatch(value) is not None
-        case Kind.DOUBLE:
-            return DOUBLE_NOT_READ.fullmatch(value) is not None
-        case Kind.TIMESTAMP:
-            return TIMESTAMP_READ.fullmatch(value) is None
-        case Kind.TEXT:
-            return False
-
-
-RANGE_REASONS = {Reason.INTEGER_RANGE, Reason.DOUBLE_RANGE, Reason.TIMESTAMP_RANGE}
-# numeric_value_out_of_range, datetime_field_overflow, invalid_time_zone_displacement_value
-RANGE_SQLSTATES = {"22003", "22008", "22009"}
 
 ODD_TEXTS = [
     "", " ", "N", "B03404", "a\"b", "a,b", "a\nb\r\nc", "\\.", "\\N", "NULL", "Zürich 🚕", "\x7f\u0085\ufeff",

@@ -51,11 +51,29 @@ def test_two_unfamiliar_names_are_refused_side_by_side_with_the_expected_ones() 
     assert error.code is FailureCode.HEADER_MISMATCH
     lines = [line.split() for line in str(error).splitlines()[1:]]
     assert lines == [["expected", "found"], ["14", "bcf", "fund"], ["18", "tips", "gratuity"]]
+    failure = error.failure
+    assert (failure.line, failure.byte_offset, failure.column, failure.value) == (1, 0, "bcf", "fund")
 
 
 @pytest.mark.parametrize("names", [NAMES[:23], [*NAMES, "more"], ["a"]])
 def test_another_number_of_columns_is_refused(names: list[str]) -> None:
     assert refusal(",".join(names).encode() + b"\nx").code is FailureCode.HEADER_MISMATCH
+
+
+def test_of_any_number_of_names_some_are_shown() -> None:
+    message = str(refusal(b"," * 200_000 + b"\nx"))
+    assert "200001 columns" in message
+    assert len(message) < 3_000
+
+
+@pytest.mark.parametrize("name", [b'"request_datetime"', b'request"_"datetime', b'"x\ry"', b"x" * 200_000])
+def test_a_name_is_read_as_a_field_is(name: bytes) -> None:
+    line = OLD.replace(b"request_datetime", name)
+    assert read_header(line + b"\n" + ROW, is_whole=True).column_count == 24
+
+
+def test_a_nul_byte_in_a_row_is_that_row_s() -> None:
+    assert read_header(OLD + b"\n" + ROW + b"\0\n", is_whole=True).column_count == 24
 
 
 @pytest.mark.parametrize("head", [b"", b"\n", OLD, OLD + b"\n"])
@@ -72,10 +90,17 @@ def test_a_file_without_rows_is_refused(head: bytes) -> None:
         OLD.decode().encode("utf-16-le"),
         b"PK\x03\x04rest\nx",
         b"\xff\x80,\nx",
+        OLD.replace(b",", b"\0", 1) + b"\nx",
+        OLD.replace(b"\n", b"\r") + b"\r" + ROW + b"\r",  # lines that end in CR alone
+        OLD + b"\r\r\n" + ROW,
+        b'"' + OLD + b"\nx",
     ],
 )
 def test_what_is_not_csv_at_all_is_said_to_be_that(head: bytes) -> None:
-    assert refusal(head).code is FailureCode.NOT_CSV
+    failure = refusal(head).failure
+    assert (failure.code, failure.line, failure.byte_offset) == (FailureCode.NOT_CSV, 1, 0)
+    assert failure.value
+    assert failure.value[0] == head.decode(errors="backslashreplace")[0]
 
 
 def test_a_head_without_a_line_end_is_not_csv() -> None:
@@ -91,3 +116,10 @@ def test_the_first_records_are_whole_ones_with_their_offsets() -> None:
     whole = [(start, b"a"), (start + 3, b'"b\nc"')]
     assert list(first_records(head, header, is_whole=False)) == whole
     assert list(first_records(head, header, is_whole=True)) == [*whole, (start + 9, b"d")]
+
+
+@pytest.mark.parametrize(("end", "kept"), [(b"\n", b""), (b"\r\n", b""), (b"\r", b"\r")])
+def test_a_last_record_that_is_never_closed_has_no_line_end_either(end: bytes, kept: bytes) -> None:
+    head = OLD + b'\n"a' + end
+    header = read_header(head, is_whole=True)
+    assert list(first_records(head, header, is_whole=True)) == [(header.data_start, b'"a' + kept)]

@@ -28,11 +28,6 @@ R = TypeVar("R")
 Operation = Callable[[Store, Import], Awaitable[Import | None]]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def ending(state: State) -> Operation:
     return lambda store, one: finished(store, one, state)
 

@@ -95,7 +95,8 @@ def test_the_importer_takes_of_the_loader_its_contract_and_what_reads_the_ledger
     }
     contract = {"wire", "errors", "http_address", "address_policy"}
     ledger = {"ledger", "database", "trips_table", "trips", "rejects"}
-    assert taken <= contract | ledger | {"embedded", "display", "command_line"}
+    shared = {"embedded", "display", "printable", "command_line", "versions", "failpoint"}
+    assert taken <= contract | ledger | shared
 
 
 def test_the_service_never_imports_the_compiler() -> None:
@@ -124,6 +125,8 @@ def test_postgres_is_spoken_to_in_the_database_modules_alone() -> None:
     }
     assert speakers <= {
         "database",
+        "pulse",
+        "copy_writer",
         "ledger",
         "claim",
         "part",
@@ -131,6 +134,7 @@ def test_postgres_is_spoken_to_in_the_database_modules_alone() -> None:
         "removal",
         "trips_table",
         "load",
+        "versions",  # asks libpq for its own
     }
 
 

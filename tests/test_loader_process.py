@@ -32,11 +32,6 @@ ODD = Loaders(
 PATIENCE_SECONDS = 30.0
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def start(behaviour: str) -> LoaderProcess:
     return ODD.run(Job(source=f"https://example.org/{behaviour}", import_id="1"))
 
@@ -150,6 +145,12 @@ async def test_who_reports_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not process.has_ended
     process.kill()
     assert not (await end_of(process)).was_silent
+
+
+async def test_who_reports_the_same_for_too_long_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader_process, "STALL_SECONDS", 2)
+    end = await end_of(start("waits"))
+    assert (end.exit_code, end.was_silent, end.was_stalled) == (-signal.SIGKILL, False, True)
 
 
 async def test_signals_after_its_end_go_nowhere() -> None:

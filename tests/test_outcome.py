@@ -48,6 +48,7 @@ def exited(code: int | None) -> End:
 
 
 SILENT = End(-9, None, "", was_silent=True)
+STALLED = End(-9, None, "", was_stalled=True)
 
 CASES: list[tuple[End, Known, Asked, State, str | None]] = [
     # Published is published, whatever was asked for and whatever came after it.
@@ -83,6 +84,7 @@ CASES: list[tuple[End, Known, Asked, State, str | None]] = [
     (exited(-9), "absent", NOTHING, State.QUEUED, "loader_killed"),
     (exited(-11), "unknown", NOTHING, State.QUEUED, "loader_killed"),
     (SILENT, STAGED, NOTHING, State.QUEUED, "loader_killed"),
+    (STALLED, STAGED, NOTHING, State.QUEUED, "loader_killed"),
     (exited(None), "absent", NOTHING, State.QUEUED, "loader_killed"),
     # Without a last message the exit code gives the failure its name.
     (exited(0), "absent", NOTHING, State.FAILED, "internal_error"),
@@ -138,6 +140,7 @@ def test_an_end_decides_about_its_import(
 ENDS = [
     PUBLISHED,
     SILENT,
+    STALLED,
     *(exited(code) for code in (None, -15, -9, -1, 0, 1, *ExitCode)),
     *(failed(code, staging) for code in FailureCode for staging in ("none", "kept", "unknown")),
 ]

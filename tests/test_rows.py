@@ -6,6 +6,7 @@ import struct
 
 import pytest
 
+from loader.errors import VALUE_CHARACTERS
 from loader.rejects import Reason, Reject
 from loader.rows import Fault, encode_row, reject_of
 from loader.trips import COLUMNS, LAYOUT_COLUMN_COUNTS
@@ -154,10 +155,16 @@ def test_of_several_faults_the_one_that_explains_most_is_told() -> None:
     assert encode_row(decoded, 24) == Fault(column("pulocationid"), b"x", Reason.INTEGER_SYNTAX)
 
 
+def test_a_reject_shows_no_more_of_a_value_than_can_be_read() -> None:
+    for value, shown in ((b"x", "x"), (b"\xff", r"\xff"), ("𝄞".encode(), "𝄞")):
+        reject = reject_of(Fault(1, value * 1_000_000, Reason.ENCODING), b"", line=7, byte_offset=1_000)
+        assert reject.value == (shown * VALUE_CHARACTERS)[:VALUE_CHARACTERS] + "…"
+
+
 def test_a_reject_shows_bytes_that_are_no_text_as_escapes() -> None:
     fault = Fault(1, b"B\0\xff3\xc3\xa9", Reason.NUL)
     reject = reject_of(fault, b"the row", line=7, byte_offset=1_000)
     assert reject == Reject(7, 1_000, "dispatching_base_num", r"B\x00\xff3é", Reason.NUL, b"the row")
     assert reject_of(Fault(None, None, Reason.QUOTE), b'"', 8, 1_200) == Reject(
-        8, 1_200, None, None, Reason.QUOTE, b'"'
+        8, 1_200, None, '"', Reason.QUOTE, b'"'
     )

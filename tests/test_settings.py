@@ -30,6 +30,7 @@ def test_every_variable_is_read() -> None:
         {
             "IMPORTER_HOST": "0.0.0.0",
             "IMPORTER_PORT": "0",
+            "IMPORTER_SERVER_NAMES": "importer.example.org, importer.jobs",
             "IMPORTER_DATA_DIR": "/data",
             "DATABASE_URL": "postgresql://me@db/taxi",
             "IMPORTER_SLOTS": "3",
@@ -44,6 +45,7 @@ def test_every_variable_is_read() -> None:
         data_folder=Path("/data"),
         host="0.0.0.0",
         port=0,
+        server_names=("importer.example.org", "importer.jobs"),
         database_url="postgresql://me@db/taxi",
         slots=3,
         workers=4,
@@ -79,6 +81,8 @@ def test_an_address_of_either_family_can_be_served(host: str, bound: str) -> Non
         ("IMPORTER_PORT", "65536"),
         ("IMPORTER_PORT", "-1"),
         ("IMPORTER_PORT", "٣"),  # a digit, but not one that int() and people agree on
+        ("IMPORTER_SERVER_NAMES", "importer.example.org:8000"),
+        ("IMPORTER_SERVER_NAMES", "*"),
         ("IMPORTER_SLOTS", "0"),
         ("IMPORTER_SLOTS", "two"),
         ("IMPORTER_WORKERS", "1.5"),
@@ -103,8 +107,19 @@ def test_all_problems_are_said_at_once() -> None:
     assert "'b c'" in said[2]  # which of them
 
 
-def test_a_password_is_never_repeated() -> None:
-    said = problem(DATABASE_URL=f"host=db password={CANARY} {CANARY}")
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"host=db password={CANARY} {CANARY}",
+        f"postgresql://me:{CANARY}@{CANARY}@db/taxi",
+        f"postgresql://me:{CANARY}%zz@db/taxi",
+        f"postgresql://me:7/{CANARY} @db/taxi",
+        f"postgresql://me:{CANARY}/@db/taxi",
+        f"postgresql://me@db/taxi?{CANARY}=1",
+    ],
+)
+def test_a_password_is_never_repeated(url: str) -> None:
+    said = problem(DATABASE_URL=url)
     assert said.startswith("DATABASE_URL can't be read: ")
     assert CANARY not in said
 

@@ -26,11 +26,6 @@ FOREVER_SECONDS = 3600.0
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "control.db"
 

@@ -10,6 +10,7 @@ from litestar import Response, delete, get, post
 from litestar.datastructures import ResponseHeader
 from litestar.params import HeaderParameter, QueryParameter, RawBody
 
+from importer.failpoint import reach
 from importer.imports import FINISHED, State
 from importer.imports import Import as StoredImport
 from importer.lookup import AnyRequest, FromService, ImportId, find, not_found
@@ -79,6 +80,7 @@ async def submit_import(
     """Answer POST /imports."""
     stored, is_new = await service.store.submit(read_job(request, body), idempotency_key or None)
     if is_new:
+        reach()
         service.supervisor.wake()
         url = parse_address(stored.job.source).location
         _log.info("import submitted", import_id=str(stored.id), url=url, mode=stored.job.mode)
@@ -122,7 +124,7 @@ async def list_imports(
     summary="Get an import",
     description="Where it stands. With `wait` the answer is held until that changes: a long poll.",
     response_description="The import.",
-    responses=problem_responses(ProblemCode.IMPORT_NOT_FOUND),
+    responses=problem_responses(ProblemCode.IMPORT_NOT_FOUND, ProblemCode.TOO_BUSY),
 )
 async def get_import(
     service: FromService,
@@ -139,7 +141,9 @@ async def get_import(
     """Answer GET /imports/{id}."""
     found = await find(service, import_id)
     if wait and found.state not in FINISHED:
-        changed = await service.unless_closing(service.store.wait_for_change(import_id, found.version, wait))
+        with service.watchers.taken():
+            waiting = service.store.wait_for_change(import_id, found.version, wait)
+            changed = await service.unless_closing(waiting)
         if changed is None and not service.closing.is_set():
             raise not_found(import_id)
         found = changed or found
@@ -205,6 +209,7 @@ async def retry_import(service: FromService, import_id: ImportId) -> Response[Im
     queued = await service.store.retry(import_id)
     if queued is None:
         raise _wrong_state(await find(service, import_id), "can't be tried again: it has not failed")
+    reach()
     service.supervisor.wake()
     _log.info("retry asked for", import_id=str(import_id))
     return _accepted(queued)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib import metadata
 
 from litestar import HttpMethod, Litestar, Response, route
 from litestar.di import Provide
 from litestar.handlers import HTTPRouteHandler
+from litestar.middleware import DefineMiddleware
 
 from importer import api, documentation, events, openapi, reject_listing, status
 from importer.answers import answer
+from importer.request_host import RequestHost
 from importer.service import Service
 
 # A request says where a file is: the longest URL and a bit.
@@ -48,13 +51,17 @@ HANDLERS: list[HTTPRouteHandler] = [
 ]
 
 
-def create_app(service: Service) -> Litestar:
-    """Return the application of a service that is open, and is closed by whoever opened it."""
+def create_app(service: Service, names: Iterable[str]) -> Litestar:
+    """Return the application of a service that is open, and is closed by whoever opened it.
+
+    `names`: by which clients may ask for it, beyond those that request_host lets pass.
+    """
     dependencies = {"service": Provide(lambda: service, sync_to_thread=False)}
     document = openapi.openapi_document(HANDLERS, dependencies, metadata.version("large-file-importer"))
     return Litestar(
         [*_ALLOWED, *HANDLERS, documentation.schema_router(document)],
         dependencies=dependencies,
+        middleware=[DefineMiddleware(RequestHost, names=names)],
         exception_handlers={Exception: answer},
         openapi_config=None,
         request_max_body_size=MOST_BODY_BYTES,

@@ -7,10 +7,12 @@ the service, is gone on with by the next.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from uuid import UUID
 
 import structlog
 
+from importer.failpoint import reach
 from importer.imports import Ending, Import, State
 from importer.keyed_tasks import KeyedTasks
 from importer.ledger_reader import LedgerReader
@@ -23,6 +25,10 @@ from loader.wire import FailureCode, Receipt
 
 # Processes at a time. More than one, because one may wait for a long report to let go of the tables.
 _PROCESSES = 4
+
+# A removal of 300 GB takes two minutes, and each wait for readers ten (publication.py). One that takes longer hangs; the
+# next goes on with the rest.
+DROP_SECONDS = 3600.0
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -61,6 +67,7 @@ class Cleanup:
             if _is_left(standing, published=published):
                 async with self._turns:
                     end = await self._drop(import_id, published=published)
+                reach()
                 said = end.log
                 log.info("drop ended", import_id=str(import_id), exit_code=end.exit_code, said=said)
                 standing = await self._ledger.standing(import_id)
@@ -85,10 +92,13 @@ class Cleanup:
     async def _drop(self, import_id: UUID, *, published: bool) -> End:
         process = self._loaders.drop(import_id, published=published)
         try:
-            return await process.end()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DROP_SECONDS):
+                    await process.end()
         finally:
-            process.kill()  # nothing, unless we are being stopped
-            await uninterrupted(process.end())
+            process.kill()  # nothing, unless it takes too long, or we are being stopped
+            end = await uninterrupted(process.end())
+        return end
 
     async def _cancel(self, import_id: UUID, end: End | None) -> None:
         receipt = await self._until_clear(import_id, published=False)
@@ -100,13 +110,16 @@ class Cleanup:
             receipt=receipt,
         )
         moved = await until_stored(lambda: self._store.finish_attempt(import_id, ending))
+        reach()
         if moved is not None:
             log.info("cancel ended", import_id=str(import_id), state=moved.state)
 
     async def _remove(self, removing: Import) -> None:
         if removing.attempt_count:  # else it is in no ledger, and can go even if the database is down
             await self._until_clear(removing.id, published=True)
+        reach()
         await until_stored(lambda: self._store.delete(removing.id))
+        reach()
         log.info("removed", import_id=str(removing.id))
 
 

@@ -18,6 +18,7 @@ from importer.imports import FINISHED
 from importer.imports import Import as StoredImport
 from importer.lookup import FromService, ImportId, find
 from importer.openapi import IMPORTS, problem_responses
+from importer.places import begun
 from importer.problems import ProblemCode
 from importer.representation import Import
 from importer.service import Service
@@ -41,7 +42,7 @@ _HEADERS = {
     description="Server-sent events. Each event `import` has the whole import as its data; the first comes at once, the"
     " stream ends when the import has ended. `removed`: it is gone. Comments in between show that the connection lives.",
     response_description="The events.",
-    responses=problem_responses(ProblemCode.IMPORT_NOT_FOUND),
+    responses=problem_responses(ProblemCode.IMPORT_NOT_FOUND, ProblemCode.TOO_BUSY),
 )
 async def watch_import(
     service: FromService,
@@ -58,12 +59,14 @@ async def watch_import(
     found = await find(service, import_id)
     if found.state in FINISHED and last_event_id == str(found.version):
         return Response(None, status_code=204)  # tells an EventSource not to come back once more
-    return Stream(_events(service, found, last_event_id), media_type="text/event-stream", headers=_HEADERS)
+    stream = await begun(_events(service, found, last_event_id))
+    return Stream(stream, media_type="text/event-stream", headers=_HEADERS)
 
 
 async def _events(service: Service, found: StoredImport, last_event_id: str) -> AsyncGenerator[bytes]:
     """Yield the text of the stream, until the import has ended, or is gone, or the service stops."""
-    with service.metrics.event_streams.track_inprogress():  # a client that leaves ends it, too
+    # also a client that leaves ends it
+    with service.watchers.taken(), service.metrics.event_streams.track_inprogress():
         yield b"retry: %d\n\n" % RECONNECT_MILLISECONDS
         if last_event_id != str(found.version):
             yield _event(found)

@@ -6,9 +6,9 @@ import asyncio
 import time
 
 from importer.errors import StoreError
+from importer.ledger_reader import LedgerReader
 from importer.problems import ProblemCode, RequestProblem
 from importer.store import Store
-from loader.database import Database
 from loader.errors import LoaderError
 
 # Whoever asks within this time gets the answer that is there: any number of probes costs one connection a second.
@@ -22,7 +22,7 @@ class Readiness:
 
     def __init__(self, store: Store, database_url: str) -> None:
         self._store = store
-        self._database_url = database_url
+        self._ledger = LedgerReader(database_url)
         self._check: asyncio.Task[list[str]] | None = None
         self._checked_at = float("-inf")
 
@@ -40,7 +40,7 @@ class Readiness:
             raise RequestProblem(ProblemCode.NOT_READY, " ".join(faults))
 
     async def _look(self) -> list[str]:
-        faults = await asyncio.gather(self._control_db_fault(), asyncio.to_thread(self._target_fault))
+        faults = await asyncio.gather(self._control_db_fault(), self._target_fault())
         self._checked_at = time.monotonic()
         return [fault for fault in faults if fault is not None]
 
@@ -51,9 +51,9 @@ class Readiness:
             return error.message
         return None
 
-    def _target_fault(self) -> str | None:
+    async def _target_fault(self) -> str | None:
         try:
-            with Database(self._database_url).connection("health"):
-                return None
+            await self._ledger.server_version()
         except LoaderError as error:
             return error.failure.message
+        return None

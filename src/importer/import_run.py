@@ -9,6 +9,7 @@ import msgspec
 import structlog
 
 from importer.errors import StoreError
+from importer.failpoint import reach
 from importer.imports import Ending, Import, State
 from importer.ledger_reader import LedgerReader
 from importer.loader_process import Loaders
@@ -75,11 +76,18 @@ class ImportRun:
         finally:
             self._process.kill()  # nothing, unless we are stopped, or have a defect
         self.end = await self._process.end()
-        self._log.info("loader ended", exit_code=self.end.exit_code, was_silent=self.end.was_silent)
+        self._log.info(
+            "loader ended",
+            exit_code=self.end.exit_code,
+            was_silent=self.end.was_silent,
+            was_stalled=self.end.was_stalled,
+        )
+        reach()
         standing: Known = "unknown"
         if not self._is_suspended and needs_ledger(self.end):  # else the next attempt looks
             with contextlib.suppress(LoaderError):  # the database is away
                 standing = await self._ledger.standing(self.import_id)
+        reach()
         while not await self._settle(self.end, standing):
             pass  # cancel was asked for between the look and the move
 
@@ -88,6 +96,7 @@ class ImportRun:
         if report is None or report is self._reported:
             return
         if self._reported is None or report.phase != self._reported.phase:
+            reach()
             self._log.info("phase", phase=report.phase)
         self._reported = report
         try:
@@ -116,6 +125,7 @@ class ImportRun:
             not_before=not_before,
         )
         moved = await until_stored(lambda: self._store.finish_attempt(self.import_id, ending))
+        reach()
         if moved is not None:
             error = None if outcome.error is None else outcome.error.code
             self._log.info("attempt ended", state=moved.state, error=error, not_before=moved.not_before)

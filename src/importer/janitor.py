@@ -10,6 +10,7 @@ import structlog
 
 from importer.cleanup import Cleanup
 from importer.errors import StoreError
+from importer.failpoint import reach
 from importer.imports import FINISHED, Import
 from importer.ledger_reader import LedgerReader
 from importer.store import Store
@@ -47,12 +48,16 @@ class Janitor:
             try:
                 await self._correct_failures()  # first: the others look at what has failed
                 await self._drop_staging()  # then: what has no record any more, nobody here would look for
+                reach()
                 await self._delete_records()
             except (StoreError, LoaderError) as error:
                 log.warning("housekeeping postponed", error=str(error))
                 seconds = _POSTPONED_SECONDS
+            # Not wait_for: before Python 3.12 it drops a cancellation that comes at the moment of a call, and who stops us
+            # would wait for ever.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._called.wait(), seconds)
+                async with asyncio.timeout(seconds):
+                    await self._called.wait()
 
     async def _correct_failures(self) -> None:
         """Have those succeed of which a commit arrived that nobody got the answer of, and nobody could ask for."""

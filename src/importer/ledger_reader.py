@@ -44,6 +44,10 @@ class LedgerReader:
         """Return the receipts of those among these imports that are published. Raises LoaderError."""
         return await self._ask(lambda connection: _published(connection, among)) if among else {}
 
+    async def server_version(self) -> str:
+        """Return the version of the server, which also shows that it can be used. Raises LoaderError."""
+        return await self._ask(_server_version)
+
     async def _ask(self, question: Callable[[Connection], R]) -> R:
         database = Database(self._database_url)
 
@@ -53,7 +57,8 @@ class LedgerReader:
 
         async with self._turns:
             try:
-                return await asyncio.wait_for(asyncio.to_thread(answer), _TIMEOUT_SECONDS)
+                async with asyncio.timeout(_TIMEOUT_SECONDS):  # not wait_for, see janitor.py
+                    return await asyncio.to_thread(answer)
             except (TimeoutError, asyncio.CancelledError) as error:
                 threading.Thread(
                     target=database.abort, name="abort", daemon=True
@@ -79,6 +84,10 @@ def _standing(connection: Connection, import_id: UUID) -> Standing:
     if found.state == "published" and found.receipt is not None:
         return msgspec.json.decode(found.receipt, type=Receipt)
     return Staged(ledger.totals(connection, found.import_key).bytes)
+
+
+def _server_version(connection: Connection) -> str:
+    return connection.info.parameter_status("server_version") or "unknown"
 
 
 def _unpublished(connection: Connection) -> list[UUID]:

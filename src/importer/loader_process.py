@@ -15,13 +15,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import IO
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 from uuid import UUID
 
 import msgspec
-from psycopg.conninfo import conninfo_to_dict
 
+from importer.failpoint import reach
 from importer.outcome import End
+from loader.database import parse_url
 from loader.wire import Failed, Job, Message, ProgressMessage, Published
 
 # -P: the folder that the service runs in is no place to import from.
@@ -29,11 +30,16 @@ LOADER = (sys.executable, "-P", "-m", "loader")
 
 # Of what a process says beside its messages, this much is kept: enough for some tracebacks.
 LOG_BYTES = 64 * 1024
+# Shorter values in an address's query, such as a version or a region, are no secrets, and may stand anywhere.
+_SHORTEST_SECRET = 6
 # Messages are shorter than a few kilobytes; a longer line is none, and is taken in pieces.
 _LINE_BYTES = 1 << 20
 # A loader reports twice a second, whatever it does. One that is silent for so long hangs, or was stopped by SIGSTOP;
 # a machine that swaps is silent for some seconds.
 SILENCE_SECONDS = 60
+# One that reports the same for so long hangs, too. Nothing that it waits for takes longer: others' locks on trips ten
+# minutes (publication.py), the first blocks of a link with 20 kB/s half an hour.
+STALL_SECONDS = 1800
 # The end of a process closes its pipes. One that is still open then is held by a process that we know nothing of.
 _DRAIN_SECONDS = 2.0
 
@@ -58,8 +64,9 @@ class LoaderProcess:
         self._last: Published | Failed | None = None
         self._log = _Tail(_secrets(job, database_url))
         self._heard = self._was_silent = False
+        self._moved = self._was_stalled = False
         self._is_announced = False
-        self._silent_seconds = 0
+        self._silent_seconds = self._stalled_seconds = 0
         # Whoever holds it and sees no returncode may signal: nobody reaps meanwhile, so that the id is the process's own.
         self._lock = threading.Lock()
         try:
@@ -75,9 +82,11 @@ class LoaderProcess:
             self._process = None
             self._finish(End(None, None, str(error)))
             return
+        reach()
         threading.Thread(target=self._live, args=(self._process,), name="loader", daemon=True).start()
         if job is not None:
             self._hand_over(job)
+            reach()
             asyncio.get_running_loop().call_later(1, self._listen_for_silence)
 
     @property
@@ -141,9 +150,13 @@ class LoaderProcess:
         if self.has_ended:
             return
         self._silent_seconds = 0 if self._heard else self._silent_seconds + 1
-        self._heard = False
+        self._stalled_seconds = 0 if self._moved else self._stalled_seconds + 1
+        self._heard = self._moved = False
         if self._silent_seconds == SILENCE_SECONDS:
             self._was_silent = True
+            self.kill()
+        elif self._stalled_seconds == STALL_SECONDS:
+            self._was_stalled = True
             self.kill()
         asyncio.get_running_loop().call_later(1, self._listen_for_silence)
 
@@ -164,7 +177,8 @@ class LoaderProcess:
         for reader in readers:
             reader.join(_DRAIN_SECONDS)
         self._close_stdin()
-        self._tell(self._finish, End(exit_code, self._last, self._log.text(), self._was_silent))
+        end = End(exit_code, self._last, self._log.text(), self._was_silent, self._was_stalled)
+        self._tell(self._finish, end)
 
     def _take(self, line: bytes) -> None:
         """Take a line from stdout: types and fields that we do not know are for others."""
@@ -179,6 +193,7 @@ class LoaderProcess:
         if isinstance(message, Published | Failed):
             self._last = message
         elif isinstance(message, ProgressMessage):
+            self._moved = self._moved or self.progress is None or _place(message) != _place(self.progress)
             self.progress = message
             if not self._is_announced:  # however fast it talks, the event loop hears of it one at a time
                 self._is_announced = True
@@ -222,6 +237,12 @@ class Loaders(msgspec.Struct, frozen=True):
         )
 
 
+def _place(report: ProgressMessage) -> tuple[object, ...]:
+    """Return what a loader changes when it comes further. Rates change by themselves."""
+    progress = report.progress
+    return report.phase, progress.percent, progress.bytes_done, progress.rows_loaded, progress.rows_rejected
+
+
 _MESSAGES = msgspec.json.Decoder(Message)
 
 
@@ -262,10 +283,12 @@ class _Tail:
 
 def _secrets(job: Job | None, database_url: str) -> set[str]:
     """Return what must not show, should a traceback quote it: the loader's own messages know better."""
-    secrets = {database_url, str(conninfo_to_dict(database_url).get("password") or "")}
+    secrets = {database_url, parse_url(database_url).get("password", "")}
     if job is not None:
         secrets.add(job.source)
         with contextlib.suppress(ValueError):  # no URL: the loader says so
             source = urlsplit(job.source)
-            secrets |= {source.query, source.password or ""}
-    return secrets - {""}
+            credentials, _, _ = source.netloc.rpartition("@")
+            values = (value for _, value in parse_qsl(source.query) if len(value) >= _SHORTEST_SECRET)
+            secrets |= {source.query, credentials, *credentials.split(":", 1), *values}
+    return {form for secret in secrets for form in (secret, unquote(secret)) if form}

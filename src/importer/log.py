@@ -15,11 +15,11 @@ import structlog
 from structlog.typing import Processor
 
 from importer.settings import LogFormat
+from loader.printable import printable
 
 # scheme://credentials@host/path?query#fragment, also within a longer text
 _CREDENTIALS = re.compile(r"(?<=://)[^\s/?#\"'<>]*@")
 _QUERY = re.compile(r"(?<=://)([^\s?#\"'<>]*)[?#][^\s\"'<>]*")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 # Libraries that tell at INFO what is of interest to their authors.
 _QUIET_LOGGERS = ("httpx", "asyncio", "uvicorn")
@@ -77,7 +77,5 @@ def _without_control_characters(
     for key, value in event.items():
         if isinstance(value, str):
             lines = value.split("\n") if key == "exception" else [value]
-            event[key] = "\n    ".join(
-                _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", line) for line in lines
-            )
+            event[key] = "\n    ".join(map(printable, lines))
     return event

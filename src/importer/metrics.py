@@ -48,6 +48,9 @@ class Metrics:
             buckets=_DURATION_BUCKETS,
             registry=registry,
         )
+        # at 0 from the start: of a series that begins at 1 Prometheus sees no increase
+        for state in FINISHED:
+            self._durations.labels(state)
         self._exits = Counter(
             "importer_loader_exits",
             "Loaders that have ended, by exit code; negative: the signal that killed it.",

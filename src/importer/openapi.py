@@ -37,6 +37,7 @@ _SCHEMAS = "#/components/schemas/{name}"
 _ALWAYS = (
     ProblemCode.INVALID_REQUEST,
     ProblemCode.METHOD_NOT_ALLOWED,
+    ProblemCode.UNKNOWN_HOST,
     ProblemCode.INTERNAL_ERROR,
     ProblemCode.CONTROL_DB_BUSY,
 )

@@ -32,6 +32,7 @@ class End(msgspec.Struct, frozen=True):
     last: Published | Failed | None  # None: it had no time to say anything
     log: str  # the end of its stderr
     was_silent: bool = False  # so long that it was taken for hung, and killed
+    was_stalled: bool = False  # it reported, but the same for so long that it was taken for hung, and killed
 
 
 class Staged(msgspec.Struct, frozen=True):
@@ -118,6 +119,8 @@ def failure_of(end: End) -> Failure:
         return _killed(f"The loader could not be started: {end.log}")
     if end.was_silent:
         return _killed("The loader said nothing for too long, and was killed.")
+    if end.was_stalled:
+        return _killed("The loader came no further for too long, and was killed.")
     if end.exit_code < 0:
         return _killed(f"The loader was killed by {_signal_name(-end.exit_code)}.")
     code = FailureCode.INTERNAL_ERROR

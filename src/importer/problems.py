@@ -27,12 +27,14 @@ class ProblemCode(enum.StrEnum):
     NOTHING_LOADED = "nothing_loaded"
     BODY_TOO_LARGE = "body_too_large"
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
+    UNKNOWN_HOST = "unknown_host"
     INVALID_URL = "invalid_url"
     IDEMPOTENCY_CONFLICT = "idempotency_conflict"
     INTERNAL_ERROR = "internal_error"
     CONTROL_DB_UNUSABLE = "control_db_unusable"
     CONTROL_DB_BUSY = "control_db_busy"
     CONTROL_DB_FULL = "control_db_full"
+    TOO_BUSY = "too_busy"
     NOT_READY = "not_ready"
     DATABASE_UNAVAILABLE = "database_unavailable"
 
@@ -74,6 +76,11 @@ PROBLEM_KINDS: dict[ProblemCode, ProblemKind] = {
     ProblemCode.UNSUPPORTED_MEDIA_TYPE: ProblemKind(
         415, "The request body is not JSON.", "Send it with Content-Type: application/json."
     ),
+    ProblemCode.UNKNOWN_HOST: ProblemKind(
+        421,
+        "The request names a host that this service is not known by.",
+        "Ask for it by its IP address, or have its operator add the name to IMPORTER_SERVER_NAMES.",
+    ),
     ProblemCode.INVALID_URL: ProblemKind(
         422, "The address of the file can't be used.", "Send an absolute http or https URL."
     ),
@@ -95,6 +102,11 @@ PROBLEM_KINDS: dict[ProblemCode, ProblemKind] = {
     ),
     ProblemCode.CONTROL_DB_FULL: ProblemKind(
         507, "There is no room to write the control DB.", "Free space on the service's disk."
+    ),
+    ProblemCode.TOO_BUSY: ProblemKind(
+        503,
+        "The service has as many of these requests in hand as it serves at a time.",
+        "Send the same request again in a moment; end those that are no longer needed.",
     ),
     ProblemCode.NOT_READY: ProblemKind(
         503, "The service can't do its work at the moment.", "It tries again by itself; see its log."

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator, Iterable, Iterator
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 from uuid import UUID
@@ -14,6 +15,7 @@ from litestar.response import Stream
 
 from importer.lookup import AnyRequest, FromService, ImportId, find
 from importer.openapi import IMPORTS, problem_responses
+from importer.places import Places, begun
 from importer.problems import ProblemCode, RequestProblem
 from importer.representation import Reject
 from loader import ledger, rejects, trips_table
@@ -37,7 +39,10 @@ CHUNK_BYTES = 64 * 1024
     " JSON with line, column and reason of each. While the import runs, those of what is committed so far.",
     response_description="The rejects, in the order of the file.",
     responses=problem_responses(
-        ProblemCode.IMPORT_NOT_FOUND, ProblemCode.NOTHING_LOADED, ProblemCode.DATABASE_UNAVAILABLE
+        ProblemCode.IMPORT_NOT_FOUND,
+        ProblemCode.NOTHING_LOADED,
+        ProblemCode.DATABASE_UNAVAILABLE,
+        ProblemCode.TOO_BUSY,
     ),
 )
 async def list_rejects(request: AnyRequest, service: FromService, import_id: ImportId) -> Stream:
@@ -45,9 +50,8 @@ async def list_rejects(request: AnyRequest, service: FromService, import_id: Imp
     found = await find(service, import_id)
     is_json = request.accept.best_match(["text/csv", "application/json"]) == "application/json"
     form: Format = "application/json" if is_json else "text/csv"
-    chunks = _chunks(service.database_url, import_id, form)
     try:
-        first = await anext(chunks)  # here what goes wrong can still be answered with a problem
+        listing = await begun(_chunks(service.listings, service.database_url, import_id, form))
     except LoaderError as error:
         if error.code is not FailureCode.IMPORT_NOT_FOUND:
             raise
@@ -59,27 +63,30 @@ async def list_rejects(request: AnyRequest, service: FromService, import_id: Imp
     extension = "json" if is_json else "csv"
     disposition = f'attachment; filename="rejects-{import_id}.{extension}"'
     headers = {"Content-Disposition": disposition, "Vary": "Accept"}
-    return Stream(_resume(first, chunks), media_type=form, headers=headers)
+    return Stream(listing, media_type=form, headers=headers)
 
 
-async def _resume(first: bytes, rest: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
-    yield first
-    async for chunk in rest:
-        yield chunk
-
-
-async def _chunks(database_url: str, import_id: UUID, form: Format) -> AsyncGenerator[bytes]:
+async def _chunks(places: Places, database_url: str, import_id: UUID, form: Format) -> AsyncGenerator[bytes]:
     """Yield the listing. Raises LoaderError, IMPORT_NOT_FOUND where the ledger has nothing of the import."""
-    # One thread for one connection: what a client that leaves has begun, `close` waits for without us.
-    executor = ThreadPoolExecutor(1, "rejects")
-    loop = asyncio.get_running_loop()
-    reading = _read(database_url, import_id, form)
-    try:
-        while chunk := await loop.run_in_executor(executor, next, reading, b""):
-            yield chunk
-    finally:
-        executor.submit(reading.close)
-        executor.shutdown(wait=False)
+    with contextlib.ExitStack() as held:
+        held.enter_context(places.taken())
+        # One thread for one connection: what a client that leaves has begun, `close` waits for without us.
+        executor = ThreadPoolExecutor(1, "rejects")
+        loop = asyncio.get_running_loop()
+        reading = _read(database_url, import_id, form)
+        try:
+            while chunk := await loop.run_in_executor(executor, next, reading, b""):
+                yield chunk
+        finally:
+            place = held.pop_all()  # until the thread has ended
+            closing = executor.submit(reading.close)
+            closing.add_done_callback(lambda _: _call_soon(loop, place.close))
+            executor.shutdown(wait=False)
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, action: Callable[[], None]) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is closed: the service has ended
+        loop.call_soon_threadsafe(action)
 
 
 def _read(database_url: str, import_id: UUID, form: Format) -> Generator[bytes]:

@@ -266,7 +266,9 @@ class Reject(msgspec.Struct, frozen=True):
     line: Annotated[int, Meta(description="Of the file; the header is line 1.")]
     byte_offset: Annotated[int, Meta(description="Of the row in the decompressed file.")]
     column: Annotated[str | None, Meta(description="As trips names it; null: the row as a whole.")]
-    value: Annotated[str | None, Meta(description="The field; undecodable bytes as \\xNN.")]
+    value: Annotated[
+        str | None, Meta(description="The beginning of the field, or of the row; undecodable bytes as \\xNN.")
+    ]
     reason: Annotated[str, Meta(description="For people.", examples=["not a timestamp"])]
     original: Annotated[str, Meta(description="The whole row; undecodable bytes as \\xNN.")]
 

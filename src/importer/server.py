@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import platform
 import signal
 import socket
-import sqlite3
-import ssl
-from collections.abc import Callable, Generator
-from importlib import metadata
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 
-import psycopg
 import structlog
 import uvicorn
 
-from importer import log
+from importer import connections, log
 from importer.app import create_app
+from importer.ledger_reader import LedgerReader
 from importer.service import Service, open_service
 from importer.settings import Settings
-from loader.database import Database
 from loader.errors import LoaderError
+from loader.versions import versions
 
 # What clients that are slow to take their answers get when the service stops. Those that wait for news are answered first.
 _ANSWERS_SECONDS = 2
@@ -47,6 +43,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     Raises CannotStart, StoreError, LoaderError.
     """
     log.configure(settings.log_format)
+    connections.raise_file_limit()
     _make_folder(settings.data_folder)
     with _listen(settings.host, settings.port) as listener, contextlib.suppress(asyncio.CancelledError):
         asyncio.run(_serve(settings, listener, announce))
@@ -57,23 +54,26 @@ async def _serve(settings: Settings, listener: socket.socket, announce: Callable
     if starting is not None:
         _on_signal(starting.cancel)
     async with open_service(settings) as service:
-        server = _Server(service)
+        server = _Server(service, (settings.host, *settings.server_names))
         _on_signal(server.stop)
         url = _url(listener)
         announce(url)
-        telling = asyncio.create_task(_tell_versions(url, service.database_url))
+        telling = asyncio.create_task(_tell_versions(url, LedgerReader(service.database_url)))
         await server.serve([listener])
+        server.hang_up()
         telling.cancel()
 
 
 class _Server(uvicorn.Server):
     """Uvicorn, for one service, which is stopped only after its server."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, names: Iterable[str]) -> None:
         self._service = service
+        self._slow_requests = connections.SlowRequests()
         super().__init__(
             uvicorn.Config(
-                create_app(service),
+                create_app(service, names),
+                http=connections.Connection,
                 lifespan="off",  # the service is opened and closed around it
                 log_config=None,
                 access_log=False,
@@ -89,10 +89,21 @@ class _Server(uvicorn.Server):
         """Leave signals alone: uvicorn would raise them again when it is done, and so end the process too early."""
         yield
 
+    async def on_tick(self, counter: int) -> bool:
+        """Do what is to be done ten times a second; return whether to stop."""
+        if counter % 10 == 0:
+            self._slow_requests.hang_up(self.server_state.connections)
+        return await super().on_tick(counter)
+
     def stop(self) -> None:
         """Answer those who wait, take no more requests, and have `serve` return."""
         self._service.closing.set()
         self.should_exit = True
+
+    def hang_up(self) -> None:
+        """End the connections that are left: those that came while `serve` ended those it knew. No store is behind them."""
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
 
 def _on_signal(action: Callable[[], object]) -> None:
@@ -116,9 +127,7 @@ def _listen(host: str, port: int) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         is_dual = family == socket.AF_INET6 and socket.has_dualstack_ipv6()  # so that :: is all addresses
         listener = socket.create_server(address[:2], family=family, backlog=_BACKLOG, dualstack_ipv6=is_dual)
-        # Each connection inherits it. Without it the body of an answer waits 40 ms for the ACK of its head: asyncio sets
-        # it itself only where the socket was made with its protocol named.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connections.configure(listener)
         return listener
     except OSError as error:
         raise CannotStart(
@@ -132,23 +141,18 @@ def _url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-async def _tell_versions(url: str, database_url: str) -> None:
+async def _tell_versions(url: str, ledger: LedgerReader) -> None:
     """Log what the service runs on: the first thing that is asked when something is odd."""
     _log.info(
         "service started",
         url=url,
-        version=metadata.version("large-file-importer"),
-        python=platform.python_version(),
-        postgresql=await asyncio.to_thread(_postgresql_version, database_url),
-        libpq=psycopg.pq.version_pretty(psycopg.pq.version()),
-        openssl=ssl.OPENSSL_VERSION,
-        sqlite=sqlite3.sqlite_version,
+        postgresql=await _postgresql_version(ledger),
+        **versions(),
     )
 
 
-def _postgresql_version(database_url: str) -> str:
+async def _postgresql_version(ledger: LedgerReader) -> str:
     try:
-        with Database(database_url).connection("version") as connection:
-            return connection.info.parameter_status("server_version") or "unknown"
+        return await ledger.server_version()
     except LoaderError as error:
         return f"unknown: {error.failure.message}"

@@ -11,8 +11,10 @@ from typing import TypeVar
 
 import structlog
 
+from importer.connections import most_connections
 from importer.health import Readiness
 from importer.metrics import MeasuredStore, Metrics
+from importer.places import Places
 from importer.settings import Settings
 from importer.store import Store
 from importer.supervisor import Supervisor
@@ -21,6 +23,9 @@ from loader.embedded import embedded_server
 T = TypeVar("T")
 
 CONTROL_DB = "importer.sqlite"
+
+# Listings of rejects that are read at a time: each holds a thread, and a connection to the target database.
+_LISTINGS = 8
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -34,6 +39,10 @@ class Service:
     database_url: str
     readiness: Readiness
     metrics: Metrics
+    watchers: Places = field(  # of an import's changes: they stay, so the others keep half of all connections
+        default_factory=lambda: Places(most_connections() // 2)
+    )
+    listings: Places = field(default_factory=lambda: Places(_LISTINGS))  # of rejects
     closing: asyncio.Event = field(default_factory=asyncio.Event)  # the service is about to stop
 
     async def unless_closing(self, wait: Coroutine[object, object, T]) -> T | None:

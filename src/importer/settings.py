@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
 import msgspec
-import psycopg
-from psycopg.conninfo import conninfo_to_dict
 
 from loader.address_policy import AddressPolicy
+from loader.database import parse_url
 from loader.embedded import default_data_folder
 from loader.errors import LoaderError
 
@@ -37,6 +36,7 @@ class Settings(msgspec.Struct, frozen=True):
     data_folder: Path  # of the control DB and the embedded PostgreSQL
     host: str = "127.0.0.1"
     port: int = 8000  # 0: any that is free
+    server_names: tuple[str, ...] = ()  # by which clients know it, as request_host.py needs them
     database_url: str | None = None  # None: the embedded PostgreSQL; a secret
     slots: int = 2  # imports that run at a time
     workers: int | None = None  # connections of each import; None: the loader's own choice
@@ -54,6 +54,12 @@ class Settings(msgspec.Struct, frozen=True):
             data_folder=default.data_folder,
             host=read("IMPORTER_HOST", default.host, _host, "an IP address of this machine, such as 0.0.0.0"),
             port=read("IMPORTER_PORT", default.port, _port, "a port, such as 8000 (0: any that is free)"),
+            server_names=read(
+                "IMPORTER_SERVER_NAMES",
+                default.server_names,
+                _server_names,
+                "host names with commas between, such as importer.example.org",
+            ),
             database_url=read(
                 "DATABASE_URL",
                 default.database_url,
@@ -132,11 +138,18 @@ def _host(text: str) -> str:
     return str(ip_address(text.removeprefix("[").removesuffix("]")))
 
 
+def _server_names(text: str) -> tuple[str, ...]:
+    names = tuple(name for each in text.split(",") if (name := each.strip()))
+    if not all(re.fullmatch(r"[A-Za-z0-9_.-]+", name) for name in names):
+        raise ValueError
+    return names
+
+
 def _database_url(text: str) -> str:
     try:
-        conninfo_to_dict(text)
-    except psycopg.Error:
-        raise ValueError from None  # libpq's text repeats what it could not read
+        parse_url(text)
+    except LoaderError as error:
+        raise ValueError from error
     return text
 
 

@@ -13,6 +13,7 @@ import structlog
 
 from importer.cleanup import Cleanup
 from importer.errors import StoreError
+from importer.failpoint import reach
 from importer.import_run import ImportRun, Reached
 from importer.imports import Ending, Import, State
 from importer.janitor import Janitor
@@ -69,7 +70,9 @@ class Supervisor:
         # a core dump of a loader would hold its job, secrets included; children inherit this
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
         for found in await self._store.unfinished():
+            reach()
             await self._recover(found)
+        reach()
         self._claims = asyncio.create_task(self._claim_forever(), name="claims")
         self._housekeeping = asyncio.create_task(self._janitor.work(), name="housekeeping")
         for task in (self._claims, self._housekeeping):
@@ -94,6 +97,7 @@ class Supervisor:
     async def _stop(self) -> None:
         seconds = min(float(self._settings.grace_seconds), _SUSPEND_SECONDS)
         # 1. Nothing new is begun. A claim that is under way is finished: its run is among those below.
+        reach()
         self._is_stopping = True
         self.wake()
         if self._claims is not None:
@@ -102,18 +106,22 @@ class Supervisor:
         for run in self._runs.values():
             run.suspend(seconds)
         # 3. Roll backs and removals under way are left as they are: their next step is the first after the next start.
+        reach()
         if self._housekeeping is not None:
             self._housekeeping.cancel()
             await asyncio.wait([self._housekeeping])
         await self._cleanup.stop(_WRITE_SECONDS)
         # 4. Each loader's end is written down: back into the queue, or how it ended. Where that fails the row stays
         #    `running`, which the next start takes for the same.
+        reach()
         await self._run_tasks.wait(seconds + _WRITE_SECONDS)
         await self._run_tasks.stop(_WRITE_SECONDS)
+        reach()
 
     async def _cancel(self, import_id: UUID) -> Import | None:
         async with self._turn:
             found = await self._store.request_cancel(import_id)
+            reach()
             if found is not None and found.state is State.CANCELLING:
                 if (run := self._runs.get(import_id)) is not None:
                     run.cancel(self._settings.grace_seconds)
@@ -123,6 +131,7 @@ class Supervisor:
 
     async def _remove(self, import_id: UUID) -> Import | None:
         found = await self._store.request_removal(import_id)
+        reach()
         if found is not None:
             self._cleanup.finish_removal(found)
         return found
@@ -161,6 +170,7 @@ class Supervisor:
             claimed = await self._store.claim()
             if claimed is None:
                 return False
+            reach()
             reached = self._reached.setdefault(claimed.id, Reached())
             run = ImportRun(claimed, self._loaders, self._store, self._ledger, self._retries, reached)
             self._runs[claimed.id] = run
@@ -183,6 +193,7 @@ class Supervisor:
             if self._runs[run.import_id] is not run:
                 return  # back in the queue, and claimed again already
             del self._runs[run.import_id]
+            reach()
             # a cancel may have come at any time until now, and left it to the run
             found = await until_stored(lambda: self._store.get(run.import_id))
             if found is not None and found.state is State.CANCELLING:

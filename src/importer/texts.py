@@ -12,6 +12,7 @@ from importer.imports import FINISHED, State
 from importer.representation import Failure, Import, Receipt
 from loader import wire
 from loader.display import failure_text, numbers_text, receipt_text
+from loader.printable import printable
 from loader.wire import Failed, FailureCode
 
 
@@ -74,7 +75,7 @@ def trouble_text(found: Import) -> str | None:
         return None
     if found.state is not State.QUEUED:
         return failure_text(Failed(wire_failure(found.error), "none"))
-    text = f"attempt {found.attempt} failed: {found.error.code}: {found.error.message}"
+    text = printable(f"attempt {found.attempt} failed: {found.error.code}: {found.error.message}")
     if found.next_attempt_at is None:
         return text
     return f"{text}\n  next: attempt {found.attempt + 1} at {_time_text(found.next_attempt_at)}"

@@ -8,8 +8,10 @@ import msgspec
 import numpy as np
 
 from loader.buffers import HEAD_ROOM_BYTES, Buffer, Segment
-from loader.errors import LoaderError
+from loader.errors import LoaderError, value_text
 from loader.jit import kernel
+from loader.rows import field_end
+from loader.trips import COLUMNS
 from loader.wire import FailureCode
 
 QUOTE = ord('"')
@@ -69,7 +71,7 @@ def cut(segments: Iterable[Segment], first_line: int, release: Callable[[Buffer]
         length, line_count = _find_cut(np.frombuffer(buffer.view[start : segment.end], np.uint8))
         rest = bytes(buffer.view[start + length : segment.end])
         if len(rest) > HEAD_ROOM_BYTES:
-            raise _record_too_long(byte_offset + length, first_line + line_count)
+            raise _record_too_long(rest, byte_offset + length, first_line + line_count)
         if length == 0:
             release(buffer)
             continue
@@ -90,11 +92,29 @@ def _unended(rest: bytes, byte_offset: int, first_line: int, source_bytes: int) 
     return Block(buffer, start, end, byte_offset, first_line, line_count, source_bytes)
 
 
-def _record_too_long(byte_offset: int, line: int) -> LoaderError:
+def _record_too_long(beginning: bytes, byte_offset: int, line: int) -> LoaderError:
+    column, value = field_that_goes_on(beginning)
+    where = f"line {line:,}, byte {byte_offset:,}" + (f", column {column}" if column else "")
     return LoaderError(
         FailureCode.RECORD_TOO_LONG,
-        f"A record is longer than {HEAD_ROOM_BYTES:,} bytes: line {line:,}, byte {byte_offset:,}.",
+        f"A record is longer than {HEAD_ROOM_BYTES:,} bytes ({where}).",
         "Look at that line: usually a quote is opened and never closed.",
         line=line,
         byte_offset=byte_offset,
+        column=column,
+        value=value,
     )
+
+
+def field_that_goes_on(beginning: bytes) -> tuple[str | None, str]:
+    """Return the column and the first bytes of the field in which the beginning of a record ends.
+
+    Of a record that goes on beyond its last column: no column, and its first bytes.
+    """
+    start = 0
+    for column in COLUMNS:
+        end = field_end(beginning, start)
+        if end == len(beginning):
+            return column.name, value_text(beginning[start:])
+        start = end + 1
+    return None, value_text(beginning)

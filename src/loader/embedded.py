@@ -6,9 +6,10 @@ however it ends):
 - users: shared by all who use the server; exclusive for whoever stops it, so that newcomers wait meanwhile.
 - server: inherited by every process of the server, initdb included, and so held as long as one of them lives. No
   process id is believed without it: neither a crash nor a reboot leaves anything behind that misleads.
-- guardian: held by the one detached process that waits for the users' lock, and so notices users that were killed.
+- guardian: held by the one detached process that tries for the users' lock, and so notices users that were killed.
 
-The last user stops the server and waits until it is gone. Where nobody uses it, no process is left.
+The last user stops the server and waits until it is gone. Where nobody uses it, no process is left. Where somebody does
+and it dies, the guardian starts it again.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from loader.cluster import (
     run_logged,
     start_server,
 )
+from loader.errors import LoaderError
 
 USERS_LOCK = "postgres-users.lock"
 SERVER_LOCK = "postgres-server.lock"
@@ -43,6 +45,12 @@ GUARDIAN_LOCK = "postgres-guardian.lock"
 POLL_SECONDS = 0.02
 # A server that is ready, but can't be reached for so long, runs in another container: its socket is not here.
 UNREACHABLE_SECONDS = 10.0
+
+
+# How late the guardian notices that the last user was killed, or the server.
+GUARD_SECONDS = 0.5
+# How long it leaves a server alone that it has just started: one that dies at once should not fill the log.
+RESTART_SECONDS = 5.0
 
 
 def default_data_folder(environment: Mapping[str, str] = os.environ) -> Path:
@@ -148,12 +156,49 @@ def _start_guardian(folder: Path) -> None:
 
 
 def _guard(folder: Path, guardian_lock: int) -> None:
-    """Be the guardian: wait until nobody uses the server, and stop it if the last user did not."""
-    users = _open_lock(folder / USERS_LOCK)
-    fcntl.flock(users, fcntl.LOCK_EX)
+    """Be the guardian: until nobody uses the server have it up; then stop it, if the last user did not."""
+    while (users := _try_lock(folder / USERS_LOCK)) is None:
+        time.sleep(RESTART_SECONDS if _revive(folder) else GUARD_SECONDS)
     _stop(folder)
     os.close(guardian_lock)  # first: a user let in by closing the other must not count on this guardian
     os.close(users)
+
+
+def _revive(folder: Path) -> bool:
+    """Start the server again if it has died under its users; False: there was no need to."""
+    if _seems_alive(folder):
+        return False
+    users = _open_lock(folder / USERS_LOCK)
+    try:
+        fcntl.flock(users, fcntl.LOCK_SH | fcntl.LOCK_NB)  # else somebody is stopping it
+        if (
+            server_lock := _try_lock(folder / SERVER_LOCK)
+        ) is None:  # it starts, or its children have not all ended
+            return False
+        try:
+            start_server(folder, server_lock)
+        finally:
+            os.close(server_lock)
+    except BlockingIOError:
+        return False
+    except (LoaderError, OSError) as error:
+        sys.stderr.write(f"{error}\n")  # which is the log; who comes next is told
+    finally:
+        os.close(users)
+    return True
+
+
+def _seems_alive(folder: Path) -> bool:
+    """Whether there is a process of the server's id. To look for sure takes locks, which would be in the way of others."""
+    process_id, _ = read_pid_file(folder)
+    try:
+        if process_id is not None:
+            os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return process_id is not None
 
 
 def _open_lock(path: Path) -> int:

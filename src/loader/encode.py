@@ -11,7 +11,7 @@ from loader.blocks import Block
 from loader.codes import ENDED, FULL, NEWLINE
 from loader.kernel import encode_rows, record_end
 from loader.rejects import Reject
-from loader.rows import Fault, encode_row, reject_of
+from loader.rows import Fault, encode_row, reject_of, without_line_end
 from loader.trips import COLUMNS
 
 # Signature, flags, length of the header's extension; and a field count of -1:
@@ -67,7 +67,7 @@ class Encoder:
 
     def _encode_in_python(self, record: bytes, line: int, byte_offset: int) -> Iterator[Chunk]:
         self.rows_in_python += 1
-        original = record[:-2] if record.endswith(b"\r\n") else record.removesuffix(b"\n")
+        original = without_line_end(record)
         row = encode_row(original, self._column_count)
         if isinstance(row, Fault):
             self._rejects.append(reject_of(row, original, line, byte_offset))

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import sys
+import traceback
+
 from loader.wire import FAILURE_KINDS, ExitCode, Failure, FailureCode
 
 # Longer values are cut: an error must be readable, and a row may be megabytes long.
 VALUE_CHARACTERS = 200
+
+
+def value_text(value: bytes) -> str:
+    """Return a value as text that any log, terminal or Postgres can hold: bytes that are none as \\xNN, and cut."""
+    # No character has more than four bytes. Like what can't be decoded: no text in Postgres can hold a NUL.
+    text = value[: 4 * (VALUE_CHARACTERS + 1)].decode(errors="backslashreplace").replace("\0", r"\x00")
+    return _cut(text)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= VALUE_CHARACTERS else text[:VALUE_CHARACTERS] + "…"
 
 
 class LoaderError(Exception):
@@ -23,8 +37,6 @@ class LoaderError(Exception):
         value: str | None = None,
     ) -> None:
         super().__init__(message)
-        if value is not None and len(value) > VALUE_CHARACTERS:
-            value = value[:VALUE_CHARACTERS] + "…"
         self.failure = Failure(
             code=code,
             message=message,
@@ -33,7 +45,7 @@ class LoaderError(Exception):
             line=line,
             byte_offset=byte_offset,
             column=column,
-            value=value,
+            value=None if value is None else _cut(value),
         )
 
     @property
@@ -45,3 +57,15 @@ class LoaderError(Exception):
     def exit_code(self) -> ExitCode:
         """What the process exits with when this ends it."""
         return FAILURE_KINDS[self.code].exit_code
+
+
+def known(error: Exception) -> LoaderError:
+    """Return an exception as one that can be shown; what nobody expected is a defect, its traceback goes to stderr."""
+    if isinstance(error, LoaderError):
+        return error
+    traceback.print_exception(error, file=sys.stderr)
+    return LoaderError(
+        FailureCode.INTERNAL_ERROR,
+        f"The loader has a defect: {type(error).__name__}: {error}",
+        "Please report it with what stands on stderr.",
+    )

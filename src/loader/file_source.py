@@ -9,6 +9,7 @@ from pathlib import Path
 
 from loader.errors import LoaderError
 from loader.forward_reader import ForwardReader
+from loader.printable import printable
 from loader.raw_source import HEAD_BYTES, RawInfo
 from loader.wire import FailureCode
 
@@ -131,8 +132,7 @@ def open_stdin() -> StreamSource:
 
 def _shown(path: Path) -> str:
     """Return the absolute path on one line of valid Unicode: names of files are any bytes."""
-    text = str(path.absolute())
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    return printable(str(path.absolute()))
 
 
 def _file_error(error: OSError | ValueError, location: str) -> LoaderError:

@@ -11,13 +11,16 @@ from __future__ import annotations
 import contextlib
 import enum
 import os
-import queue
 import select
 import signal
 import threading
+import time
 from collections.abc import Callable, Generator
+from concurrent.futures import wait
 from types import FrameType, TracebackType
 from typing import Literal, TypeVar
+
+from loader import aside
 
 R = TypeVar("R")
 
@@ -25,6 +28,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 # How late a waiting thread may notice a request: far under the half second that stopping may take.
 POLL_SECONDS = 0.05
+# How long who is to stop waits for the answer to a commit. A lost connection is noticed after 30 s (database.py); what has
+# not answered by then hangs, and the ledger has to be asked.
+_COMMIT_SECONDS = 60.0
 
 
 class StopReason(enum.Enum):
@@ -45,6 +51,7 @@ class Interrupt:
     def __init__(self) -> None:
         self._requested = threading.Event()
         self._committing = False
+        self._requested_at = 0.0  # by time.monotonic(), once there is a reason
         self._lock = threading.Lock()
         self._aborts: list[Callable[[], None]] = []
         self.reason: StopReason | None = None
@@ -65,7 +72,7 @@ class Interrupt:
     def abort(self) -> None:
         """Abort what waits, if a request is effective; return when all of it has been told."""
         with self._lock:
-            effective = self.reason is not None and not self._committing
+            effective = self._is_effective()
             threads = [threading.Thread(target=each, daemon=True) for each in self._aborts if effective]
         for thread in threads:
             thread.start()
@@ -73,9 +80,10 @@ class Interrupt:
             thread.join()
 
     def request(self, reason: StopReason) -> None:
-        """Ask to stop. Once the commit has begun this changes nothing: its answer decides."""
+        """Ask to stop. Once the commit has begun its answer is waited for."""
         with self._lock:
             if self.reason is None:
+                self._requested_at = time.monotonic()
                 self.reason = reason
                 self._requested.set()
 
@@ -104,28 +112,23 @@ class Interrupt:
     def is_effective(self) -> bool:
         """Whether work is to be aborted now."""
         with self._lock:
-            return self.reason is not None and not self._committing
+            return self._is_effective()
 
-    def call(self, function: Callable[[], R]) -> R:
-        """Return what `function` returns. It runs in a thread of its own, left behind when asked to stop."""
-        answer: queue.SimpleQueue[tuple[R] | BaseException] = queue.SimpleQueue()
+    def _is_effective(self) -> bool:
+        if self._committing and time.monotonic() - self._requested_at < _COMMIT_SECONDS:
+            return False
+        return self.reason is not None
 
-        def run() -> None:
-            try:
-                answer.put((function(),))
-            except BaseException as error:
-                answer.put(error)
-
-        threading.Thread(target=run, name="call", daemon=True).start()
-        while True:
-            self.check()
-            try:
-                result = answer.get(timeout=POLL_SECONDS)
-            except queue.Empty:
-                continue
-            if isinstance(result, BaseException):
-                raise result
-            return result[0]
+    def call(self, function: Callable[[], R], grace_seconds: float = 0.0) -> R:
+        """Return what `function` returns. It runs in a thread of its own, left behind when it does not stop in time."""
+        answer = aside.begin(function)
+        deadline: float | None = None
+        while not wait([answer], POLL_SECONDS).done:
+            if self.is_effective:
+                deadline = deadline or time.monotonic() + grace_seconds
+                if time.monotonic() >= deadline:
+                    raise Stopped
+        return answer.result()
 
 
 class Watch:

@@ -6,8 +6,10 @@ NUMBA_DISABLE_JIT=1 the same source runs as Python, so that coverage and a debug
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,11 +51,37 @@ def _sources_digest() -> str:
     return hashlib.sha256(sources).hexdigest()[:16]
 
 
+def _bring(compiled: Path, folder: Path) -> None:
+    """Copy what was compiled when an image was built, whole or not at all; files only, whose modes are then ours."""
+    if folder.exists() or not compiled.is_dir() or compiled.stat().st_uid not in (0, os.getuid()):
+        return
+    with (
+        contextlib.suppress(OSError),  # no room, or another process was first
+        tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as new,
+    ):
+        for file in compiled.glob("*/*.nb[ic]"):
+            copy = Path(new) / file.relative_to(compiled)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, copy)
+        Path(new).rename(folder)
+
+
+def _cache_folder() -> Path | None:
+    """Return where code compiled from these very sources is kept, with what a read-only NUMBA_CACHE_DIR has of it."""
+    parent = _first_writable_folder()
+    if parent is None:
+        return None
+    folder = parent / _sources_digest()
+    if given := os.environ.get("NUMBA_CACHE_DIR"):
+        _bring(Path(given) / folder.name, folder)
+    return folder
+
+
 # Numba raises at import where cache=True and no folder can be written (a read-only image): then every run compiles.
-_CACHE_FOLDER = _first_writable_folder()
+_CACHE_FOLDER = _cache_folder()
 if _CACHE_FOLDER is not None:
     # numba.core.config makes its attributes from the environment at import
-    config.CACHE_DIR = str(_CACHE_FOLDER / _sources_digest())  # pyright: ignore[reportAttributeAccessIssue]
+    config.CACHE_DIR = str(_CACHE_FOLDER)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def kernel(function: Callable[P, R]) -> Callable[P, R]:

@@ -146,6 +146,16 @@ def rejects(connection: Connection, import_key: int) -> Iterator[Reject]:
         )
 
 
+def first_reject(connection: Connection, import_key: int) -> Reject | None:
+    """Return the reject that comes first in the file."""
+    with connection.cursor(row_factory=args_row(Reject)) as cursor:
+        return cursor.execute(
+            "SELECT line, byte_offset, column_name, value, reason, original FROM loader.reject"
+            " WHERE import_key = %s ORDER BY line LIMIT 1",
+            [import_key],
+        ).fetchone()
+
+
 def insert_part(connection: Connection, import_key: int) -> int:
     """Insert a part, of which `set_row_count` must tell the rest in the same transaction; return its number."""
     with connection.cursor(row_factory=scalar_row) as cursor:

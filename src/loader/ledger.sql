@@ -51,7 +51,7 @@ CREATE TABLE loader.reject (
     line        bigint NOT NULL,              -- physical line of the file; the header is line 1
     byte_offset bigint NOT NULL,              -- of the record, in the decompressed file
     column_name text,                         -- null: the whole row is at fault
-    value       text,
+    value       text,                         -- the field, or the row, at fault: its beginning
     reason      text NOT NULL,
     original    bytea NOT NULL                -- the record's bytes, without its line end
 );

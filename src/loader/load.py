@@ -18,7 +18,7 @@ import psycopg
 from loader import claim, coverage, ledger, publication, removal, trips_table
 from loader.buffers import BufferPool
 from loader.claim import Attempt, Target
-from loader.database import Connection, Database
+from loader.database import Connection, Database, end_backends
 from loader.errors import LoaderError
 from loader.failpoint import reach
 from loader.header import Header, read_header
@@ -26,6 +26,7 @@ from loader.interrupt import Interrupt, Stopped
 from loader.ledger import Import
 from loader.preview import first_rejects
 from loader.progress import Meter
+from loader.pulse import Pulse
 from loader.rejection import RejectCount, parse_allowance, refuse_too_many
 from loader.remainder import Remainder
 from loader.source import Source, SourceInfo, open_source
@@ -40,8 +41,6 @@ _SPARE_BUFFERS = 2
 # A database that is gone for longer than this, counted from the last block loaded, ends the run.
 _DATABASE_BUDGET_SECONDS = 120.0
 _DATABASE_RETRY_SECONDS = 1.0
-# The shortest record: nothing but 23 commas and a line end. Bounds how many rows a file can have.
-_LEAST_RECORD_BYTES = 24
 
 
 class _Probe(msgspec.Struct, frozen=True):
@@ -100,7 +99,10 @@ class Load:
             probe = self._probe(source)
             reach()
             control = self._interrupt.call(lambda: stack.enter_context(database.connection("control")))
-            trips_table.prepare(control)
+            database.refuse_shared_sessions(control)
+            stack.enter_context(Pulse(database, lambda: self._meter.rows_sent))
+            end_backends(control)  # of the attempt before: what was lost to us, the server may not know yet
+            self._prepare(control)
             reach()
             target = self._target(probe)
             claimed = self._claim(control, target)
@@ -133,6 +135,17 @@ class Load:
                 f"Nothing says where {info.location} ends: if it were cut off, nobody would see it.",
                 "Compressed files prove their end; else get a copy, or do without --require-verified-length.",
             )
+
+    def _prepare(self, control: Connection) -> None:
+        """Make sure of `trips` and the ledger; raises TABLE_CHANGED where an earlier attempt had another trips."""
+        try:
+            trips_table.prepare(control)
+        except LoaderError as error:
+            if error.code is not FailureCode.TABLE_MISMATCH or self.import_id is None:
+                raise
+            if ledger.find_import(control, self.import_id) is None:
+                raise
+            raise publication.table_changed(error.failure.message) from error
 
     def _target(self, probe: _Probe) -> Target:
         return Target(
@@ -168,7 +181,7 @@ class Load:
             for part in ledger.parts(control, found.import_key):
                 removal.drop_part(control, found.import_key, part)
         reach()
-        publication.create_import_table(control, found.import_key)
+        publication.create_import_table(control, found.import_key, self._interrupt)
         reach()
         return found, Attempt(found.import_key, number, found.column_count)
 
@@ -200,7 +213,6 @@ class Load:
         loaded_bytes = probe.header.data_start + committed.bytes if info.compression is None else 0
         self._meter.start(info.size_bytes, loaded_bytes, committed.rows_copied, committed.rows_rejected)
         self._meter.enter("loading")
-        most_rows = None if data_end is None else data_end // _LEAST_RECORD_BYTES
         workers = Workers(
             database,
             attempt,
@@ -209,10 +221,12 @@ class Load:
             pool,
             self._interrupt,
             self._meter,
-            RejectCount(self._allowance, committed.rows_rejected, most_rows),
+            RejectCount(self._allowance, committed.rows_rejected, data_end),
         )
-        workers.run(remainder.blocks(), probe.source.close, lambda: publication.attach_parts(control, key))
-        publication.attach_parts(control, key)
+        workers.run(
+            remainder.blocks(), probe.source.close, lambda: publication.attach_free_parts(control, key)
+        )
+        publication.attach_parts(control, key, self._interrupt)
         return remainder
 
     def _receipt(
@@ -223,7 +237,8 @@ class Load:
         self._refuse_unverified(probe.source, info)
         totals = ledger.totals(control, key)
         rows_parsed = totals.rows_sent + totals.rows_rejected
-        refuse_too_many(self._allowance, totals.rows_rejected, rows_parsed)
+        first = ledger.first_reject(control, key)
+        refuse_too_many(self._allowance, totals.rows_rejected, rows_parsed, first)
         flaw = coverage.find_flaw(ledger.spans(control, key), claimed.data_start, remainder.data_end)
         if totals.rows_sent != totals.rows_copied:
             flaw = f"{totals.rows_sent:,} rows were sent and {totals.rows_copied:,} copied"

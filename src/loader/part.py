@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+import psycopg
 from psycopg import Copy, sql
 
 from loader import claim, ledger
 from loader.blocks import Block
+from loader.buffers import MIB
 from loader.claim import Attempt
+from loader.copy_writer import AttentiveWriter
 from loader.database import Connection
 from loader.encode import COPY_HEADER, COPY_TRAILER, Chunk, Encoder
 from loader.errors import LoaderError
@@ -22,8 +25,9 @@ from loader.wire import FailureCode
 
 # One COPY a block wasted 3.7 % of the pages (each COPY begins on fresh ones); one for 8 blocks wastes next to nothing.
 BLOCKS_PER_COPY = 8
-# Rejects wait in memory for the end of a COPY, which is therefore ended early when there are many.
+# Rejects wait in memory for the end of a COPY, which is therefore ended early when there are many or long ones.
 REJECTS_PER_COPY = 10_000
+REJECT_BYTES_PER_COPY = 16 * MIB
 # libpq copies what it is given into its own buffer: larger pieces make that one grow, smaller ones cost calls.
 WRITE_BYTES = 128 * 1024
 
@@ -48,14 +52,26 @@ class Part:
         self._on_block = on_block
         self._blocks: list[BlockRow] = []
         self._rejects: list[Reject] = []
+        self._reject_bytes = 0
 
     def load(self, blocks: Iterator[Block]) -> int:
         """Load the blocks and commit; return the part's number.
 
         Calls `on_rejects` as rows are set aside, with the byte offset behind their block (it may raise), and `on_block`
-        when a block's bytes are no longer needed. Raises Stopped, IMPORT_BUSY when another loader has taken over, and
-        what the database raises.
+        when a block's bytes are no longer needed. Raises Stopped, IMPORT_BUSY when another loader has taken over, BAD_ROW
+        for a constraint of trips, and what the database raises.
         """
+        try:
+            return self._load(blocks)
+        except psycopg.IntegrityError as error:
+            raise LoaderError(
+                FailureCode.BAD_ROW,
+                f"A row breaks a constraint that was added to trips: {error.diag.message_primary}.",
+                "Drop the constraint, or correct the file. Postgres does not tell which row it is.",
+                value=error.diag.message_detail,
+            ) from error
+
+    def _load(self, blocks: Iterator[Block]) -> int:
         connection, import_key = self._connection, self._attempt.import_key
         with connection.transaction():
             number = ledger.insert_part(connection, import_key)
@@ -88,6 +104,7 @@ class Part:
                 rejects += len(chunk.rejects)
                 if chunk.rejects:
                     self._rejects.extend(chunk.rejects)
+                    self._reject_bytes += sum(len(reject.original) for reject in chunk.rejects)
                     self._on_rejects(chunk.rejects, byte_end)
                 yield chunk
             row = BlockRow(block.byte_offset, byte_end, block.line_count, rows, rejects)
@@ -103,17 +120,24 @@ class Part:
         command = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT binary, FREEZE)").format(table, columns)
         rows, more = 0, False
         with self._connection.cursor() as cursor:
-            with cursor.copy(command) as copy:
+            writer = AttentiveWriter(cursor)
+            with cursor.copy(command, writer=writer) as copy:
                 copy.write(COPY_HEADER)
                 for chunk in chunks:
                     self._write(copy, chunk.payload)
                     rows += chunk.rows
-                    if len(self._blocks) >= BLOCKS_PER_COPY or len(self._rejects) >= REJECTS_PER_COPY:
-                        more = True
+                    more = writer.has_answer or self._is_full
+                    if more:
                         break
                 copy.write(COPY_TRAILER)
             _compare(rows, cursor.rowcount)
         return rows, more
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether what waits for the end of the COPY is enough."""
+        many_rejects = len(self._rejects) >= REJECTS_PER_COPY or self._reject_bytes >= REJECT_BYTES_PER_COPY
+        return many_rejects or len(self._blocks) >= BLOCKS_PER_COPY
 
     def _write(self, copy: Copy, payload: memoryview) -> None:
         for start in range(0, len(payload), WRITE_BYTES):
@@ -124,6 +148,7 @@ class Part:
         ledger.insert_rejects(self._connection, self._attempt.import_key, number, self._rejects)
         ledger.insert_blocks(self._connection, self._attempt.import_key, number, self._blocks)
         self._rejects.clear()
+        self._reject_bytes = 0
         self._blocks.clear()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Iterator
 
@@ -10,9 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from loader.display import size_text
+from loader.errors import value_text
 from loader.header import Header, first_records, read_header
-from loader.rejects import Reject
-from loader.rows import Fault, encode_row, reject_of
+from loader.rejects import Reason, Reject
+from loader.rows import Fault, encode_row, reject_of, split_record
 from loader.source import SourceInfo, open_source
 from loader.trips import COLUMNS, POSTGRES_TYPES
 
@@ -80,15 +80,18 @@ def _columns(header: Header, records: list[bytes]) -> Table:
     table = Table(box=None, pad_edge=False)
     for title in ("COLUMN", "TYPE", *(f"ROW {number}" for number in range(1, len(records) + 1))):
         table.add_column(title, no_wrap=True)
-    rows = list(csv.reader(record.decode(errors="backslashreplace") for record in records))
+    rows = [split_record(record, header.column_count) for record in records]
     for index, column in enumerate(COLUMNS[: header.column_count]):
-        values = [row[index] if index < len(row) else "-" for row in rows]
-        table.add_row(
-            column.name,
-            POSTGRES_TYPES[column.kind],
-            *(value[:_SHOWN_CHARACTERS] if value else "(null)" for value in values),
-        )
+        table.add_row(column.name, POSTGRES_TYPES[column.kind], *(_cell(row, index) for row in rows))
     return table
+
+
+def _cell(row: list[bytes | None] | Reason, index: int) -> str:
+    """Return a field as it is shown; - where the row has none, or is no row at all."""
+    if isinstance(row, Reason) or index >= len(row):
+        return "-"
+    field = row[index]
+    return "(null)" if field is None else value_text(field)[:_SHOWN_CHARACTERS]
 
 
 def _verdict(rejects: list[Reject], tried: int) -> str:

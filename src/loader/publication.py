@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 import psycopg
@@ -27,26 +28,58 @@ _LOCK_TIMEOUT_SECONDS = 1
 _LOCK_PAUSE_SECONDS = 1.0
 # and gives up after this long in all: longer than a report runs, shorter than a night's pg_dump.
 _LOCK_BUDGET_SECONDS = 600.0
+# Classes of SQLSTATE that a publish meets where trips is gone or altered, or has a new constraint that the rows break, or
+# that no import can have.
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+_TABLE_CHANGED_CLASSES = ("0A", "23", "42")
 
 
-def create_import_table(connection: Connection, import_key: int) -> None:
-    """Make the import's table unless an earlier attempt has: like trips, with its key fixed, partitioned by part."""
+def create_import_table(connection: Connection, import_key: int, interrupt: Interrupt) -> None:
+    """Make the import's table unless an earlier attempt has: like trips, with its key fixed, partitioned by part.
+
+    Raises TABLE_LOCKED, TABLE_MISMATCH, Stopped.
+    """
     table = ledger.import_table(import_key)
-    with connection.transaction():
-        connection.execute(
-            sql.SQL(
-                "CREATE TABLE IF NOT EXISTS {table} (LIKE {trips} INCLUDING DEFAULTS INCLUDING CONSTRAINTS"
-                " INCLUDING GENERATED INCLUDING STORAGE INCLUDING COMPRESSION INCLUDING INDEXES,"
-                " CONSTRAINT import_key CHECK (import_key = {key})) PARTITION BY LIST (part)"
-            ).format(table=table, trips=TRIPS, key=import_key)
-        )
-        connection.execute(
-            sql.SQL("ALTER TABLE {} ALTER import_key SET DEFAULT {}").format(table, import_key)
-        )
+
+    def create() -> None:
+        with connection.transaction():
+            connection.execute(
+                sql.SQL(
+                    "CREATE TABLE IF NOT EXISTS {table} (LIKE {trips} INCLUDING DEFAULTS INCLUDING CONSTRAINTS"
+                    " INCLUDING GENERATED INCLUDING STORAGE INCLUDING COMPRESSION INCLUDING INDEXES,"
+                    " CONSTRAINT import_key CHECK (import_key = {key})) PARTITION BY LIST (part)"
+                ).format(table=table, trips=TRIPS, key=import_key)
+            )
+            connection.execute(
+                sql.SQL("ALTER TABLE {} ALTER import_key SET DEFAULT {}").format(table, import_key)
+            )
+
+    try:
+        with_lock_timeout(connection, create, interrupt)
+    except pg.FeatureNotSupported as error:
+        raise LoaderError(
+            FailureCode.TABLE_MISMATCH,
+            f"trips has an index or a constraint that no import can have: {error.diag.message_primary}.",
+            "What is unique must include both keys, import_key and part. Drop it, then run the command again.",
+        ) from error
 
 
-def attach_parts(connection: Connection, import_key: int) -> None:
-    """Attach the committed parts that are not yet partitions of the import's table, a short transaction each."""
+def attach_parts(connection: Connection, import_key: int, interrupt: Interrupt) -> None:
+    """Attach the committed parts that are not yet partitions of the import's table, a short transaction each.
+
+    Raises TABLE_LOCKED when others read a part (pg_dump does) for too long, Stopped.
+    """
+    with_lock_timeout(connection, partial(_attach_parts, connection, import_key), interrupt)
+
+
+def attach_free_parts(connection: Connection, import_key: int) -> None:
+    """The same, without waiting for those who read a part: while others load there is time to come back."""
+    _set_lock_timeout(connection, _LOCK_TIMEOUT_SECONDS)
+    with contextlib.suppress(pg.LockNotAvailable, pg.DeadlockDetected):
+        _attach_parts(connection, import_key)
+
+
+def _attach_parts(connection: Connection, import_key: int) -> None:
     with connection.cursor(row_factory=scalar_row) as cursor:
         unattached = cursor.execute(
             "SELECT part FROM loader.part WHERE import_key = %(key)s AND NOT EXISTS (SELECT FROM pg_inherits"
@@ -85,7 +118,6 @@ def publish(
     Its parts must be attached. Raises ALREADY_IMPORTED, IMPORT_BUSY, TABLE_CHANGED, TABLE_LOCKED, Stopped. When the
     connection is lost during the commit, the ledger alone knows the answer.
     """
-    _refuse_changed_table(connection, attempt.import_key)
 
     def transaction() -> None:
         try:
@@ -98,11 +130,14 @@ def publish(
             interrupt.end_commit()
 
     try:
+        _refuse_changed_table(connection, attempt.import_key)
         with_lock_timeout(connection, transaction, interrupt)
     except pg.InsufficientPrivilege:
         raise
-    except pg.SyntaxErrorOrAccessRuleViolation as error:  # class 42: trips was altered just now
-        raise _table_changed(str(error.diag.message_primary)) from error
+    except psycopg.Error as error:
+        if (error.sqlstate or "")[:2] not in _TABLE_CHANGED_CLASSES:
+            raise
+        raise table_changed(str(error.diag.message_primary)) from error
 
 
 def analyze(connection: Connection) -> None:
@@ -111,7 +146,7 @@ def analyze(connection: Connection) -> None:
         return  # no ONLY there: it would read every part of every import once more
     with contextlib.suppress(psycopg.Error):
         connection.execute(f"SET default_statistics_target = {STATISTICS_TARGET}".encode())
-        connection.execute(f"SET lock_timeout = '{_LOCK_TIMEOUT_SECONDS}s'".encode())
+        _set_lock_timeout(connection, _LOCK_TIMEOUT_SECONDS)
         connection.execute("ANALYZE ONLY public.trips")
 
 
@@ -127,7 +162,7 @@ def with_lock_timeout(
     """
     budget_seconds = _LOCK_BUDGET_SECONDS if budget_seconds is None else budget_seconds
     deadline = time.monotonic() + budget_seconds
-    connection.execute(f"SET lock_timeout = '{_LOCK_TIMEOUT_SECONDS}s'".encode())
+    _set_lock_timeout(connection, _LOCK_TIMEOUT_SECONDS)
     while True:
         try:
             action()
@@ -140,8 +175,21 @@ def with_lock_timeout(
                 ) from error
             interrupt.sleep(_LOCK_PAUSE_SECONDS)
         else:
-            connection.execute("RESET lock_timeout")
+            _set_lock_timeout(connection, 0)
             return
+
+
+def table_changed(what: str) -> LoaderError:
+    """Return the error for a trips that is no longer as the import found it."""
+    return LoaderError(
+        FailureCode.TABLE_CHANGED,
+        f"The table trips was altered during the import: {what}.",
+        "Undo the change and run the command again to publish what is loaded; or `loader drop` the import.",
+    )
+
+
+def _set_lock_timeout(connection: Connection, seconds: int) -> None:
+    connection.execute(f"SET lock_timeout = '{seconds}s'".encode())
 
 
 def _publish(connection: Connection, attempt: claim.Attempt, target: claim.Target, receipt: Receipt) -> None:
@@ -186,12 +234,4 @@ def _refuse_changed_table(connection: Connection, import_key: int) -> None:
     now = {row[0]: row for row in trips_table.columns(connection, "public.trips")}
     then = {row[0]: row for row in trips_table.columns(connection, f"loader.import_{import_key}")}
     if changed := [str(name) for name in now.keys() | then.keys() if now.get(name) != then.get(name)]:
-        raise _table_changed(f"column {', '.join(sorted(changed))}")
-
-
-def _table_changed(what: str) -> LoaderError:
-    return LoaderError(
-        FailureCode.TABLE_CHANGED,
-        f"The table trips was altered during the import: {what}.",
-        "Undo the change and run the command again to publish what is loaded; or `loader drop` the import.",
-    )
+        raise table_changed(f"column {', '.join(sorted(changed))}")

@@ -12,6 +12,8 @@ from loader.errors import LoaderError
 from loader.rejects import Reason, Reject
 from loader.wire import FailureCode
 
+# The shortest row: nothing but 23 commas and a line end. A reject may be shorter, an empty line.
+_LEAST_ROW_BYTES = 24
 _TOO_MANY_HINT = "See whether this is the right file; raise --max-rejects if so many bad rows are expected."
 # What is wrong with a record that is cut off, unless that is within its last field.
 _OF_CUT_OFF = {
@@ -54,23 +56,22 @@ def parse_allowance(text: str) -> Allowance:
     )
 
 
-def refuse_too_many(allowance: Allowance, rejects: int, rows: int) -> None:
-    """Judge a whole file of so many rows, rejects included; raises TOO_MANY_REJECTS."""
-    if not allowance.permits(rejects, rows):
-        raise LoaderError(
-            FailureCode.TOO_MANY_REJECTS,
-            f"{rejects:,} of {rows:,} rows were rejected; {allowance} were allowed.",
-            _TOO_MANY_HINT,
+def refuse_too_many(allowance: Allowance, rejects: int, rows: int, first: Reject | None) -> None:
+    """Judge a whole file of so many rows, rejects included, with its first reject; raises TOO_MANY_REJECTS."""
+    if first is not None and not allowance.permits(rejects, rows):
+        message = (
+            f"{rejects:,} of {rows:,} rows were rejected, {allowance} allowed; the first: {_told(first)}."
         )
+        raise _failure(FailureCode.TOO_MANY_REJECTS, message, _TOO_MANY_HINT, first)
 
 
 class RejectCount:
     """The rejects of one attempt, those of committed parts included."""
 
-    def __init__(self, allowance: Allowance, rejects: int, most_rows: int | None) -> None:
-        """`most_rows`: no file of this size has more; None: not known, so a share is judged at the end only."""
+    def __init__(self, allowance: Allowance, rejects: int, data_bytes: int | None) -> None:
+        """`data_bytes`: size of the file; None: not known, so a share is judged at the end only."""
         self._allowance = allowance
-        self._most_rows = most_rows
+        self._data_bytes = data_bytes
         self._lock = threading.Lock()
         self.rejects = rejects
 
@@ -86,44 +87,45 @@ class RejectCount:
             with self._lock:
                 self.rejects += 1
                 count = self.rejects
-            if self._allowance.count is None and self._most_rows is None:
+            if self._allowance.count is None and self._data_bytes is None:
                 continue
-            if not self._allowance.permits(count, self._most_rows or 0):
-                raise self._failure(count, reject)
+            # All bytes but one for each reject may be rows, the last of them without line end.
+            most_rows = count + ((self._data_bytes or 0) - count) // _LEAST_ROW_BYTES + 1
+            if not self._allowance.permits(count, most_rows):
+                raise self._refusal(count, reject)
 
-    def _failure(self, count: int, reject: Reject) -> LoaderError:
-        where = f"line {reject.line:,}, byte {reject.byte_offset:,}"
-        if reject.column is not None:
-            where += f", column {reject.column}"
+    def _refusal(self, count: int, reject: Reject) -> LoaderError:
         if self._allowance.count == 0:
-            code, message, hint = (
-                FailureCode.BAD_ROW,
-                f"A row can't be stored: {reject.reason} ({where}).",
-                "Correct the file, or set such rows aside with --max-rejects N or P%.",
-            )
-        else:
-            code, message, hint = (
-                FailureCode.TOO_MANY_REJECTS,
-                f"{count:,} rows rejected, {self._allowance} allowed; this one: {reject.reason} ({where}).",
-                _TOO_MANY_HINT,
-            )
-        return LoaderError(
-            code,
-            message,
-            hint,
-            line=reject.line,
-            byte_offset=reject.byte_offset,
-            column=reject.column,
-            value=reject.value,
-        )
+            message = f"A row can't be stored: {_told(reject)}."
+            hint = "Correct the file, or set such rows aside with --max-rejects N or P%."
+            return _failure(FailureCode.BAD_ROW, message, hint, reject)
+        message = f"{count:,} rows rejected, {self._allowance} allowed; this one: {_told(reject)}."
+        return _failure(FailureCode.TOO_MANY_REJECTS, message, _TOO_MANY_HINT, reject)
+
+
+def _told(reject: Reject) -> str:
+    where = f"line {reject.line:,}, byte {reject.byte_offset:,}"
+    if reject.column is not None:
+        where += f", column {reject.column}"
+    return f"{reject.reason} ({where})"
+
+
+def _failure(code: FailureCode, message: str, hint: str, reject: Reject) -> LoaderError:
+    return LoaderError(
+        code,
+        message,
+        hint,
+        line=reject.line,
+        byte_offset=reject.byte_offset,
+        column=reject.column,
+        value=reject.value,
+    )
 
 
 def _cut_off(reject: Reject) -> LoaderError:
-    return LoaderError(
-        FailureCode.SOURCE_TRUNCATED,
+    message = (
         f"The file ends like one that is cut off: its last record has no line end, and {_OF_CUT_OFF[reject.reason]}"
-        f" (line {reject.line:,}, byte {reject.byte_offset:,}).",
-        "Get the file anew, whole; if it is meant to end there, take its last line out.",
-        line=reject.line,
-        byte_offset=reject.byte_offset,
+        f" (line {reject.line:,}, byte {reject.byte_offset:,})."
     )
+    hint = "Get the file anew, whole; if it is meant to end there, take its last line out."
+    return _failure(FailureCode.SOURCE_TRUNCATED, message, hint, reject)

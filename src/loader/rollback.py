@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import wait
 from uuid import UUID
 
 import msgspec
 
-from loader import claim, ledger, removal, trips_table
+from loader import aside, claim, ledger, removal, trips_table
 from loader.database import Connection, Database, end_backends
-from loader.errors import LoaderError
+from loader.errors import LoaderError, known
+from loader.failpoint import reach
 from loader.interrupt import Interrupt, StopReason
 from loader.wire import Failed, Failure, FailureCode, Published, Receipt
 
 # A roll back that can't reach the database, or waits for a lock, is tried for this long: a person waits for it.
 _BUDGET_SECONDS = 10.0
 _RETRY_SECONDS = 0.5
+# A server that does not finish a step for so long hangs: the longest is to drop a part of some GB, which takes it a second.
+_HANG_SECONDS = 60.0
 
 _STOP_FAILURES = {
     StopReason.TERMINATED: (
@@ -67,11 +71,11 @@ def end_unpublished(
         return Failed(failure, "kept" if is_claimed else "unknown", shown_id)
     try:
         if is_kept:
-            receipt = _retried(lambda: _ask(database_url, import_id))
+            receipt = _retried(lambda _: _ask(database_url, import_id))
         else:
-            receipt = _retried(lambda: _roll_back(database_url, import_id, on_part))
-    except LoaderError as error:
-        return Failed(failure if is_kept else _cleanup_pending(failure, error), "unknown", shown_id)
+            receipt = _retried(lambda on_step: _roll_back(database_url, import_id, on_part, on_step))
+    except Exception as error:
+        return Failed(failure if is_kept else _cleanup_pending(failure, known(error)), "unknown", shown_id)
     if receipt is not None:
         return Published(receipt)
     return Failed(failure, "kept" if is_kept else "none", shown_id)
@@ -89,28 +93,58 @@ def _cleanup_pending(failure: Failure, error: LoaderError) -> Failure:
     ).failure
 
 
-def _retried(action: Callable[[], Receipt | None]) -> Receipt | None:
-    """Do what needs the database, again and again for a while where that is away."""
+def _retried(action: Callable[[Callable[[], None]], Receipt | None]) -> Receipt | None:
+    """Do what needs the database, repeatedly where that is away. `action` calls what it gets at each step."""
     deadline = time.monotonic() + _BUDGET_SECONDS
     while True:
         try:
-            return action()
+            return _unless_it_hangs(action)
         except LoaderError as error:
             if error.code is not FailureCode.DATABASE_UNAVAILABLE or time.monotonic() > deadline:
                 raise
         time.sleep(_RETRY_SECONDS)
 
 
-def _roll_back(database_url: str, import_id: UUID, on_part: Callable[[int, int], None]) -> Receipt | None:
+def _unless_it_hangs(action: Callable[[Callable[[], None]], Receipt | None]) -> Receipt | None:
+    step_seen = time.monotonic()
+
+    def on_step() -> None:
+        nonlocal step_seen
+        step_seen = time.monotonic()
+
+    answer = aside.begin(lambda: action(on_step))
+    while not wait([answer], _RETRY_SECONDS).done:
+        if time.monotonic() - step_seen > _HANG_SECONDS:
+            raise LoaderError(
+                FailureCode.DATABASE_UNAVAILABLE,
+                f"The database has not answered for {_HANG_SECONDS:.0f} s.",
+                "See what its sessions called `loader … roll back` wait for.",
+            )
+    return answer.result()
+
+
+def _roll_back(
+    database_url: str,
+    import_id: UUID,
+    on_part: Callable[[int, int], None],
+    on_step: Callable[[], None],
+) -> Receipt | None:
     """Remove the staging; return the receipt instead when the import is published."""
     undisturbed = Interrupt()
+
+    def on_removed(parts: int, parts_total: int) -> None:
+        on_part(parts, parts_total)
+        on_step()
+
     with Database(database_url).connection("roll back") as connection:
         if not trips_table.exists(connection) or (found := ledger.find_import(connection, import_id)) is None:
             return None
         end_backends(connection)
+        reach()
         claim.lock(connection, found, undisturbed)
         if removal.mark(connection, found.import_key, published=False):
-            removal.remove(connection, found.import_key, undisturbed, on_part, _BUDGET_SECONDS)
+            reach()
+            removal.remove(connection, found.import_key, undisturbed, on_removed, _BUDGET_SECONDS)
             return None
         return _receipt(connection, import_id)
 

@@ -7,12 +7,19 @@ empty is null, quoted empty is an empty text, a quote may open and close in mid-
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
+from loader.errors import value_text
 from loader.fields import encode_field
 from loader.rejects import Reason, Reject
 from loader.trips import COLUMNS
 
+# Up to a comma outside quotes, or to the end. In one call, and not quote by quote: a record may have millions of them.
+_FIELD = re.compile(rb'(?:[^",]++|"[^"]*+(?:"|\Z))*+')
+# From one quote to the next, doubled ones on the way.
+_QUOTED = re.compile(rb'"((?:[^"]++|"")*+)"')
 _NULL = (-1).to_bytes(4, "big", signed=True)
 
 
@@ -32,7 +39,7 @@ def encode_row(record: bytes, column_count: int) -> bytes | Fault:
     unquoted carriage return; the number of fields; the first field with a NUL byte or invalid UTF-8; the first field
     that its column's kind can't hold.
     """
-    fields = _split(record, column_count)
+    fields = split_record(record, column_count)
     if isinstance(fields, Reason):
         return Fault(None, None, fields)
     if len(fields) != column_count:
@@ -52,47 +59,52 @@ def encode_row(record: bytes, column_count: int) -> bytes | Fault:
 
 
 def reject_of(fault: Fault, record: bytes, line: int, byte_offset: int) -> Reject:
-    """Return what is kept of a row that has a fault; `line` and `byte_offset` are those of the record's first byte."""
+    """Return what is kept of a row that has a fault; `line` and `byte_offset` are those of the record's first byte.
+
+    Where the whole row is at fault, it is the value.
+    """
     column = None if fault.column_index is None else COLUMNS[fault.column_index].name
-    value = None
-    if fault.value is not None:
-        # Like a byte that can't be decoded: no text in Postgres can hold a NUL.
-        value = fault.value.decode(errors="backslashreplace").replace("\0", r"\x00")
+    value = value_text(record if fault.value is None else fault.value)
     return Reject(line, byte_offset, column, value, fault.reason, original=record)
 
 
-def _split(record: bytes, column_count: int) -> list[bytes | None] | Reason:
-    """Return the fields without quotes, None for null; of a row with too many at least one too many."""
+def without_line_end(record: bytes) -> bytes:
+    r"""Return a record without the \n or \r\n at its end."""
+    return record[:-2] if record.endswith(b"\r\n") else record.removesuffix(b"\n")
+
+
+def split_record(record: bytes, column_count: int) -> list[bytes | None] | Reason:
+    """Return the fields without quotes, None for null; of a record with more than `column_count` at least one more."""
     if b'"' in record:
-        return _split_quoted(record)
+        return _split_quoted(record, column_count)
     if b"\r" in record:
         return Reason.CARRIAGE_RETURN
     return [field or None for field in record.split(b",", column_count)]
 
 
-def _split_quoted(record: bytes) -> list[bytes | None] | Reason:
-    stretches = record.split(b'"')  # by turns outside and within quotes
-    if len(stretches) % 2 == 0:
+def field_end(record: bytes, start: int) -> int:
+    """Return where the field that begins at `start` ends: at a comma outside quotes, or with the record."""
+    field = _FIELD.match(record, start)
+    return start if field is None else field.end()
+
+
+def _split_quoted(record: bytes, column_count: int) -> list[bytes | None] | Reason:
+    if record.count(b'"') % 2 == 1:
         return Reason.QUOTE
-    if any(b"\r" in outside for outside in stretches[::2]):
+    if b"\r" in record and b"\r" in _QUOTED.sub(b"", record):
         return Reason.CARRIAGE_RETURN
     fields: list[bytes | None] = []
-    field, quoted = bytearray(), False
-    for index, stretch in enumerate(stretches):
-        if index % 2 == 1:
-            field += stretch
-            quoted = True
-        elif stretch == b"" and 0 < index < len(stretches) - 1:
-            field += b'"'  # nothing between two quotes outside: one quote within
-        else:
-            *ends, rest = stretch.split(b",")
-            for end in ends:
-                field += end
-                fields.append(bytes(field) if field or quoted else None)
-                field, quoted = bytearray(), False
-            field += rest
-    fields.append(bytes(field) if field or quoted else None)
+    start = 0
+    while start <= len(record) and len(fields) <= column_count:
+        end = field_end(record, start)
+        field = record[start:end]
+        fields.append(_QUOTED.sub(_unquoted, field) if b'"' in field else field or None)
+        start = end + 1
     return fields
+
+
+def _unquoted(stretch: re.Match[bytes]) -> bytes:
+    return stretch[1].replace(b'""', b'"')
 
 
 def _text_fault(record: bytes, fields: list[bytes | None]) -> Fault | None:

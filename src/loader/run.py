@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import os
-import sys
 import threading
-import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from loader.errors import LoaderError
+from loader.errors import known
+from loader.failpoint import reach
 from loader.interrupt import POLL_SECONDS, Interrupt, Watch
 from loader.load import Load
 from loader.progress import Meter, Ticker
@@ -19,12 +18,15 @@ from loader.rollback import end_unpublished, stop_failure
 from loader.wire import (
     Failed,
     Failure,
-    FailureCode,
     Job,
     Message,
     Published,
     Started,
 )
+
+# What loading may take to end once it was aborted: workers that hang take 1.5 s (workers.py). A step that hangs even then is
+# left behind: its connections are shut down, so that it can do no harm.
+_END_SECONDS = 5.0
 
 OpenDatabase = Callable[[], AbstractContextManager[str]]
 
@@ -74,8 +76,12 @@ class _Story:
         ticker = Ticker(self._meter, self._send)
         try:
             with contextlib.ExitStack() as stack:
-                database_url = self._interrupt.call(lambda: stack.enter_context(open_database()))
-                return self._load(database_url)
+
+                def opened() -> str:
+                    reach()
+                    return stack.enter_context(open_database())
+
+                return self._load(self._interrupt.call(opened))
         except Exception as error:
             # the database was never opened: what earlier attempts at this import have left, nobody looked at
             import_id = self._job.import_id
@@ -86,7 +92,7 @@ class _Story:
     def _load(self, database_url: str) -> Published | Failed:
         load = Load(self._job, database_url, self._interrupt, self._meter, self._send)
         try:
-            return Published(load.until_published())
+            return Published(self._interrupt.call(load.until_published, _END_SECONDS))
         except Exception as error:
             failure = self._failure(error)
         return end_unpublished(
@@ -102,11 +108,4 @@ class _Story:
     def _failure(self, error: Exception) -> Failure:
         if self._interrupt.reason is not None:  # whatever came of the abort
             return stop_failure(self._interrupt.reason)
-        if isinstance(error, LoaderError):
-            return error.failure
-        traceback.print_exception(error, file=sys.stderr)
-        return LoaderError(
-            FailureCode.INTERNAL_ERROR,
-            f"The loader has a defect: {type(error).__name__}: {error}",
-            "Please report it with what stands on stderr.",
-        ).failure
+        return known(error).failure

@@ -10,6 +10,8 @@ from loader.trips import COLUMNS, POSTGRES_TYPES
 from loader.wire import FailureCode
 
 OLDEST_SERVER = 150000
+# Those that keep UTF-8 as it is. https://www.postgresql.org/docs/current/multibyte.html
+_ENCODINGS = ("UTF8", "SQL_ASCII")
 # What every loader locks while it looks for, and makes, what all share: two first imports at once are in turn.
 _MAKE_LOCK = 0x74726970
 
@@ -31,14 +33,9 @@ CREATE TABLE public.trips (
 def prepare(connection: Connection) -> None:
     """Make `trips` and the ledger where they are missing; see that `trips` is ours to load into.
 
-    Raises DATABASE_UNSUPPORTED, DATABASE_RIGHTS, TABLE_MISMATCH.
+    Raises DATABASE_UNSUPPORTED, DATABASE_UNAVAILABLE (a standby), DATABASE_RIGHTS, TABLE_MISMATCH.
     """
-    if connection.info.server_version < OLDEST_SERVER:
-        raise LoaderError(
-            FailureCode.DATABASE_UNSUPPORTED,
-            f"The server is PostgreSQL {connection.info.server_version // 10000}.",
-            "Use PostgreSQL 15 or newer.",
-        )
+    _check_server(connection)
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [_MAKE_LOCK])
         if not _exists(connection, "loader.reject"):
@@ -62,6 +59,28 @@ def columns(connection: Connection, table: str) -> list[tuple[object, ...]]:
     ).fetchall()
 
 
+def _check_server(connection: Connection) -> None:
+    if connection.info.server_version < OLDEST_SERVER:
+        raise LoaderError(
+            FailureCode.DATABASE_UNSUPPORTED,
+            f"The server is PostgreSQL {connection.info.server_version // 10000}.",
+            "Use PostgreSQL 15 or newer.",
+        )
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding not in _ENCODINGS:
+        raise LoaderError(
+            FailureCode.DATABASE_UNSUPPORTED,
+            f"The database's encoding is {encoding}, which can't store every text of a file.",
+            "Use a database with ENCODING UTF8.",
+        )
+    if connection.execute("SELECT pg_is_in_recovery()").fetchone() == (True,):
+        raise LoaderError(
+            FailureCode.DATABASE_UNAVAILABLE,
+            "The server is a standby: it can be read only, until it is promoted.",
+            "Connect to the primary; a DATABASE_URL with several hosts needs target_session_attrs=read-write.",
+        )
+
+
 def _exists(connection: Connection, table: str) -> bool:
     return connection.execute("SELECT to_regclass(%s) IS NOT NULL", [table]).fetchone() == (True,)
 
@@ -73,8 +92,11 @@ def _check(connection: Connection) -> None:
         for name, expected in _EXPECTED.items()
         if actual.get(name) != expected
     ]
+    # From the catalog: pg_get_partkeydef waits for whoever has locked trips.
     partitioned = connection.execute(
-        "SELECT pg_get_partkeydef('public.trips'::regclass) = 'LIST (import_key)'"
+        "SELECT partstrat = 'l' AND partnatts = 1 AND partattrs[0] = attnum FROM pg_partitioned_table"
+        " JOIN pg_attribute ON attrelid = partrelid AND attname = 'import_key'"
+        " WHERE partrelid = 'public.trips'::regclass"
     ).fetchone()
     if partitioned != (True,):
         wrong.append("it is not PARTITION BY LIST (import_key)")

@@ -146,7 +146,7 @@ FAILURE_KINDS: dict[FailureCode, FailureKind] = {
         "Other sessions kept trips locked for too long; nothing is lost, the same command goes on.",
     ),
     FailureCode.TABLE_CHANGED: FailureKind(
-        ExitCode.SUSPENDED, True, "The columns of trips changed during the import; the staging is kept."
+        ExitCode.SUSPENDED, True, "trips was altered during the import; the staging is kept."
     ),
     FailureCode.TABLE_MISMATCH: FailureKind(
         ExitCode.CONFIGURATION, False, "The database has a trips that the loader did not make."
@@ -160,7 +160,7 @@ FAILURE_KINDS: dict[FailureCode, FailureKind] = {
     FailureCode.DATABASE_UNSUPPORTED: FailureKind(
         ExitCode.CONFIGURATION,
         False,
-        "The database refuses the connection for good, or is older than PostgreSQL 15.",
+        "The database is read-only, not in UTF-8, behind a pooler that keeps no sessions, or older than PostgreSQL 15.",
     ),
     FailureCode.EMBEDDED_DATABASE: FailureKind(
         ExitCode.CONFIGURATION, False, "The embedded PostgreSQL could not be started."

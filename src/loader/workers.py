@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import queue
 import threading
@@ -28,6 +29,8 @@ _MOST_DEFAULT_WORKERS = 4
 _LEAST_PART_BYTES = 1 << 30
 # More partitions than this make planning and locking slow, however large the file.
 _MOST_PARTS = 128
+# How long a worker may take to end the block before one with a bad row: the first bad row is the one that is told.
+_EARLIER_BLOCKS_SECONDS = 30.0
 # How long all threads together have to end after they were aborted: a little longer than that takes where the database
 # hangs (CANCEL_TIMEOUT_SECONDS). One that compiles, or hangs in a system call, is left behind.
 _END_TIMEOUT_SECONDS = 1.5
@@ -90,6 +93,7 @@ class Workers:
             thread.start()
         try:
             self._wait(threads, on_part)
+            self._wait_for_earlier_blocks(threads[1:])
         finally:
             if not self._interrupt.is_effective:
                 self._closed.set()
@@ -110,6 +114,15 @@ class Workers:
             except queue.Empty:
                 continue
             on_part()
+
+    def _wait_for_earlier_blocks(self, workers: list[threading.Thread]) -> None:
+        """Wait, where a row was bad, for the workers that were at other blocks just then."""
+        deadline = time.monotonic() + _EARLIER_BLOCKS_SECONDS
+        if any(_position(failure) < math.inf for failure in self._failures):
+            for worker in workers:
+                while worker.is_alive() and time.monotonic() < deadline:
+                    self._interrupt.check()
+                    worker.join(POLL_SECONDS)
 
     def _read(self, blocks: Iterator[Block]) -> None:
         try:
@@ -184,6 +197,7 @@ class Workers:
             self._failures.append(error)
 
 
-def _position(error: BaseException) -> tuple[bool, int]:
+def _position(error: BaseException) -> float:
+    """Return the byte of the file that a failure is about; one that is about none comes last."""
     offset = error.failure.byte_offset if isinstance(error, LoaderError) else None
-    return (offset is None, offset or 0)
+    return math.inf if offset is None else offset

@@ -1,0 +1,14 @@
+#!/bin/sh
+# Writes a libpq service file with a random password, unless it is there: create-credentials.sh FILE
+# https://www.postgresql.org/docs/current/libpq-pgservice.html
+set -eu
+[ ! -s "$1" ] || exit 0
+cat > "$1.new" <<EOF
+[importer]
+host=postgres
+dbname=taxi
+user=importer
+password=$(python -c 'import secrets; print(secrets.token_urlsafe(32))')
+EOF
+chmod 0444 "$1.new" # its readers are two users of two containers: the volume is mounted nowhere else
+mv "$1.new" "$1"

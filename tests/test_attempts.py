@@ -1,0 +1,91 @@
+"""Loaders that are killed, hang or fail are followed by others, as long as that may help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import SAMPLE_ROWS
+from http_server import HttpServer
+from loader_process import committed_rows, row_count
+from mid_load import resume_serving
+from supervision import ODD, Scene, assert_all_gone, loader, stall, supervising, until
+
+from importer import loader_process
+from importer.imports import State
+from importer.outcome import Retries
+from loader.wire import FailureCode
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+
+
+async def test_a_killed_loader_is_followed_by_one_that_goes_on(scene: Scene, server: HttpServer) -> None:
+    stall(server)
+    import_id = await scene.submit(server.url)
+    await scene.until_part()
+    loader().kill()
+    resume_serving(server)
+    receipt = await scene.receipt(import_id)
+    assert receipt.attempts == 2
+    assert receipt.rows_published == row_count(scene.database_url) == SAMPLE_ROWS
+    first, second = await scene.attempts(import_id)
+    assert (first.exit_code, second.exit_code) == (-9, 0)
+    assert first.error is not None
+    assert first.error.retryable
+    await assert_all_gone(scene.database_url)
+
+
+async def test_a_loader_that_hangs_is_killed_and_followed(
+    scene: Scene, server: HttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader_process, "SILENCE_SECONDS", 5)
+    stall(server)
+    import_id = await scene.submit(server.url)
+    await scene.until_part()
+    loader().suspend()
+    resume_serving(server)
+    assert (await scene.receipt(import_id)).attempts == 2
+    first, _ = await scene.attempts(import_id)
+    assert first.error is not None
+    assert "said nothing" in first.error.message
+
+
+async def test_a_loader_that_somebody_signals_is_followed_by_another(
+    scene: Scene, server: HttpServer
+) -> None:
+    stall(server)
+    import_id = await scene.submit(server.url)
+    await scene.until_part()
+    loader().terminate()
+    resume_serving(server)
+    await scene.receipt(import_id)
+    assert await scene.exit_codes(import_id) == [143, 0]
+
+
+async def test_failures_without_progress_are_counted_and_the_last_one_stays(
+    tmp_path: Path, database_url: str
+) -> None:
+    async with supervising(tmp_path, database_url, command=ODD) as scene:
+        import_id = await scene.submit("https://example.org/fails_retryably")
+        found = await scene.until_state(import_id, State.FAILED)
+        assert found.error is not None
+        assert found.error.code is FailureCode.SOURCE_UNREACHABLE
+        assert await scene.exit_codes(import_id) == [66, 66, 66]
+
+
+async def test_a_failure_after_progress_is_the_first_again(
+    tmp_path: Path, database_url: str, server: HttpServer
+) -> None:
+    """Two failures in a row are one too many here, but the second loader came further than the first."""
+    async with supervising(tmp_path, database_url, retries=Retries(2, 0.05)) as scene:
+        stall(server, at=700_000)
+        import_id = await scene.submit(server.url)
+        rows = await scene.until_part()
+        loader().kill()
+        await scene.until(import_id, lambda found: found.attempt_count == 2)
+        stall(server)
+        server.drop_connections()
+        await until("another part", lambda: committed_rows(database_url) > rows)
+        loader().kill()
+        resume_serving(server)
+        assert (await scene.receipt(import_id)).attempts == 3

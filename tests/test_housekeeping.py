@@ -1,0 +1,108 @@
+"""What ended imports leave: staging is dropped or kept for a retry, old records are deleted."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from pathlib import Path
+
+import psycopg
+import pytest
+from http_server import HttpServer
+from loader_process import leftovers
+from mid_load import resume_serving
+from supervision import DEADLINE_SECONDS, ODD, assert_all_gone, loader, stall, supervising, until
+
+from importer import janitor
+from importer.imports import State
+from importer.outcome import Retries
+from loader.wire import FailureCode
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+
+
+async def test_staging_of_an_import_that_failed_for_good_is_dropped(
+    tmp_path: Path, database_url: str, server: HttpServer
+) -> None:
+    """The first loader is stopped with parts committed; the second ends as no loader should, and says nothing."""
+    stall(server)
+    async with supervising(tmp_path, database_url) as scene:
+        import_id = await scene.submit(server.url)
+        await scene.until_part()
+    assert "staging" in leftovers(database_url)
+    async with supervising(tmp_path, database_url, command=ODD) as scene:
+        found = await scene.until_state(import_id, State.FAILED)
+        assert found.error is not None
+        assert found.error.code is FailureCode.INTERNAL_ERROR
+        assert "Traceback" in (await scene.attempts(import_id))[-1].log
+        await until("the end of its staging", lambda: "staging" not in leftovers(database_url))
+    await assert_all_gone(database_url)
+
+
+async def test_staging_of_a_failure_that_may_pass_is_kept_for_a_retry(
+    tmp_path: Path, database_url: str, server: HttpServer
+) -> None:
+    async with supervising(tmp_path, database_url, retries=Retries(attempts=1)) as scene:
+        stall(server)
+        import_id = await scene.submit(server.url)
+        await scene.until_part()
+        loader().kill()
+        await scene.until_state(import_id, State.FAILED)
+        resume_serving(server)
+        assert await scene.store.retry(import_id) is not None
+        scene.supervisor.wake()
+        await scene.until(import_id, lambda found: found.state is not State.FAILED)
+        assert (await scene.receipt(import_id)).attempts == 2
+
+
+async def test_old_records_are_deleted(tmp_path: Path, database_url: str) -> None:
+    async with supervising(tmp_path, database_url, command=ODD) as scene:
+        old, new = [await scene.submit("https://example.org/fails") for _ in range(2)]
+        await scene.until_state(old, State.FAILED)
+        await scene.until_state(new, State.FAILED)
+    with contextlib.closing(
+        sqlite3.connect(tmp_path / "importer.sqlite", isolation_level=None)
+    ) as connection:
+        connection.execute(
+            "UPDATE import SET finished_at = '2024-02-01T00:00:00.000000+00:00' WHERE id = ?", [str(old)]
+        )
+    async with supervising(tmp_path, database_url, command=ODD) as scene:
+        await scene.until_gone(old)
+        assert await scene.store.get(new) is not None
+
+
+async def test_an_import_that_was_published_after_all_is_no_failure(
+    tmp_path: Path, database_url: str, server: HttpServer
+) -> None:
+    """The database went away with the answer to the commit, for longer than anybody waits."""
+    async with supervising(tmp_path, database_url) as scene:
+        import_id = await scene.submit(server.url)
+        receipt = await scene.receipt(import_id)
+    error = json.dumps({"code": "loader_killed", "message": "It was.", "hint": "None.", "retryable": True})
+    with contextlib.closing(
+        sqlite3.connect(tmp_path / "importer.sqlite", isolation_level=None)
+    ) as connection:
+        connection.execute("UPDATE import SET state = 'failed', receipt = NULL, error = ?", [error])
+    async with supervising(tmp_path, database_url) as scene:
+        await scene.store.wait_for_change(import_id, (await scene.get(import_id)).version, DEADLINE_SECONDS)
+        found = await scene.get(import_id)
+        assert (found.state, found.error, found.receipt) == (State.SUCCEEDED, None, receipt)
+
+
+async def test_housekeeping_that_the_database_prevents_is_done_when_it_is_back(
+    tmp_path: Path, database_url: str, postgres: str, server: HttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(janitor, "_POSTPONED_SECONDS", 0.1)
+    name = database_url.rpartition("/")[2].partition("?")[0]
+    stall(server)
+    async with supervising(tmp_path, database_url) as scene:
+        import_id = await scene.submit(server.url)
+        await scene.until_part()
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
+        async with supervising(tmp_path, database_url, command=ODD) as scene:
+            await scene.until_state(import_id, State.FAILED)
+            connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
+            await until("the end of its staging", lambda: "staging" not in leftovers(database_url))
+    await assert_all_gone(database_url)
