@@ -6,7 +6,7 @@ URL ?=
 # Two cores: one worker a core. The slowest files go first, so that both end together.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: help run demo test test-fast test-slow fuzz check format bench coverage lock clean
+.PHONY: help run demo test test-fast test-slow fuzz check format peers bench coverage lock clean
 
 help: ## what can be made
 	@grep -hE '^[.a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -53,16 +53,26 @@ coverage: .venv/ready ## the tests once more, with every line that ran counted, 
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
+peers: .build/peers/ready ## the programs that make bench compares the loader with, in an environment of their own
+.build/peers/ready: benchmarks/requirements.txt
+	$(PYTHON) -m venv .build/peers
+	.build/peers/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement benchmarks/requirements.txt
+	touch $@
+
 bench: ROWS = 7000000
-bench: .venv/ready ## measure against curl | psql, over all dialects, as files grow, and the service; half an hour
+bench: .venv/ready .build/peers/ready ## measure against others, over dialects, sizes and slow networks, and the service; an hour or two
 	$(BIN)/python benchmarks/compare.py --rows $(ROWS)
+	$(BIN)/python benchmarks/compare.py --rows $(ROWS) --wal-level replica --skip pgloader
 	$(BIN)/python benchmarks/compare.py --dialects
-	$(BIN)/python benchmarks/compare.py --growth
+	$(BIN)/python benchmarks/compare.py --growth --runs 1
+	$(BIN)/python benchmarks/compare.py --network --rows $(ROWS) --runs 1
+	$(BIN)/python benchmarks/compare.py --startup
 	$(BIN)/python benchmarks/compare.py --service --rows $(ROWS)
 
 lock: .venv/ready ## requirements*.txt anew: versions and hashes, no addresses
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --output-file requirements.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --extra dev --constraint requirements.txt --output-file requirements-dev.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header benchmarks/requirements.in --output-file benchmarks/requirements.txt
 	printf "atheris<3.1; python_version<'3.12'\natheris>=3.1; python_version>='3.12'\n" | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header - --output-file requirements-fuzz.txt
 
 clean: ## all that was made

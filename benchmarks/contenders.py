@@ -1,33 +1,62 @@
-"""Who loads the file: one function a contender, which says what is to be run."""
+"""Who loads the file: one function a contender, which says what is to be run, and how it is set up."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
+import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
+import limit
 import msgspec
+from encoded import encoded
 from measure import Pipeline
 
 from loader.trips import COLUMNS, LAYOUT_COLUMN_COUNTS, POSTGRES_TYPES
+from loader.workers import default_worker_count
+
+HERE = Path(__file__).parent
+PEERS = ("ADBC", "DuckDB", "pgloader")
+# The environment of requirements.txt; `make peers` makes it.
+PEERS_ENVIRONMENT = HERE.parent / ".build" / "peers"
+
+COLUMN_TYPES = {  # of the sample
+    column.name: POSTGRES_TYPES[column.kind] for column in COLUMNS[: LAYOUT_COLUMN_COUNTS[0]]
+}
+CREATE_TABLE = f"CREATE TABLE trips ({', '.join(f'{name} {kind}' for name, kind in COLUMN_TYPES.items())})"
 
 
 class Contender(msgspec.Struct, frozen=True):
     """One way to get a file into the table trips of a fresh database."""
 
     name: str
+    settings: str  # for people: what it is, and how it is set up
     pipeline: Callable[
         [str, str], Pipeline
     ]  # of the source's URL and of the database's, also in DATABASE_URL
     prepare: str = ""  # SQL, not timed
 
 
+class Absent(msgspec.Struct, frozen=True):
+    """A contender that this machine has not."""
+
+    name: str
+    settings: str  # for people: what is missing
+
+
 def loader(*options: str) -> Contender:
     """Return this project's loader; it makes its tables itself."""
     command = [sys.executable, "-m", "loader", "run", *options]
-    return Contender("loader", lambda source_url, _database_url: [[*command, source_url]])
+    return Contender(
+        "loader",
+        f"`loader run {' '.join(options)} URL`",
+        lambda source_url, _database_url: [[*command, source_url]],
+    )
 
 
 def curl_psql() -> Contender:
@@ -41,13 +70,105 @@ def curl_psql() -> Contender:
 
     def pipeline(source_url: str, database_url: str) -> Pipeline:
         return [
-            [curl, "--fail", "--silent", "--show-error", source_url],
+            [*_curl(curl), source_url],
             [psql, "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", f"--command={copy}", database_url],
         ]
 
-    columns = COLUMNS[: LAYOUT_COLUMN_COUNTS[0]]  # those of the sample
-    definitions = ", ".join(f"{column.name} {POSTGRES_TYPES[column.kind]}" for column in columns)
-    return Contender("curl | psql", pipeline, f"CREATE TABLE trips ({definitions})")
+    return Contender(
+        "curl | psql", f'`curl URL | psql -c "{copy}"`, into a table that is there', pipeline, CREATE_TABLE
+    )
+
+
+def adbc() -> Contender | Absent:
+    """Return ADBC's driver for PostgreSQL, fed by pyarrow's streaming CSV reader."""
+    return _peer(
+        "ADBC",
+        "peer_adbc.py",
+        ["adbc-driver-postgresql", "pyarrow"],
+        '`pyarrow.csv.open_csv` over HTTP, types given, default block size and threads; `adbc_ingest(mode="create")`:'
+        " binary COPY over one connection, table made in the same transaction",
+    )
+
+
+def duckdb() -> Contender | Absent:
+    """Return DuckDB, whose extensions read over HTTP and write into Postgres."""
+    return _peer(
+        "DuckDB",
+        "peer_duckdb.py",
+        ["duckdb", "duckdb-extension-postgres-scanner", "duckdb-extension-httpfs"],
+        "`CREATE TABLE postgres.trips AS FROM read_csv(URL, columns = …)`, `preserve_insertion_order = false`, default"
+        " threads: binary COPY, table made in the same transaction",
+    )
+
+
+def pgloader() -> Contender | Absent:
+    """Return pgloader, fed by curl, as its documentation has it for files that are to be streamed."""
+    curl, program = shutil.which("curl"), shutil.which("pgloader")
+    if curl is None or program is None:
+        return Absent("pgloader", "not installed (Debian: `apt install pgloader`)")
+    said = subprocess.run([program, "--version"], check=True, capture_output=True, text=True).stdout
+    found = re.search(r'"(.+)"', said)
+
+    def pipeline(source_url: str, database_url: str) -> Pipeline:
+        options = ["--type=csv", f"--field={','.join(COLUMN_TYPES)}"]
+        options += ["--with=skip header = 1", "--with=fields terminated by ','"]
+        return [
+            [*_curl(curl), source_url],
+            [program, "--quiet", *options, "-", f"{_pgloader_url(database_url)}?tablename=trips"],
+        ]
+
+    return Contender(
+        "pgloader",
+        f"pgloader {found[1] if found else 'of unknown version'}: `curl URL | pgloader --type csv -`, with its defaults"
+        " (8 workers, concurrency 2, batches of 25,000 rows), into a table that is there",
+        pipeline,
+        CREATE_TABLE,
+    )
+
+
+def the_limit(sample: Path) -> Contender:
+    """Return what nothing that sends rows to this server can be faster than; it does not look at the URL."""
+    connections = default_worker_count()
+    files = [str(file) for file in encoded(sample, connections)]
+    command = [sys.executable, str(HERE / "limit.py")]
+    return Contender(
+        "the limit",
+        f"the sample's rows, encoded beforehand, sent from memory by {connections} connections: one binary COPY each with"
+        " FREEZE, into tables with the loader's columns and checks, made in the same transaction",
+        lambda _source_url, database_url: [[*command, database_url, *files]],
+        limit.PREPARE,
+    )
+
+
+def _curl(program: str) -> list[str]:
+    return [program, "--fail", "--silent", "--show-error"]
+
+
+def _peer(name: str, script: str, packages: list[str], settings: str) -> Contender | Absent:
+    """Return a Python program that runs in the peers' environment."""
+    python = PEERS_ENVIRONMENT / "bin" / "python"
+    folders = [str(folder) for folder in PEERS_ENVIRONMENT.glob("lib/python*/site-packages")]
+    versions = {
+        each.name.replace("_", "-"): each.version for each in importlib.metadata.distributions(path=folders)
+    }
+    if not all(package in versions for package in packages):
+        return Absent(name, "not installed (`make peers`)")
+    columns = msgspec.json.encode(COLUMN_TYPES).decode()
+    shown = ", ".join(f"{package} {versions[package]}" for package in packages)
+    return Contender(
+        name,
+        f"{shown}: {settings}",
+        lambda source_url, database_url: [
+            [str(python), str(HERE / script), source_url, database_url, columns]
+        ],
+    )
+
+
+def _pgloader_url(database_url: str) -> str:
+    """Return the address as pgloader wants that of a Unix socket: unix:FOLDER:PORT in the place of the host."""
+    parts = urlsplit(database_url)
+    options = parse_qs(parts.query)
+    return f"postgresql://{parts.username}@unix:{options['host'][0]}:{options['port'][0]}{parts.path}"
 
 
 def _psql() -> str:

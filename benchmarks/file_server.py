@@ -1,34 +1,77 @@
 """A file server on loopback, for the demo and the benchmarks: ranges, strong ETags, keep-alive, no copies (sendfile).
 
-It runs in a process of its own, so that its CPU time is not the loader's.
+It runs in a process of its own, so that its CPU time is not the loader's. `FILE?times=N` is a file's first line and N
+times all others: a file of any size, that takes the disk and the memory of one. `GET /sent` tells how many bytes of
+files it has sent.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import email.utils
 import os
 import re
+import socket
 import subprocess
 import sys
-from collections.abc import Generator
+import threading
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import parse_qs, urlsplit
+
+SENT = "/sent"
 
 
 @contextmanager
-def serve(folder: Path) -> Generator[str]:
-    """Serve the files of a folder; yield the base URL, which has no slash at its end."""
-    command = [sys.executable, __file__, str(folder)]
+def serve(folder: Path, options: Sequence[str] = (), enter: Sequence[str] = ()) -> Generator[str]:
+    """Serve the files of a folder; yield the base URL, which has no slash at its end.
+
+    `enter` is a command that runs the rest of its arguments elsewhere, such as in another network namespace.
+    """
+    command = [*enter, sys.executable, __file__, *options, str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             yield server.stdout.readline().strip() if server.stdout else ""
         finally:
             server.terminate()
+
+
+class _Count:
+    """A number that threads add to."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.total = 0
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            self.total += count
+
+
+_sent_bytes = _Count()  # of files, whole answers only
+
+
+class _Repeated:
+    """The bytes of a file's first line and of so many times its other lines."""
+
+    def __init__(self, file: BinaryIO, times: int) -> None:
+        self._file = file
+        self._header = len(file.readline()) if times > 1 else 0
+        self._body = os.fstat(file.fileno()).st_size - self._header
+        self.size = self._header + self._body * times
+
+    def send(self, connection: socket.socket, first: int, end: int) -> None:
+        """Send the bytes [first, end)."""
+        while first < end:
+            offset = first if first < self._header else self._header + (first - self._header) % self._body
+            count = min(end - first, self._header + self._body - offset)
+            connection.sendfile(self._file, offset, count)
+            first += count
 
 
 class FileHandler(SimpleHTTPRequestHandler):
@@ -39,15 +82,21 @@ class FileHandler(SimpleHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Send the file, or the range asked for."""
+        if self.path == SENT:
+            self._say(str(_sent_bytes.total))
+            return
         path = Path(self.translate_path(self.path))
         if not path.is_file():
             self.send_error(HTTPStatus.NOT_FOUND)
             return
+        times = parse_qs(urlsplit(self.path).query).get("times", ["1"])[0]
         try:
             with path.open("rb") as file:
-                first, count = self._send_head(os.fstat(file.fileno()))
-                if count > 0 and self.command == "GET":
-                    self.connection.sendfile(file, first, count)
+                content = _Repeated(file, int(times))
+                first, end = self._send_head(content.size, f"{os.fstat(file.fileno()).st_mtime_ns:x}-{times}")
+                if self.command == "GET":
+                    content.send(self.connection, first, end)
+                    _sent_bytes.add(end - first)
         except ConnectionError:  # the client has had enough
             self.close_connection = True
 
@@ -55,10 +104,15 @@ class FileHandler(SimpleHTTPRequestHandler):
         """Send what GET would, without the bytes."""
         self.do_GET()
 
-    def _send_head(self, status: os.stat_result) -> tuple[int, int]:
-        """Send status and headers; return the offset and the number of the bytes that are to follow."""
-        size = status.st_size
-        etag = f'"{status.st_mtime_ns:x}-{status.st_ino:x}-{size:x}"'
+    def _say(self, text: str) -> None:
+        self.send_response(HTTPStatus.OK)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def _send_head(self, size: int, version: str) -> tuple[int, int]:
+        """Send status and headers; return the offsets of the bytes that are to follow and of their end."""
+        etag = f'"{version}-{size:x}"'
         first, end = 0, size
         answer = HTTPStatus.OK
         wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
@@ -79,14 +133,14 @@ class FileHandler(SimpleHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {first}-{end - 1}/{size}")
         elif answer == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             self.send_header("Content-Range", f"bytes */{size}")
-        count = end - first if answer in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT) else 0
-        self.send_header("Content-Length", str(count))
+        if answer not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
+            end = first
+        self.send_header("Content-Length", str(end - first))
         self.send_header("Content-Type", self.guess_type(self.translate_path(self.path)))
         self.send_header("Accept-Ranges", "bytes")
         self.send_header("ETag", etag)
-        self.send_header("Last-Modified", email.utils.formatdate(status.st_mtime, usegmt=True))
         self.end_headers()
-        return first, count
+        return first, end
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
         """Say nothing: a line a request would be most of the output."""
@@ -98,9 +152,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen at (default: %(default)s)")
     parser.add_argument("--port", type=int, default=0, help="default: any that is free")
+    parser.add_argument(
+        "--congestion", help="how TCP is to answer lost packets, as cubic; default: the system's"
+    )
     arguments = parser.parse_args()
     handler = partial(FileHandler, directory=str(arguments.folder))
     with ThreadingHTTPServer((arguments.host, arguments.port), handler) as server:
+        if arguments.congestion:
+            server.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, arguments.congestion.encode())
         print(f"http://{arguments.host}:{server.server_port}", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()

@@ -1,204 +1,202 @@
-"""What must not grow with the file: the loader's memory and the publish; and what may: the roll back, with the staging."""
+"""One file of growing size: loaded and published, dropped, loaded and told to stop, killed and resumed."""
 
 from __future__ import annotations
 
 import os
 import signal
-import statistics
+import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+import urllib.request
+from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 import msgspec
 from contenders import loader
-from measure import run_pipeline
-from report import Goal, goals_table, spread, table
+from file_server import SENT
+from measure import Usage, run_pipeline
 from server import LastCopy, Server
+from timed_messages import TimedMessage, timed_messages
 from trial import Entry
 
-from loader.wire import ExitCode, Message, ProgressMessage
+from loader.wire import ExitCode, ProgressMessage
 
 WORKERS = 4
 CONTENDER = loader("--progress=json", f"--workers={WORKERS}")
-# The share of the staging that is there when SIGTERM is sent.
+# The share of the staging that is there when SIGTERM is sent, and when SIGKILL is.
 STAGED_SHARE = 0.9
+KILLED_SHARE = 0.6
+# What the database takes of the disk for each GB of the file, and room for its log and the sample.
+STORED_GB_A_GB, SPARE_GB = 1.4, 6
+# The pieces of the file whose times are compared: the first and the last, but not smaller than a quarter.
+PIECE_BYTES = 1e9
+LARGEST_PIECE = 0.25
 
-MEMORY_LIMIT_MB = 400
-# No two runs of allocators and threads are the same: the larger file may take so much more.
-MEMORY_GROWTH_LIMIT = 1.1
-PUBLISH_LIMIT_SECONDS = 1
-STOP_LIMIT_SECONDS = 0.5
 
+class Loading(msgspec.Struct, frozen=True):
+    """A load up to its publish, and what the server alone then needs to drop the same tables."""
 
-class GrowthTrial(msgspec.Struct, frozen=True):
-    """One load, publish and DROP TABLE of a file, and one roll back of most of it."""
-
-    label: str
-    source_bytes: int
     wall_seconds: float
+    client_cpu_seconds: float
+    database_cpu_seconds: float
     peak_bytes: int
+    first_piece_seconds: float
+    last_piece_seconds: float
     publish_seconds: float
     table_bytes: int
     drop_table_seconds: float
+
+
+class RollBack(msgspec.Struct, frozen=True):
+    """A load that is told to stop when most of it is staged."""
+
     staged_bytes: int
     stop_seconds: float  # from SIGTERM to the end of the last COPY
-    roll_back_seconds: float  # from SIGTERM to the loader's end
+    seconds: float  # from SIGTERM to the loader's end
+
+
+class Resume(msgspec.Struct, frozen=True):
+    """The second half of a load whose first half was killed."""
+
+    missing_bytes: int  # of the file, as the ledger says
+    fetched_bytes: int
+    wall_seconds: float
+
+
+class GrowthTrial(msgspec.Struct, frozen=True):
+    """What became of one file."""
+
+    label: str
+    source_bytes: int
+    loading: Loading
+    roll_back: RollBack
+    resume: Resume
+
+    @property
+    def seconds_a_gb(self) -> float:
+        """What a GB of the file takes."""
+        return self.loading.wall_seconds / self.source_bytes * 1e9
 
     @property
     def removal_seconds_a_gb(self) -> float:
         """What the roll back took after loading had stopped, for each GB staged."""
-        return (self.roll_back_seconds - self.stop_seconds) / self.staged_bytes * 1e9
+        return (self.roll_back.seconds - self.roll_back.stop_seconds) / self.roll_back.staged_bytes * 1e9
 
     @property
     def drop_table_seconds_a_gb(self) -> float:
         """What the server alone needs to drop the same tables."""
-        return self.drop_table_seconds / self.table_bytes * 1e9
+        return self.loading.drop_table_seconds / self.loading.table_bytes * 1e9
+
+    @property
+    def resume_share(self) -> float:
+        """What the resume took, of what the whole load would take for as many bytes."""
+        return self.resume.wall_seconds / (self.seconds_a_gb * self.resume.missing_bytes / 1e9)
 
 
-class _Interruption:
-    """Sends SIGTERM when the database is large enough, and sees when the last COPY ends."""
+def try_once(server: Server, entry: Entry) -> GrowthTrial:
+    """Do all that with a file."""
+    loading = _load(server, entry)
+    return GrowthTrial(
+        entry.label,
+        entry.source_bytes,
+        loading,
+        _roll_back(server, entry, loading.table_bytes * STAGED_SHARE),
+        _resume(server, entry, loading.table_bytes * KILLED_SHARE),
+    )
 
-    def __init__(self, server: Server, database_bytes: float) -> None:
+
+class _Signal:
+    """Sends a signal when the database is large enough, and sees when the last COPY ends."""
+
+    def __init__(self, server: Server, number: signal.Signals, staged_bytes: float) -> None:
         self._server = server
-        self._database_bytes = database_bytes
+        self._number = number
+        self._empty_bytes = server.database_bytes()
+        self._wanted_bytes = staged_bytes
         self.last_copy = LastCopy(server)
-        self.database_bytes = 0  # when it was sent
+        self.staged_bytes = 0  # when it was sent
         self.sent_at = 0.0
 
     def __call__(self, process_id: int) -> None:
         if not self.sent_at:
-            self.database_bytes = self._server.database_bytes()
-            if self.database_bytes >= self._database_bytes:
-                os.kill(process_id, signal.SIGTERM)
+            self.staged_bytes = self._server.database_bytes() - self._empty_bytes
+            if self.staged_bytes >= self._wanted_bytes:
+                os.kill(process_id, self._number)
                 self.sent_at = time.perf_counter()
         else:
             self.last_copy.look()
 
 
-def try_once(server: Server, entry: Entry) -> GrowthTrial:
-    """Load and publish a file, drop its table; then load it again and end that with SIGTERM."""
-    environment = {**os.environ, "DATABASE_URL": server.database_url}
-    pipeline = entry.contender.pipeline(entry.source_url, server.database_url)
-
-    with server.fresh_database(entry.contender.prepare), _timed_messages() as (output, messages):
-        empty_bytes = server.database_bytes()
-        usage = run_pipeline(pipeline, environment, output=output)
-        if (rows := server.row_count()) != entry.rows:
-            sys.exit(f"trips has {rows:,} rows, not {entry.rows:,}")
-        full_bytes = server.database_bytes()
+def _load(server: Server, entry: Entry) -> Loading:
+    with server.fresh_database(entry.contender.prepare), timed_messages() as (output, messages):
+        empty_bytes, cpu_seconds = server.database_bytes(), server.cpu_seconds()
+        usage = _run(server, entry, output)
+        cpu_seconds = server.cpu_seconds() - cpu_seconds
+        table_bytes = server.database_bytes() - empty_bytes
         began = time.perf_counter()
         server.execute("DROP TABLE trips")
         drop_table_seconds = time.perf_counter() - began
-    publish_seconds = _publish_seconds(messages)
-
-    with server.fresh_database(entry.contender.prepare):
-        interruption = _Interruption(server, empty_bytes + (full_bytes - empty_bytes) * STAGED_SHARE)
-        run_pipeline(pipeline, environment, watch=interruption, exit_code=ExitCode.TERMINATED)
-        ended_at = time.perf_counter()
-    return GrowthTrial(
-        label=entry.label,
-        source_bytes=entry.source_bytes,
+    first, last = _piece_seconds(messages, entry.source_bytes)
+    return Loading(
         wall_seconds=usage.wall_seconds,
+        client_cpu_seconds=usage.cpu_seconds,
+        database_cpu_seconds=cpu_seconds,
         peak_bytes=usage.peak_bytes,
-        publish_seconds=publish_seconds,
-        table_bytes=full_bytes - empty_bytes,
+        first_piece_seconds=first,
+        last_piece_seconds=last,
+        publish_seconds=_publish_seconds(messages),
+        table_bytes=table_bytes,
         drop_table_seconds=drop_table_seconds,
-        staged_bytes=interruption.database_bytes - empty_bytes,
-        stop_seconds=(interruption.last_copy.ended_at or ended_at) - interruption.sent_at,
-        roll_back_seconds=ended_at - interruption.sent_at,
     )
 
 
-def report(trials: Sequence[GrowthTrial]) -> str:
-    """Return tables of medians and spreads, a row a size, and of the goals."""
-    by_label: dict[str, list[GrowthTrial]] = {}
-    for trial in trials:
-        by_label.setdefault(trial.label, []).append(trial)
-    rows = [
-        [
-            label,
-            spread([trial.wall_seconds for trial in group], 1),
-            spread([trial.peak_bytes / 1e6 for trial in group], 0),
-            spread([trial.publish_seconds for trial in group], 3),
-            spread([trial.staged_bytes / 1e9 for trial in group], 2),
-            spread([trial.stop_seconds for trial in group], 2),
-            spread([trial.roll_back_seconds for trial in group], 2),
-            spread([trial.removal_seconds_a_gb for trial in group], 3),
-            spread([trial.drop_table_seconds_a_gb for trial in group], 3),
-        ]
-        for label, group in by_label.items()
-    ]
-    columns = [
-        "file",
-        "wall s",
-        "loader memory MB",
-        "publish s",
-        "staged GB at SIGTERM",
-        "last COPY ended after s",
-        "loader ended after s",
-        "removal s/GB",
-        "DROP TABLE s/GB",
-    ]
-    return f"{table(columns, rows)}\n\n{goals_table(_goals(list(by_label.values())))}"
+def _roll_back(server: Server, entry: Entry, staged_bytes: float) -> RollBack:
+    with server.fresh_database(entry.contender.prepare):
+        sent = _interrupt(server, entry, signal.SIGTERM, staged_bytes, ExitCode.TERMINATED)
+        ended_at = time.perf_counter()
+    stop_seconds = (sent.last_copy.ended_at or ended_at) - sent.sent_at
+    return RollBack(sent.staged_bytes, stop_seconds, ended_at - sent.sent_at)
 
 
-def _goals(groups: Sequence[Sequence[GrowthTrial]]) -> list[Goal]:
-    """Return what must hold of the sizes, which are in ascending order."""
-
-    def worst(of: Callable[[GrowthTrial], float]) -> float:
-        return max(statistics.median(of(trial) for trial in group) for group in groups)
-
-    def growth(of: Callable[[GrowthTrial], float]) -> float:
-        smallest, largest = (
-            statistics.median(of(trial) for trial in group) for group in (groups[0], groups[-1])
-        )
-        return largest / smallest
-
-    return [
-        Goal(
-            f"loader memory, {WORKERS} workers",
-            MEMORY_LIMIT_MB,
-            worst(lambda trial: trial.peak_bytes / 1e6),
-            " MB",
-        ),
-        Goal(
-            "the same, largest file ÷ smallest", MEMORY_GROWTH_LIMIT, growth(lambda trial: trial.peak_bytes)
-        ),
-        Goal("publish", PUBLISH_LIMIT_SECONDS, worst(lambda trial: trial.publish_seconds), " s"),
-        Goal(
-            "loading stops after SIGTERM", STOP_LIMIT_SECONDS, worst(lambda trial: trial.stop_seconds), " s"
-        ),
-        # A small file is still in the server's memory and costs less: so each size is held to the server's own DROP.
-        Goal(
-            "removal s/GB ÷ DROP TABLE s/GB",
-            1,
-            worst(lambda trial: trial.removal_seconds_a_gb / trial.drop_table_seconds_a_gb),
-        ),
-    ]
+def _resume(server: Server, entry: Entry, staged_bytes: float) -> Resume:
+    with server.fresh_database(entry.contender.prepare):
+        _interrupt(server, entry, signal.SIGKILL, staged_bytes, -signal.SIGKILL)
+        server.await_clients()  # one may be at its commit
+        missing_bytes = entry.source_bytes - server.committed_bytes()
+        sent_bytes = _sent_bytes(entry.source_url)
+        usage = _run(server, entry)
+        return Resume(missing_bytes, _sent_bytes(entry.source_url) - sent_bytes, usage.wall_seconds)
 
 
-@contextmanager
-def _timed_messages() -> Generator[tuple[int, list[tuple[float, Message]]]]:
-    """Yield a file descriptor for a loader's stdout, and a list of when which message came; whole when this ends."""
-    read_end, write_end = os.pipe()
-    messages: list[tuple[float, Message]] = []
-
-    def read() -> None:
-        with os.fdopen(read_end, "rb") as lines:
-            messages.extend((time.perf_counter(), msgspec.json.decode(line, type=Message)) for line in lines)
-
-    thread = threading.Thread(target=read)
-    thread.start()
-    try:
-        yield write_end, messages
-    finally:
-        os.close(write_end)
-        thread.join()
+def _run(server: Server, entry: Entry, output: int = subprocess.DEVNULL) -> Usage:
+    """Load the file to its end; see that all its rows are there."""
+    environment = {**os.environ, "DATABASE_URL": server.database_url}
+    pipeline = entry.contender.pipeline(entry.source_url, server.database_url)
+    usage = run_pipeline(pipeline, environment, output=output)
+    if (rows := server.row_count()) != entry.rows:
+        sys.exit(f"{entry.label}: trips has {rows:,} rows, not {entry.rows:,}")
+    return usage
 
 
-def _publish_seconds(messages: Sequence[tuple[float, Message]]) -> float:
+def _interrupt(
+    server: Server, entry: Entry, number: signal.Signals, staged_bytes: float, exit_code: int
+) -> _Signal:
+    """Begin to load the file, send the loader a signal when so much is staged, and wait for its end."""
+    environment = {**os.environ, "DATABASE_URL": server.database_url}
+    pipeline = entry.contender.pipeline(entry.source_url, server.database_url)
+    sent = _Signal(server, number, staged_bytes)
+    run_pipeline(pipeline, environment, watch=sent, exit_code=exit_code)
+    return sent
+
+
+def _sent_bytes(source_url: str) -> int:
+    """Return how many bytes of files the server has sent."""
+    url = urlsplit(source_url)._replace(path=SENT, query="").geturl()
+    with urllib.request.urlopen(url) as answer:  # noqa: S310 - it is our own server's
+        return int(answer.read())
+
+
+def _publish_seconds(messages: Sequence[TimedMessage]) -> float:
     """Return the time from the first message of the phase to the last message."""
     began = next(
         at
@@ -206,3 +204,26 @@ def _publish_seconds(messages: Sequence[tuple[float, Message]]) -> float:
         if isinstance(message, ProgressMessage) and message.phase == "publishing"
     )
     return messages[-1][0] - began
+
+
+def _piece_seconds(messages: Sequence[TimedMessage], source_bytes: int) -> tuple[float, float]:
+    """Return what the first piece of the file took, and the last of the same size."""
+    loading = [
+        (at, message.progress.bytes_done)
+        for at, message in messages
+        if isinstance(message, ProgressMessage) and message.phase in ("loading", "publishing")
+    ]
+    piece = min(PIECE_BYTES, source_bytes * LARGEST_PIECE)
+    ended = _reached(loading, source_bytes)
+    return _reached(loading, piece) - loading[0][0], ended - _reached(loading, source_bytes - piece)
+
+
+def _reached(loading: Sequence[tuple[float, int]], wanted: float) -> float:
+    """Return when so many bytes were loaded, between two messages by proportion."""
+    before_at, before = loading[0]
+    for at, done in loading:
+        if done >= wanted:
+            share = (wanted - before) / (done - before) if done > before else 0.0
+            return before_at + (at - before_at) * share
+        before_at, before = at, done
+    return before_at

@@ -24,14 +24,14 @@ class Goal(msgspec.Struct, frozen=True):
     unit: str = ""
 
 
-def conditions(postgres_version: str) -> dict[str, str]:
+def conditions(postgres_version: str, wal_level: str) -> dict[str, str]:
     """Return when, where and with what it is measured."""
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": f"{len(os.sched_getaffinity(0))} cores of {_processor()}, {memory_bytes / 2**30:.0f} GiB",
         "system": f"{platform.system()} {platform.release()}",
-        "PostgreSQL": f"{postgres_version}, embedded, with its default settings",
+        "PostgreSQL": f"{postgres_version}, embedded, its default settings, wal_level={wal_level}",
         "Python": platform.python_version(),
         "curl": _first_line("curl", "--version", pattern=r"curl (\S+)"),
         "commit": _first_line("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"),
@@ -57,7 +57,7 @@ def goals_table(goals: Sequence[Goal]) -> str:
         [
             [
                 goal.what,
-                f"{goal.at_most:g}{goal.unit}",
+                f"{goal.at_most:.3g}{goal.unit}",
                 f"{goal.measured:.3g}{goal.unit}",
                 "yes" if goal.measured <= goal.at_most else "**no**",
             ]

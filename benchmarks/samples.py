@@ -21,7 +21,7 @@ def make_sample(folder: Path, rows: int) -> Path:
         command = [sys.executable, "-m", "loader", "sample", "--rows", str(rows), str(unfinished)]
         subprocess.run(command, check=True)
 
-    return _made_once(folder / f"sample-{rows}.csv", write)
+    return made_once(folder / f"sample-{rows}.csv", write)
 
 
 def rows_of(file_bytes: float) -> int:
@@ -37,7 +37,7 @@ def in_dialect(sample: Path, dialect: str) -> Path:
             while chunk := lines.readlines(LINES_BYTES):
                 out.write(DIALECTS[dialect](b"".join(chunk)))
 
-    return _made_once(sample.with_stem(f"{sample.stem}-{re.sub('[^a-z0-9]+', '-', dialect.lower())}"), write)
+    return made_once(sample.with_stem(f"{sample.stem}-{re.sub('[^a-z0-9]+', '-', dialect.lower())}"), write)
 
 
 def warm(path: Path) -> None:
@@ -47,7 +47,8 @@ def warm(path: Path) -> None:
             pass
 
 
-def _made_once(path: Path, write: Callable[[Path], None]) -> Path:
+def made_once(path: Path, write: Callable[[Path], None]) -> Path:
+    """Return the path, written where it is not there yet; under another name until it is whole."""
     if not path.exists():
         print(f"making {path}", file=sys.stderr)
         path.parent.mkdir(parents=True, exist_ok=True)

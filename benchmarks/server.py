@@ -11,10 +11,12 @@ from urllib.parse import urlsplit
 import psutil
 import psycopg
 
-from loader.cluster import read_pid_file
+from loader.cluster import SETTINGS, read_pid_file
 from loader.embedded import embedded_server
 
 DATABASE = "bench"
+# The embedded server's own, and that of nearly all others: https://www.postgresql.org/docs/18/runtime-config-wal.html
+WAL_LEVELS = ("minimal", "replica")
 
 
 class Server:
@@ -45,16 +47,27 @@ class Server:
         with psycopg.connect(self.database_url) as connection:
             return _number(connection, "SELECT count(*) FROM trips")
 
-    def cpu_seconds(self) -> float:
-        """Return the CPU time of the whole server so far, that of ended backends included.
+    def committed_bytes(self) -> int:
+        """Return how many bytes of files the ledger says are loaded."""
+        with psycopg.connect(self.database_url) as connection:
+            return _number(
+                connection, "SELECT coalesce(sum(byte_end - byte_start), 0)::bigint FROM loader.block"
+            )
 
-        The postmaster waits for each backend that ends: from then on the backend's time is in its children's time.
-        """
+    def await_clients(self) -> None:
+        """Wait until nobody is connected to the fresh database."""
         while _number(
             self._connection,
             f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{DATABASE}' AND backend_type = 'client backend'",
         ):
             time.sleep(0.01)
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time of the whole server so far, that of ended backends included.
+
+        The postmaster waits for each backend that ends: from then on the backend's time is in its children's time.
+        """
+        self.await_clients()
         seconds = 0.0
         for process in [*self._postmaster.children(), self._postmaster]:
             with contextlib.suppress(
@@ -101,12 +114,15 @@ class LastCopy:
 
 
 @contextlib.contextmanager
-def scratch_server(folder: Path) -> Generator[Server]:
-    """Start the server of a folder, stop it in the end."""
-    with embedded_server(folder) as url, psycopg.connect(url, autocommit=True) as connection:
-        process_id, _ = read_pid_file(folder)
+def scratch_server(folder: Path, wal_level: str) -> Generator[Server]:
+    """Start the server that has its data below a folder, stop it in the end."""
+    # no user is offered other settings, so there is no parameter for them
+    SETTINGS["wal_level"] = wal_level
+    data_folder = folder / f"data-{wal_level}"
+    with embedded_server(data_folder) as url, psycopg.connect(url, autocommit=True) as connection:
+        process_id, _ = read_pid_file(data_folder)
         if process_id is None:
-            raise RuntimeError(f"The server of {folder} has ended.")
+            raise RuntimeError(f"The server of {data_folder} has ended.")
         yield Server(url, process_id, connection)
 
 

@@ -35,6 +35,7 @@ class Trial(msgspec.Struct, frozen=True):
     client_peak_bytes: int
     database_cpu_seconds: float
     wal_bytes: int
+    stored_bytes: int  # of the tables
 
 
 def alternate(server: Server, entries: Sequence[Entry], runs: int) -> list[Trial]:
@@ -52,9 +53,11 @@ def try_once(server: Server, entry: Entry) -> Trial:
     environment = {**os.environ, "DATABASE_URL": server.database_url}
     pipeline = entry.contender.pipeline(entry.source_url, server.database_url)
     with server.fresh_database(entry.contender.prepare):
+        empty_bytes = server.database_bytes()
         cpu_seconds, wal_bytes = server.cpu_seconds(), server.wal_bytes()
         usage = run_pipeline(pipeline, environment)
         cpu_seconds, wal_bytes = server.cpu_seconds() - cpu_seconds, server.wal_bytes() - wal_bytes
+        stored_bytes = server.database_bytes() - empty_bytes
         rows = server.row_count()
     if rows != entry.rows:
         sys.exit(f"{entry.label} ended well, but trips has {rows:,} rows, not {entry.rows:,}")
@@ -67,6 +70,7 @@ def try_once(server: Server, entry: Entry) -> Trial:
         client_peak_bytes=usage.peak_bytes,
         database_cpu_seconds=cpu_seconds,
         wal_bytes=wal_bytes,
+        stored_bytes=stored_bytes,
     )
 
 
@@ -88,10 +92,12 @@ DATABASE_CPU = Measure(
 )
 MEMORY = Measure("client memory MB", lambda trial: trial.client_peak_bytes / 1e6, 0)
 WAL = Measure("WAL MB", lambda trial: trial.wal_bytes / 1e6, 1)
+WAL_A_STORED_BYTE = Measure("WAL ÷ stored", lambda trial: trial.wal_bytes / trial.stored_bytes, 4)
+STORED = Measure("stored MB", lambda trial: trial.stored_bytes / 1e6, 0)
 FILE = Measure("file MB", lambda trial: trial.source_bytes / 1e6, 0)
 ROWS = Measure("rows in trips", lambda trial: trial.rows, 0)
 
-CONTENDER_COLUMNS = (WALL, DATABASE_CPU, CLIENT_CPU_A_GB, MEMORY, WAL, ROWS)
+CONTENDER_COLUMNS = (WALL, DATABASE_CPU, CLIENT_CPU_A_GB, MEMORY, WAL, STORED, ROWS)
 DIALECT_COLUMNS = (FILE, WALL, CLIENT_CPU, DATABASE_CPU, MEMORY, ROWS)
 
 

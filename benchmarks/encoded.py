@@ -1,0 +1,41 @@
+"""A sample as the limit sends it: encoded once by the loader's encoder, a whole binary COPY for each connection."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from samples import made_once
+
+from loader.buffers import BufferPool
+from loader.encode import COPY_HEADER, COPY_TRAILER, Encoder
+from loader.header import read_header
+from loader.remainder import Remainder
+from loader.source import open_source
+
+# The source's one buffer, the encoder's, and one on the way.
+BUFFERS = 3
+
+
+def encoded(sample: Path, connections: int) -> list[Path]:
+    """Return a file for each connection, made where they are not there; the file's blocks take turns."""
+
+    def write(unfinished: Path) -> None:
+        unfinished.mkdir(exist_ok=True)
+        files = [(unfinished / f"{number}.copy").open("wb") for number in range(connections)]
+        source = open_source(str(sample), connections=1)
+        info = source.probe()
+        header = read_header(info.head, is_whole=info.head_is_whole)
+        encoder, pool = Encoder(header.column_count), BufferPool(BUFFERS)
+        for file in files:
+            file.write(COPY_HEADER)
+        remainder = Remainder(source, pool, [], header.data_start, info.size_bytes)
+        for number, block in enumerate(remainder.blocks()):
+            for chunk in encoder.encode(block):
+                files[number % connections].write(chunk.payload)
+            pool.release(block.buffer)
+        for file in files:
+            file.write(COPY_TRAILER)
+            file.close()
+        source.close()
+
+    return sorted(made_once(sample.with_suffix(f".encoded-{connections}"), write).iterdir())

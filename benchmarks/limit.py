@@ -1,0 +1,65 @@
+"""The limit: rows already encoded, sent from memory by N connections; nothing is fetched, read or parsed.
+
+Each connection fills a table like the loader's parts, in one COPY and one transaction. What a loader takes beyond
+this is its own; what this takes is the database's, and that of getting the bytes there.
+"""
+
+from __future__ import annotations
+
+import mmap
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import psycopg
+
+from loader.trips import COLUMNS, LAYOUT_COLUMN_COUNTS, POSTGRES_TYPES
+
+# As large as the pieces that the loader hands to libpq.
+WRITE_BYTES = 128 * 1024
+
+NAMES = ", ".join(column.name for column in COLUMNS[: LAYOUT_COLUMN_COUNTS[0]])  # those of the sample
+DEFINITIONS = ", ".join(f"{column.name} {POSTGRES_TYPES[column.kind]}" for column in COLUMNS)
+# Like the loader's, so that a row has the same columns and checks.
+PREPARE = (
+    f"CREATE TABLE trips ({DEFINITIONS}, import_key integer NOT NULL, part integer NOT NULL,"
+    " CONSTRAINT import_key CHECK (import_key = 1)) PARTITION BY LIST (part)"
+)
+
+
+def main(database_url: str, files: Sequence[str]) -> None:
+    """Send each file by a connection of its own, all at once; then attach what they filled to trips."""
+    with ThreadPoolExecutor(len(files)) as threads:
+        for _ in threads.map(partial(_send, database_url), range(len(files)), files):
+            pass
+    with psycopg.connect(database_url) as connection:
+        for number in range(len(files)):
+            statement = f"ALTER TABLE trips ATTACH PARTITION part_{number} FOR VALUES IN ({number})"
+            connection.execute(statement.encode())
+
+
+def _in_memory(file: Path) -> memoryview:
+    with file.open("rb") as opened:
+        return memoryview(
+            mmap.mmap(opened.fileno(), 0, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE, prot=mmap.PROT_READ)
+        )
+
+
+def _send(database_url: str, number: int, file: str) -> None:
+    table, rows = f"part_{number}", _in_memory(Path(file))
+    with psycopg.connect(database_url) as connection, connection.cursor() as cursor:
+        for statement in (
+            f"CREATE TABLE {table} (LIKE trips INCLUDING CONSTRAINTS, CHECK (part = {number}))"
+            " WITH (autovacuum_enabled = off)",
+            f"ALTER TABLE {table} ALTER import_key SET DEFAULT 1, ALTER part SET DEFAULT {number}",
+        ):
+            cursor.execute(statement.encode())
+        with cursor.copy(f"COPY {table} ({NAMES}) FROM STDIN (FORMAT binary, FREEZE)".encode()) as copy:
+            for start in range(0, len(rows), WRITE_BYTES):
+                copy.write(rows[start : start + WRITE_BYTES])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])

@@ -1,0 +1,37 @@
+"""Loads a CSV by DuckDB: read_csv over HTTP by its extension httpfs, into a table by its extension postgres.
+
+Both extensions are files of Python packages: DuckDB would fetch them from its own server otherwise. Runs in the
+peers' environment (requirements.txt beside this file), where nothing of the project is.
+Source: https://duckdb.org/docs/stable/core_extensions/postgres
+"""
+
+# Types are checked where DuckDB is not installed.
+# pyright: basic, reportMissingImports=false
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib import resources
+
+import duckdb
+
+EXTENSIONS = ("httpfs", "postgres_scanner")
+
+
+def main(source_url: str, database_url: str, columns: dict[str, str]) -> None:
+    """Load the file into a new table; `columns` says which Postgres type each has."""
+    connection = duckdb.connect()
+    for extension in EXTENSIONS:
+        folder = resources.files(f"duckdb_extension_{extension}") / "extensions" / f"v{duckdb.__version__}"
+        connection.execute(f"LOAD '{folder}/{extension}.duckdb_extension'")
+    connection.execute("SET preserve_insertion_order = false")
+    connection.execute(f"ATTACH '{database_url}' AS target (TYPE postgres)")
+    connection.execute(
+        "CREATE TABLE target.trips AS SELECT * FROM read_csv(?, header = true, columns = ?)",
+        [source_url, columns],
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]))
