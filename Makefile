@@ -24,7 +24,7 @@ run: .venv/ready ## the service at http://127.0.0.1:8000, until Ctrl-C; its API 
 demo: .venv/ready ## start the service, submit a generated sample (or URL=https://...), watch it, and query the rows
 	@$(BIN)/python benchmarks/demo.py --rows $(ROWS) $(if $(URL),--url '$(URL)')
 
-test: .venv/ready ## every test; eight minutes on two cores
+test: .venv/ready ## every test but the long loops; eleven minutes on two cores
 	$(PYTEST)
 
 test-fast: .venv/ready ## the tests that take no time, under a minute
