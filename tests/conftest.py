@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 
@@ -20,6 +21,10 @@ from loader.sample import write_sample
 # The first call of a compiled function takes seconds: no property test is slow for that.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
+
+# Under nohup SIGHUP is ignored, in a shell's background SIGINT. Children inherit that, and heed it; here they are sent both.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SAMPLE_ROWS = 12_000
 

@@ -7,7 +7,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Generator, Iterator, Mapping
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -106,27 +107,30 @@ class LiveService:
 
     def until_state(self, import_id: str, *states: str) -> Json:
         """Follow an import by long polls until it is in one of these states, or has ended."""
+        return self._until(import_id, lambda found: found["state"] in states)
+
+    def until_phase(self, import_id: str, phase: str) -> Json:
+        """Follow an import by long polls until its loader is so far."""
+        return self._until(import_id, lambda found: found["phase"] == phase)
+
+    def _until(self, import_id: str, condition: Callable[[Json], bool]) -> Json:
         found = self.get(import_id)
-        while found["state"] not in states:
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while not condition(found):
             assert found["state"] not in ENDED, found
+            assert time.monotonic() < deadline, found
             answer = self.client.get(f"/imports/{import_id}", params={"wait": 30})
             assert answer.status_code == 200, answer.text
             found = answer.json()
         return found
 
-    def until_phase(self, import_id: str, phase: str) -> Json:
-        """Follow an import by long polls until its loader is so far."""
-        found = self.get(import_id)
-        while found["phase"] != phase:
-            assert found["state"] not in ENDED, found
-            found = self.client.get(f"/imports/{import_id}", params={"wait": 30}).json()
-        return found
-
     def until_gone(self, import_id: str) -> None:
         """Wait until there is no such import."""
+        deadline = time.monotonic() + DEADLINE_SECONDS
         answer = self.client.get(f"/imports/{import_id}")
         while answer.status_code == 200:
             assert answer.json()["state"] == "removing"
+            assert time.monotonic() < deadline, answer.text
             answer = self.client.get(f"/imports/{import_id}", params={"wait": 30})
         assert answer.status_code == 404, answer.text
 

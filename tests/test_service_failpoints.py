@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import shutil
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,17 +123,16 @@ def cancel_until_it_is(live: LiveService, import_id: str) -> None:
 
 
 def at_each_step(
-    what: str, stride: int, prepared: Prepared, postgres: str, folder: Path
+    what: str, steps: Iterable[int], prepared: Prepared, postgres: str, folder: Path
 ) -> Iterator[tuple[Path, str]]:
     """Yield the folder and the database of a service that has lived through it all, for each step that is tried."""
-    for step in itertools.count(stride, stride):
+    for step in steps:
         here = folder / str(step)
         with copied(prepared, postgres, here) as database_url:
             with restarted_service(here, database_url, f"{what}@{step}") as service:
                 live_through(service, prepared)
             yield here, database_url
         if not any("failpoint" in log.read_text() for log in here.glob("service-*.log")):
-            assert step > stride
             return
 
 
@@ -141,8 +140,8 @@ def at_each_step(
 def test_ended_at_any_step_the_service_goes_on_when_it_is_started_again(
     what: str, every_step: bool, prepared: Prepared, postgres: str, tmp_path: Path
 ) -> None:
-    stride = 1 if every_step else 24
-    for folder, database_url in at_each_step(what, stride, prepared, postgres, tmp_path):
+    steps = itertools.count(1) if every_step else (18, 41)
+    for folder, database_url in at_each_step(what, steps, prepared, postgres, tmp_path):
         assert_all_agree(folder, database_url)
         assert query(database_url, "SELECT count(*) FROM loader.import") == [(3,)]
         assert row_count(database_url) == 3 * ROWS

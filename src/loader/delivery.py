@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from typing import TypeVar
 
+from loader import aside
 from loader.buffers import HEAD_ROOM_BYTES, SEGMENT_BYTES, Buffer, BufferPool, Segment
 from loader.raw_source import SourceClosed
 
@@ -28,15 +29,7 @@ def run_until_closed(function: Callable[[], Result], closed: threading.Event) ->
 
     Raises what it raises, or SourceClosed.
     """
-    answer: Future[Result] = Future()
-
-    def run() -> None:
-        try:
-            answer.set_result(function())
-        except BaseException as error:  # it is raised where it is waited for
-            answer.set_exception(error)
-
-    threading.Thread(target=run, name="probe", daemon=True).start()
+    answer = aside.begin(function)
     while not (closed.is_set() or wait([answer], GLANCE_SECONDS).done):
         pass
     if closed.is_set():
