@@ -24,13 +24,13 @@ run: .venv/ready ## the service at http://127.0.0.1:8000, until Ctrl-C; its API 
 demo: .venv/ready ## start the service, submit a generated sample (or URL=https://...), watch it, and query the rows
 	@$(BIN)/python benchmarks/demo.py --rows $(ROWS) $(if $(URL),--url '$(URL)')
 
-test: .venv/ready ## every test but the long loops; eleven minutes on two cores
+test: .venv/ready ## every test but the long ones; nine minutes on two cores
 	$(PYTEST)
 
 test-fast: .venv/ready ## the tests that take no time, under a minute
 	$(PYTEST) -m 'not slow and not long'
 
-test-slow: .venv/ready ## the loops over many random faults; they print their seeds
+test-slow: .venv/ready ## the long tests, most of them loops over faults, which print their seeds
 	$(BIN)/python -m pytest -m long --capture=no --verbose
 
 fuzz: SECONDS ?= 300

@@ -63,6 +63,7 @@ def tables_in(output: str) -> list[list[list[str]]]:
     return [table for table in tables if table]
 
 
+@pytest.mark.long
 def test_the_benchmark_of_the_service_shows_every_figure_and_goal(tmp_path: Path) -> None:
     command = [sys.executable, str(COMPARE), "--service", "--rows=400000", "--runs=1", "--get-seconds=1"]
     output = subprocess.run(
@@ -78,6 +79,7 @@ def test_the_benchmark_of_the_service_shows_every_figure_and_goal(tmp_path: Path
     assert len(trial["cli"]) == len(trial["service"]) > 0
 
 
+@pytest.mark.long
 def test_the_benchmarks_of_growth_start_and_slow_networks_show_what_they_measured(tmp_path: Path) -> None:
     command = [sys.executable, str(COMPARE), "--growth", "0.01", "--startup", "--network", "--rows=20000"]
     output = subprocess.run(

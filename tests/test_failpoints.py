@@ -28,7 +28,7 @@ from loader import wire
 # Three parts of one worker, or four of two: a run of about twenty steps.
 ROWS = 7_000
 # Where not every step is tried: from one to the next that is.
-_STRIDE = 5
+_STRIDE = 7
 
 # Two loaders a step, more than a second each: a minute, and several on a busy machine.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

@@ -432,7 +432,8 @@ def test_an_embedded_server_that_can_not_start_is_told_with_a_reason(scene: Scen
 
 @provokes(FailureCode.INTERNAL_ERROR)
 def test_rows_that_vanish_in_the_server_are_a_defect_and_not_a_receipt(scene: Scene) -> None:
-    scene.server.rule = lambda request: Fault(before="stall") if request.number == 9 else None
+    # after three parts' bytes, so that one of two workers has filled one
+    scene.server.rule = lambda request: Fault(before="stall") if request.number == 24 else None
     loader = scene.start()
     loader.wait_until_loading()
     assert wait_for("a part", lambda: query(scene.database_url, "SELECT part FROM loader.part"))

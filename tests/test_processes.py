@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from mid_load import resume_serving
 from supervision import stall
 
 from loader.embedded import embedded_server
+from loader.wire import ExitCode
 
 pytestmark = pytest.mark.slow
 
@@ -58,3 +62,26 @@ def test_an_embedded_server_that_is_killed_comes_back_and_the_service_goes_on(
         assert found["receipt"]["rows_published"] == row_count(database_url) == SAMPLE_ROWS
         assert live.client.get("/health/ready").status_code == 200
         assert_nothing_is_left(database_url)
+
+
+def test_a_service_of_which_a_part_has_a_defect_ends_in_order_and_says_so(
+    tmp_path: Path, database_url: str
+) -> None:
+    environment = {
+        **os.environ,
+        "DATABASE_URL": database_url,
+        "IMPORTER_DATA_DIR": str(tmp_path),
+        "IMPORTER_PORT": "0",
+        "IMPORTER_FAILPOINT": "error@2",  # the first step after the start: the housekeeping's
+    }
+    service = subprocess.run(
+        [sys.executable, "-m", "importer", "serve"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert service.returncode == ExitCode.INTERNAL
+    assert "a failpoint's error" in service.stderr
+    assert "loaders keep what is committed" in service.stderr
+    assert service.stderr.splitlines()[-2].startswith("internal_error: ")

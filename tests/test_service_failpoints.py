@@ -1,4 +1,4 @@
-"""The service dies at each of its steps in turn, or is stopped there, and is started again: no import is lost or doubled."""
+"""The service dies, fails or is stopped at each of its steps in turn, and is started again: no import is lost or doubled."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def at_each_step(
             return
 
 
-@pytest.mark.parametrize("what", ["crash", pytest.param("SIGTERM", marks=pytest.mark.long)])
+@pytest.mark.parametrize("what", ["crash", "error", pytest.param("SIGTERM", marks=pytest.mark.long)])
 def test_ended_at_any_step_the_service_goes_on_when_it_is_started_again(
     what: str, every_step: bool, prepared: Prepared, postgres: str, tmp_path: Path
 ) -> None:

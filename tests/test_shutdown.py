@@ -21,6 +21,7 @@ from supervision import DEADLINE_SECONDS, ODD, assert_all_gone, stall, supervisi
 from importer.cleanup import Cleanup
 from importer.imports import State
 from importer.janitor import Janitor
+from importer.keyed_tasks import Defects
 from importer.ledger_reader import LedgerReader
 from importer.loader_process import Loaders
 from importer.store import Store
@@ -83,7 +84,7 @@ async def test_housekeeping_that_is_called_just_as_it_is_stopped_ends(turns: int
     nowhere = "postgresql://me@127.0.0.1:1/none"
     ledger = LedgerReader(nowhere)
     store = await Store.open(tmp_path / "importer.sqlite")
-    janitor = Janitor(store, ledger, Cleanup(store, ledger, Loaders(nowhere)), history_days=1)
+    janitor = Janitor(store, ledger, Cleanup(store, ledger, Loaders(nowhere), Defects()), history_days=1)
     with structlog.testing.capture_logs() as said:
         work = asyncio.create_task(janitor.work())
         await until("its first look", lambda: said)

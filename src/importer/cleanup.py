@@ -14,7 +14,7 @@ import structlog
 
 from importer.failpoint import reach
 from importer.imports import Ending, Import, State
-from importer.keyed_tasks import KeyedTasks
+from importer.keyed_tasks import Defects, KeyedTasks
 from importer.ledger_reader import LedgerReader
 from importer.loader_process import Loaders
 from importer.outcome import End, Staged, Standing, failure_of
@@ -36,13 +36,13 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 class Cleanup:
     """A task for each import that is being cancelled and has no loader, and for each that is being removed."""
 
-    def __init__(self, store: Store, ledger: LedgerReader, loaders: Loaders) -> None:
+    def __init__(self, store: Store, ledger: LedgerReader, loaders: Loaders, defects: Defects) -> None:
         self._store = store
         self._ledger = ledger
         self._loaders = loaders
         self._turns = asyncio.Semaphore(_PROCESSES)
-        self._cancels = KeyedTasks()
-        self._removals = KeyedTasks()
+        self._cancels = KeyedTasks(defects)
+        self._removals = KeyedTasks(defects)
 
     def finish_cancel(self, import_id: UUID, end: End | None = None) -> None:
         """See to it that an import becomes cancelled. `end`: of its last attempt, which is still open."""

@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _serve(options: argparse.Namespace) -> ExitCode:
     from importer.errors import StoreError  # what only the service needs takes half a second to import
-    from importer.server import CannotStart, serve
+    from importer.server import CannotStart, Defective, serve
     from importer.settings import InvalidSettings, Settings
 
     given = {
@@ -91,6 +91,13 @@ def _serve(options: argparse.Namespace) -> ExitCode:
         )
     except (CannotStart, StoreError) as error:
         return _tell("start", error.message, error.hint, ExitCode.CONFIGURATION)
+    except Defective:
+        return _tell(
+            "internal_error",
+            "A part of the service has failed; its log has the traceback.",
+            "Start it again, which goes on with all imports, and report the traceback.",
+            ExitCode.INTERNAL,
+        )
     return ExitCode.PUBLISHED
 
 

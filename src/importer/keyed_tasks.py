@@ -1,4 +1,4 @@
-"""Tasks that nobody awaits, at most one for each key. What one raises is a defect, and is logged."""
+"""Tasks that nobody awaits, at most one for each key. What one raises is a defect, and is not kept quiet."""
 
 from __future__ import annotations
 
@@ -10,10 +10,24 @@ import structlog
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
+class Defects:
+    """What tasks raise that nobody awaits. Work stays undone then that others count on, and states say otherwise."""
+
+    def __init__(self) -> None:
+        self.seen = asyncio.Event()
+
+    def look(self, task: asyncio.Task[None]) -> None:
+        """Log what a task that has ended raised, if it did."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("defect", task=task.get_name(), exc_info=error)
+            self.seen.set()
+
+
 class KeyedTasks:
     """The tasks that run. To be used in one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, defects: Defects) -> None:
+        self._defects = defects
         self._tasks: dict[Hashable, asyncio.Task[None]] = {}
         self._is_stopped = False
 
@@ -23,7 +37,7 @@ class KeyedTasks:
             return
         task = self._tasks[key] = asyncio.create_task(work(), name=str(key))
         task.add_done_callback(lambda _: self._tasks.pop(key))
-        task.add_done_callback(log_defect)
+        task.add_done_callback(self._defects.look)
 
     async def wait(self, timeout_seconds: float) -> None:
         """Wait until none runs, or for that long."""
@@ -36,9 +50,3 @@ class KeyedTasks:
         for task in self._tasks.values():
             task.cancel()
         await self.wait(timeout_seconds)
-
-
-def log_defect(task: asyncio.Task[None]) -> None:
-    """Log what a task that has ended raised: nobody awaits it."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("defect", task=task.get_name(), exc_info=error)

@@ -37,10 +37,14 @@ class CannotStart(Exception):  # noqa: N818 - named as what happened
         self.hint = hint
 
 
+class Defective(Exception):  # noqa: N818 - as above
+    """A part of the service has failed unexpectedly; the log has its traceback. The next start goes on with all imports."""
+
+
 def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     """Serve until SIGTERM, SIGINT or SIGHUP, then stop in order; `announce` gets the URL once requests are taken.
 
-    Raises CannotStart, StoreError, LoaderError.
+    Raises CannotStart, StoreError, LoaderError, Defective.
     """
     log.configure(settings.log_format)
     connections.raise_file_limit()
@@ -59,9 +63,14 @@ async def _serve(settings: Settings, listener: socket.socket, announce: Callable
         url = _url(listener)
         announce(url)
         telling = asyncio.create_task(_tell_versions(url, LedgerReader(service.database_url)))
+        defects = asyncio.create_task(service.supervisor.defects.seen.wait())
+        defects.add_done_callback(lambda _: server.stop())
         await server.serve([listener])
         server.hang_up()
         telling.cancel()
+        defects.cancel()
+    if service.supervisor.defects.seen.is_set():
+        raise Defective
 
 
 class _Server(uvicorn.Server):

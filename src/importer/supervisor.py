@@ -17,7 +17,7 @@ from importer.failpoint import reach
 from importer.import_run import ImportRun, Reached
 from importer.imports import Ending, Import, State
 from importer.janitor import Janitor
-from importer.keyed_tasks import KeyedTasks, log_defect
+from importer.keyed_tasks import Defects, KeyedTasks
 from importer.ledger_reader import LedgerReader
 from importer.loader_process import LOADER, Loaders
 from importer.outcome import RETRIES, Retries
@@ -53,10 +53,11 @@ class Supervisor:
         self._retries = retries
         self._loaders = Loaders(database_url, settings.workers, settings.allowed_hosts, command)
         self._ledger = LedgerReader(database_url)
-        self._cleanup = Cleanup(store, self._ledger, self._loaders)
+        self.defects = Defects()
+        self._cleanup = Cleanup(store, self._ledger, self._loaders, self.defects)
         self._janitor = Janitor(store, self._ledger, self._cleanup, settings.history_days)
         self._runs: dict[UUID, ImportRun] = {}
-        self._run_tasks = KeyedTasks()
+        self._run_tasks = KeyedTasks(self.defects)
         self._reached: dict[UUID, Reached] = {}
         # Held from a move in the control DB until the run that belongs to it is in `_runs`, or is told of it.
         self._turn = asyncio.Lock()
@@ -76,7 +77,7 @@ class Supervisor:
         self._claims = asyncio.create_task(self._claim_forever(), name="claims")
         self._housekeeping = asyncio.create_task(self._janitor.work(), name="housekeeping")
         for task in (self._claims, self._housekeeping):
-            task.add_done_callback(log_defect)
+            task.add_done_callback(self.defects.look)
 
     def wake(self) -> None:
         """Look at the queue now: something was put into it."""
