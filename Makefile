@@ -31,7 +31,7 @@ test-fast: .venv/ready ## the tests that take no time, under a minute
 	$(PYTEST) -m 'not slow and not long'
 
 test-slow: .venv/ready ## the long tests, most of them loops over faults, which print their seeds
-	$(BIN)/python -m pytest -m long --capture=no --verbose
+	$(PYTEST) -m long -rP --durations=20
 
 fuzz: SECONDS ?= 300
 fuzz: .venv/ready ## coverage-guided fuzzing of blocks and encoder, on Linux of x86-64; SECONDS=300
