@@ -87,6 +87,12 @@ def test_each_fault_of_the_reliability_page_names_its_test_or_says_why_there_is_
         assert "::test_" in proof or proof.startswith("not provoked: "), fault
 
 
+def test_the_testing_page_names_files_that_exist() -> None:
+    for _, files, _ in rows_of("testing.md", "What each layer proves"):
+        for name in re.findall(r"test_[a-z_*]+\.py", files):
+            assert list((ROOT / "tests").glob(name)), name
+
+
 def rows_of(page: str, heading: str) -> list[list[str]]:
     """Return the cells of the tables under the headings of a page that match a pattern, without their heads."""
     found: list[list[str]] = []
