@@ -243,6 +243,20 @@ def test_rows_that_break_a_constraint_of_trips_are_told_as_such(
     assert_nothing_is_left(loaders.database_url)
 
 
+def test_a_trips_with_a_default_partition_takes_imports_in_and_lets_them_go(
+    loaders: Loaders, server: HttpServer, small_file: HttpServer
+) -> None:
+    url = loaders.database_url
+    loaders.start("run", small_file.url).receipt()
+    execute(url, "CREATE TABLE others PARTITION OF trips DEFAULT")
+    execute(url, "INSERT INTO trips (import_key, part, tips) VALUES (-1, 1, 5)")
+    receipt = loaders.start("run", server.url, "--mode", "replace").receipt()
+    assert row_count(url) == receipt.rows_published + 1
+    assert loaders.start("drop", "--published", receipt.import_id).wait() == 0
+    assert query(url, "SELECT import_key, tips FROM trips") == [(-1, 5.0)]
+    assert_nothing_is_left(url)
+
+
 def execute(database_url: str, statement: str) -> None:
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(statement.encode())

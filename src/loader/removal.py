@@ -10,7 +10,6 @@ from functools import partial
 from typing import Literal
 
 from psycopg import sql
-from psycopg.rows import scalar_row
 
 from loader import claim, ledger, publication
 from loader.database import Connection
@@ -87,18 +86,19 @@ def _detach(connection: Connection, import_key: int) -> None:
     """Take the import's table out of trips, if it is in it, while others go on reading.
 
     DETACH CONCURRENTLY works in two transactions and waits between them for readers that began before; a wait that
-    ends too early leaves the detach pending, which FINALIZE completes.
+    ends too early leaves the detach pending, which FINALIZE completes. A trips to which somebody gave a DEFAULT partition
+    knows only the plain one, which has readers wait for a moment.
     https://www.postgresql.org/docs/current/sql-altertable.html#SQL-ALTERTABLE-DETACH-PARTITION
     """
     table = ledger.import_table(import_key)
-    with connection.cursor(row_factory=scalar_row) as cursor:
-        pending = cursor.execute(
-            "SELECT inhdetachpending FROM pg_inherits WHERE inhrelid = to_regclass(%s)"
-            " AND inhparent = to_regclass('public.trips')",
-            [f"loader.import_{import_key}"],
-        ).fetchone()
-    if pending is not None:
-        how = sql.SQL("FINALIZE" if pending else "CONCURRENTLY")
+    attached = connection.execute(
+        "SELECT inhdetachpending, partdefid <> 0 FROM pg_inherits JOIN pg_partitioned_table ON partrelid = inhparent"
+        " WHERE inhrelid = to_regclass(%s) AND inhparent = to_regclass('public.trips')",
+        [f"loader.import_{import_key}"],
+    ).fetchone()
+    if attached is not None:
+        is_pending, has_default = attached
+        how = sql.SQL("FINALIZE" if is_pending else "" if has_default else "CONCURRENTLY")
         connection.execute(
             sql.SQL("ALTER TABLE {} DETACH PARTITION {} {}").format(publication.TRIPS, table, how)
         )
