@@ -1,4 +1,4 @@
-# Everything sets itself up: Python 3.11 or newer and make are all a machine needs.
+# Everything sets itself up: Python 3.11 to 3.14 and make are all a machine needs.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 ROWS ?= 1000000
@@ -72,6 +72,7 @@ bench: .venv/ready .build/peers/ready ## measure against others, over dialects, 
 lock: .venv/ready ## requirements*.txt anew: versions and hashes, no addresses
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --output-file requirements.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --extra dev --constraint requirements.txt --output-file requirements-dev.txt
+	printf 'hatchling\n' | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header - --constraint requirements-dev.txt --output-file requirements-build.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header benchmarks/requirements.in --output-file benchmarks/requirements.txt
 	printf "atheris<3.1; python_version<'3.12'\natheris>=3.1; python_version>='3.12'\n" | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header - --output-file requirements-fuzz.txt
 

@@ -32,7 +32,7 @@ locals {
     failed-imports = {
       description = "An import failed for good; its error says why."
       namespace   = var.name, metric = "FailedImports", statistic = "Sum", dimensions = {}
-      comparison  = "GreaterThanThreshold", threshold = 0, minutes = 5, missing = "notBreaching", actions = []
+      comparison  = "GreaterThanThreshold", threshold = 0, minutes = 1, missing = "notBreaching", actions = []
     }
     database-space = {
       description = "Less than a tenth of the database's storage is free: no new imports until there is more."

@@ -16,7 +16,7 @@ variable "name" {
 }
 
 variable "image" {
-  description = "The image, where the instance can pull it without a log-in, or from this account's ECR: REGISTRY/large-file-importer:0.1.0, or better @sha256:..."
+  description = "The image, where the instance can pull it without a log-in, or from this account's ECR of the same region: REGISTRY/large-file-importer:0.1.0, or better @sha256:..."
   type        = string
 }
 

@@ -50,7 +50,7 @@ Known = Standing | Literal["unknown"]
 class Retries(msgspec.Struct, frozen=True):
     """When a retryable failure is the last one. The defaults are the ones to use; tests have less time."""
 
-    # Attempts in a row that committed nothing. With the delays below they take nine minutes and more: a database has
+    # Attempts in a row that committed nothing. With the delays below they take from four to nine minutes: a database has
     # restarted or failed over by then, and a person who waits for an answer is still there.
     attempts: int = 10
     first_delay_seconds: float = 1  # doubled each time
