@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,36 @@ async def test_a_failure_after_progress_is_the_first_again(
         loader().kill()
         resume_serving(server)
         assert (await scene.receipt(import_id)).attempts == 3
+
+
+@pytest.mark.long
+async def test_what_a_cancel_took_back_is_no_mark_for_the_attempts_after_it(
+    tmp_path: Path, database_url: str, server: HttpServer
+) -> None:
+    """As above; but before that three parts were committed, and the import was cancelled between two attempts."""
+    async with supervising(tmp_path, database_url, retries=Retries(2, 2.0)) as scene:
+        stall(server, at=1_900_000)
+        import_id = await scene.submit(server.url)
+        await until("three parts", lambda: committed_rows(database_url) > 0.6 * SAMPLE_ROWS)
+        loader().kill()
+        await scene.until(import_id, lambda found: found.error is not None)
+        await scene.supervisor.cancel(import_id)
+        await scene.until_state(import_id, State.CANCELLED)
+        rows = 0
+        for attempt, at in ((2, 700_000), (3, 1_300_000)):
+            stall(server, at=at)
+            server.drop_connections()
+            if attempt == 2:
+                assert await scene.store.retry(import_id) is not None
+                scene.supervisor.wake()
+            rows = await until("another part", partial(more_rows, database_url, rows))
+            loader().kill()
+            await scene.until(import_id, lambda found: found.error is not None)
+        resume_serving(server)
+        await scene.receipt(import_id)
+        assert (await scene.get(import_id)).attempt_count == 4
+
+
+def more_rows(database_url: str, before: int) -> int | None:
+    rows = committed_rows(database_url)
+    return rows if rows > before else None

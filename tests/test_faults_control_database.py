@@ -69,14 +69,14 @@ def submit(live: LiveService, server: HttpServer, name: str) -> str:
     return live.until_state(submitted["id"], "succeeded")["id"]
 
 
-def refusal(folder: Path, database_url: str) -> str:
+def refusal(folder: Path, database_url: str, exit_code: ExitCode = ExitCode.CONFIGURATION) -> str:
     """Start a service that has to refuse; return what it says."""
     environment = {**os.environ, "IMPORTER_DATA_DIR": str(folder), "DATABASE_URL": database_url}
     arguments = [sys.executable, "-m", "importer", "serve", "--port", "0"]
     ended = subprocess.run(
         arguments, env=environment, capture_output=True, text=True, timeout=60, check=False
     )
-    assert ended.returncode == ExitCode.CONFIGURATION
+    assert ended.returncode == exit_code
     return ended.stderr
 
 
@@ -124,6 +124,38 @@ def test_a_full_disk_refuses_new_imports_and_what_runs_succeeds_when_there_is_ro
         submit(live, server, "new")
     assert row_count(database_url) == 2 * SAMPLE_ROWS
     assert_nothing_is_left(database_url)
+
+
+def test_a_full_disk_at_the_start_is_said_to_pass(
+    tmp_path: Path, database_url: str, server: HttpServer
+) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        killed = start(tmp_path, database_url, IMPORTER_DATA_DIR=str(disk))
+        running = submit_held(killed, server)
+        killed.kill()
+        ballast = disk / "ballast"
+        with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(bytes(4096)):
+                pass
+        assert str(disk) in refusal(disk, database_url, ExitCode.OUT_OF_SPACE)
+        ballast.unlink()
+        let_go(server)
+        with start(tmp_path, database_url, IMPORTER_DATA_DIR=str(disk)) as live:
+            live.until_state(running, "succeeded")
+
+
+def test_a_control_db_that_somebody_writes_to_at_the_start_is_said_to_pass(
+    tmp_path: Path, database_url: str, server: HttpServer
+) -> None:
+    killed = start(tmp_path, database_url)
+    running = submit_held(killed, server)
+    killed.kill()
+    with contextlib.closing(sqlite3.connect(tmp_path / "importer.sqlite", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert "importer.sqlite" in refusal(tmp_path, database_url, ExitCode.SUSPENDED)
+    let_go(server)
+    with start(tmp_path, database_url) as live:
+        live.until_state(running, "succeeded")
 
 
 # Damaged

@@ -10,14 +10,21 @@ from pathlib import Path
 import psycopg
 import pytest
 from http_server import HttpServer
-from loader_process import leftovers
+from loader_process import leftovers, query
 from mid_load import resume_serving
 from supervision import DEADLINE_SECONDS, ODD, assert_all_gone, loader, stall, supervising, until
 
 from importer import janitor
 from importer.imports import State
 from importer.outcome import Retries
+from loader import claim
 from loader.wire import FailureCode
+
+TWO_STAGED = "SELECT FROM loader.part HAVING count(DISTINCT import_key) = 2"
+STAGED = (
+    "SELECT relname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace"
+    " WHERE nspname = 'loader' AND relkind = 'p' ORDER BY relname"
+)
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -54,6 +61,26 @@ async def test_staging_of_a_failure_that_may_pass_is_kept_for_a_retry(
         scene.supervisor.wake()
         await scene.until(import_id, lambda found: found.state is not State.FAILED)
         assert (await scene.receipt(import_id)).attempts == 2
+
+
+async def test_staging_that_somebody_holds_keeps_no_other_from_being_dropped(
+    tmp_path: Path, database_url: str, server: HttpServer
+) -> None:
+    stall(server)
+    async with supervising(tmp_path, database_url) as scene:
+        import_ids = [await scene.submit(server.url) for _ in range(2)]
+        await scene.until_part()
+        await until("parts of both", lambda: query(database_url, TWO_STAGED))
+    with psycopg.connect(database_url, autocommit=True) as other:
+        await until("the first's lock", lambda: claim.try_lock(other, 1))
+        async with supervising(tmp_path, database_url, command=ODD) as scene:
+            for import_id in import_ids:
+                await scene.until_state(import_id, State.FAILED)
+            held = [("import_1",)]
+            await until("the end of the other's", lambda: query(database_url, STAGED) == held)
+    async with supervising(tmp_path, database_url):
+        await until("the end of its staging", lambda: "staging" not in leftovers(database_url))
+    await assert_all_gone(database_url)
 
 
 async def test_old_records_are_deleted(tmp_path: Path, database_url: str) -> None:

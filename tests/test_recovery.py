@@ -16,6 +16,7 @@ from mid_load import resume_serving
 from supervision import PATIENT, assert_all_gone, stall, supervising, supervisor_process, until
 
 from importer.imports import State
+from importer.outcome import SERVICE_ENDED
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -39,7 +40,10 @@ async def test_killed_with_all_it_had_in_hand_its_successor_finishes_it(
     async with supervising(tmp_path, database_url) as scene:
         receipts = [await scene.receipt(import_id) for import_id in import_ids]
         assert max(receipt.attempts for receipt in receipts) > 1
-        assert (await scene.exit_codes(import_ids[0]))[-2:] == [None, 0]  # of the first nobody saw the end
+        *_, unseen, last = await scene.attempts(import_ids[0])
+        assert (unseen.exit_code, last.exit_code, last.error) == (None, 0, None)
+        assert unseen.error == SERVICE_ENDED  # which nobody saw the end of
+        assert (await scene.get(import_ids[0])).retry_count == 0
     assert row_count(database_url) == 3 * SAMPLE_ROWS
     await assert_all_gone(database_url)
 

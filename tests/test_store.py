@@ -13,11 +13,13 @@ import msgspec
 import pytest
 from store_driver import FAILURE, PROGRESS, Clock, brought_to, finished, job, receipt, submitted, there
 
+from importer import representation
 from importer.errors import IdempotencyConflict
 from importer.import_moves import NEXT_IN_QUEUE
 from importer.imports import FINISHED, Attempt, Ending, State
+from importer.outcome import SERVICE_ENDED
 from importer.store import NEXT_DUE, Store
-from loader.wire import Progress
+from loader.wire import FailureCode, Phase, Progress
 
 pytestmark = pytest.mark.anyio
 
@@ -189,6 +191,54 @@ async def test_only_a_failure_counts_as_a_retry_and_a_retry_asked_for_begins_ane
     assert there(await finished(store, one, State.FAILED)).error == FAILURE
     asked = there(await store.retry(one.id))
     assert (asked.retry_count, asked.attempt_count, asked.error, asked.progress) == (0, 3, None, None)
+
+
+BAD_ROW = msgspec.structs.replace(FAILURE, code=FailureCode.BAD_ROW, retryable=False)
+
+
+@pytest.mark.parametrize(
+    ("phase", "ending", "kept"),
+    [
+        ("loading", Ending(State.QUEUED, -9, FAILURE), True),
+        ("loading", Ending(State.FAILED, -9, FAILURE), True),
+        ("rolling_back", Ending(State.QUEUED, 143, FAILURE), False),
+        ("rolling_back", Ending(State.FAILED, 143, FAILURE), False),
+        ("loading", Ending(State.FAILED, 65, BAD_ROW), False),
+        ("loading", Ending(State.CANCELLED, 143, FAILURE), False),
+    ],
+)
+async def test_what_was_rolled_back_leaves_no_progress(
+    store: Store, phase: Phase, ending: Ending, kept: bool
+) -> None:
+    one = await brought_to(store, State.RUNNING)
+    await store.report(one.id, phase, PROGRESS)
+    if ending.state is State.CANCELLED:
+        await store.request_cancel(one.id)
+    assert there(await store.finish_attempt(one.id, ending)).progress == (PROGRESS if kept else None)
+
+
+async def test_an_end_that_is_no_failure_of_the_import_is_told_and_not_counted(store: Store) -> None:
+    one = await brought_to(store, State.RUNNING)
+    ended = there(
+        await store.finish_attempt(one.id, Ending(State.QUEUED, error=SERVICE_ENDED, is_retried=False))
+    )
+    assert (ended.retry_count, ended.error) == (0, SERVICE_ENDED)
+    (attempt,) = await store.attempts(one.id)
+    assert attempt.error == SERVICE_ENDED
+
+
+async def test_rates_are_shown_only_while_a_loader_reports_them(store: Store) -> None:
+    """One that is gone while its import is being cancelled, or that has only just been started, reports none."""
+    one = await brought_to(store, State.RUNNING)
+    assert representation.Import.of(one).progress.bytes_per_second == PROGRESS.bytes_per_second
+    queued = there(await finished(store, one, State.QUEUED))
+    claimed = there(await store.claim())
+    await store.request_cancel(one.id)
+    cancelling = there(await store.postpone_cleanup(one.id, FAILURE))
+    for found in (queued, claimed, cancelling):
+        shown = representation.Import.of(found).progress
+        assert (shown.bytes_per_second, shown.eta_seconds) == (None, None)
+        assert shown.bytes_done == PROGRESS.bytes_done
 
 
 async def test_a_claim_among_thousands_looks_at_one(store: Store, path: Path) -> None:

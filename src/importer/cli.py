@@ -72,7 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _serve(options: argparse.Namespace) -> ExitCode:
-    from importer.errors import StoreError  # what only the service needs takes half a second to import
+    from importer.errors import (
+        StoreBusy,
+        StoreError,
+        StoreFull,
+    )  # what only the service needs takes half a second to import
     from importer.server import CannotStart, Defective, serve
     from importer.settings import InvalidSettings, Settings
 
@@ -89,7 +93,11 @@ def _serve(options: argparse.Namespace) -> ExitCode:
         return _tell(
             "settings", str(error), "docs/configuration.md lists all of them.", ExitCode.CONFIGURATION
         )
-    except (CannotStart, StoreError) as error:
+    except StoreFull as error:
+        return _tell("start", error.message, error.hint, ExitCode.OUT_OF_SPACE)
+    except StoreBusy as error:
+        return _tell("start", error.message, error.hint, ExitCode.SUSPENDED)
+    except (CannotStart, StoreError) as error:  # a restart is of no use
         return _tell("start", error.message, error.hint, ExitCode.CONFIGURATION)
     except Defective:
         return _tell(

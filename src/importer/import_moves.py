@@ -81,14 +81,17 @@ def finish_attempt(
         import_id,
         origins,
         "state = :state, phase = NULL, finished_at = :finished_at, retry_count = retry_count + :retried,"
-        " error = :error, receipt = :receipt, not_before = :not_before",
+        " error = :error, receipt = :receipt, not_before = :not_before,"
+        # what was rolled back has come nowhere, and what the roll back counted was no progress of the import
+        " progress = CASE WHEN :is_kept AND phase IS NOT 'rolling_back' THEN progress END",
         {
             "state": ending.state,
             "finished_at": time_text(now) if is_end else None,
-            "retried": ending.state is State.QUEUED and ending.error is not None,
+            "retried": ending.state is State.QUEUED and ending.error is not None and ending.is_retried,
             "error": json_text(ending.error) if ending.state in (State.QUEUED, State.FAILED) else None,
             "receipt": json_text(ending.receipt),
             "not_before": time_text(ending.not_before),
+            "is_kept": ending.state in (State.QUEUED, State.SUCCEEDED) or _is_retryable(ending),
         },
     )
     for one in moved:
@@ -104,6 +107,10 @@ def finish_attempt(
             },
         )
     return moved
+
+
+def _is_retryable(ending: Ending) -> bool:
+    return ending.state is State.FAILED and ending.error is not None and ending.error.retryable
 
 
 def _body(job: Job) -> Job:

@@ -137,7 +137,8 @@ class ImportRun:
         return Asked.SUSPEND if self._is_suspended else Asked.NOTHING
 
     def _fruitless(self, found: Import, standing: Known) -> int:
-        if isinstance(standing, Staged) and standing.committed_bytes > self._reached.committed_bytes:
+        # less, too: somebody's SIGTERM has taken it back, and it has come so far anew
+        if isinstance(standing, Staged) and standing.committed_bytes != self._reached.committed_bytes:
             self._reached.committed_bytes = standing.committed_bytes
             self._reached.retry_count = found.retry_count
         return found.retry_count - self._reached.retry_count

@@ -70,8 +70,8 @@ class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
 class Ending(msgspec.Struct, frozen=True):
     """How an attempt ended, and what becomes of its import.
 
-    QUEUED with an error: it failed, and the next one is at `not_before`. QUEUED without: it was suspended, or the service
-    ended, which is nobody's failure. SUCCEEDED needs a receipt, FAILED an error.
+    QUEUED with an error: it failed, and the next one is at `not_before`. QUEUED without: it was suspended. SUCCEEDED needs
+    a receipt, FAILED an error.
     """
 
     state: State  # of the import: QUEUED, or a finished one
@@ -80,6 +80,7 @@ class Ending(msgspec.Struct, frozen=True):
     log: str = ""
     receipt: Receipt | None = None
     not_before: datetime.datetime | None = None
+    is_retried: bool = True  # QUEUED with an error: it counts as one of the import's retries
 
 
 class Import(msgspec.Struct, frozen=True):

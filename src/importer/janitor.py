@@ -44,15 +44,15 @@ class Janitor:
         """Put in order what there is, for ever."""
         while True:
             self._called.clear()
-            seconds = _INTERVAL_SECONDS
+            seconds = _POSTPONED_SECONDS
             try:
                 await self._correct_failures()  # first: the others look at what has failed
-                await self._drop_staging()  # then: what has no record any more, nobody here would look for
+                is_all_dropped = await self._drop_staging()  # then: what has no record, nobody here looks for
                 reach()
                 await self._delete_records()
+                seconds = _INTERVAL_SECONDS if is_all_dropped else _POSTPONED_SECONDS
             except (StoreError, LoaderError) as error:
                 log.warning("housekeeping postponed", error=str(error))
-                seconds = _POSTPONED_SECONDS
             # Not wait_for: before Python 3.12 it drops a cancellation that comes at the moment of a call, and who stops us
             # would wait for ever.
             with contextlib.suppress(TimeoutError):
@@ -65,12 +65,21 @@ class Janitor:
             if await self._store.found_published(import_id, receipt) is not None:
                 log.info("found published", import_id=str(import_id))
 
-    async def _drop_staging(self) -> None:
-        """Drop the staging of ended imports. That of others' imports, run by hand on the same database, is not ours."""
+    async def _drop_staging(self) -> bool:
+        """Drop the staging of ended imports; False: of some it is still there. One that is held keeps no other.
+
+        That of others' imports, run by hand on the same database, is not ours.
+        """
+        is_all_dropped = True
         for import_id in await self._ledger.unpublished():
             found = await self._store.get(import_id)
             if found is not None and found.state in FINISHED and not _is_kept(found):
-                await self._cleanup.clear(import_id, published=False)
+                try:
+                    await self._cleanup.clear(import_id, published=False)
+                except LoaderError as error:
+                    log.warning("staging not dropped", import_id=str(import_id), error=error.failure.message)
+                    is_all_dropped = False
+        return is_all_dropped
 
     async def _delete_records(self) -> None:
         count = await self._store.prune(datetime.datetime.now(datetime.UTC) - self._history)

@@ -63,6 +63,15 @@ class Retries(msgspec.Struct, frozen=True):
 RETRIES = Retries()
 
 
+# Of an attempt that nobody saw the end of. It says nothing about the import, but somebody should know.
+SERVICE_ENDED = LoaderError(
+    FailureCode.SUSPENDED,
+    "The service ended during this attempt, and was not stopped in order.",
+    "The next attempt goes on from what is committed. If this happens again and again, see the service's log and exit code,"
+    " and whether the machine is out of memory.",
+).failure
+
+
 class Outcome(msgspec.Struct, frozen=True):
     """Where the import goes."""
 

@@ -280,7 +280,7 @@ class Health(msgspec.Struct, frozen=True):
 
 
 def _progress(stored: StoredImport) -> Progress:
-    """Return where it stands: at the end the receipt's numbers, and no rate where nothing moves."""
+    """Return where it stands: at the end the receipt's numbers, and no rate where no loader reports one."""
     if stored.receipt is not None:
         return Progress(
             bytes_done=stored.receipt.source_bytes,
@@ -292,7 +292,7 @@ def _progress(stored: StoredImport) -> Progress:
     if stored.progress is None:
         return Progress()
     progress = msgspec.convert(stored.progress, Progress, from_attributes=True)
-    if stored.state in (State.RUNNING, State.CANCELLING):
+    if stored.phase is not None:
         return progress
     return msgspec.structs.replace(progress, bytes_per_second=None, rows_per_second=None, eta_seconds=None)
 

@@ -20,7 +20,7 @@ from importer.janitor import Janitor
 from importer.keyed_tasks import Defects, KeyedTasks
 from importer.ledger_reader import LedgerReader
 from importer.loader_process import LOADER, Loaders
-from importer.outcome import RETRIES, Retries
+from importer.outcome import RETRIES, SERVICE_ENDED, Retries
 from importer.patience import uninterrupted, until_stored
 from importer.settings import Settings
 from importer.store import Store
@@ -127,6 +127,7 @@ class Supervisor:
                 if (run := self._runs.get(import_id)) is not None:
                     run.cancel(self._settings.grace_seconds)
                 else:
+                    self._reached.pop(import_id, None)
                     self._cleanup.finish_cancel(import_id)
         return found
 
@@ -142,7 +143,9 @@ class Supervisor:
         log.info("found unfinished", import_id=str(found.id), state=found.state)
         match found.state:
             case State.RUNNING:
-                await self._store.finish_attempt(found.id, Ending(State.QUEUED))
+                await self._store.finish_attempt(
+                    found.id, Ending(State.QUEUED, error=SERVICE_ENDED, is_retried=False)
+                )
             case State.CANCELLING:
                 self._cleanup.finish_cancel(found.id)
             case _:
