@@ -58,7 +58,7 @@ resource "aws_db_instance" "this" {
   storage_encrypted     = true
   allocated_storage     = var.storage_gb
   max_allocated_storage = max(var.storage_max_gb, ceil(var.storage_gb * 1.1)) # RDS wants a tenth more
-  apply_immediately     = true # not at the next maintenance: who adds storage needs it; another class restarts, which imports survive
+  apply_immediately     = true                                                # not at the next maintenance: who adds storage needs it; another class restarts, which imports survive
 
   backup_retention_period         = var.backup_days
   copy_tags_to_snapshot           = true
