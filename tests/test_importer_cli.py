@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -10,8 +11,11 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from http_server import Fault, HttpServer
@@ -19,6 +23,7 @@ from live_service import Json, LiveService, fresh_database
 from loader_process import DEADLINE_SECONDS, STARTED, row_count, wait_for
 from mid_load import resume_serving, stall_after_probe
 
+from importer import client
 from importer.cli import _EXAMPLES  # pyright: ignore[reportPrivateUsage] - the texts that --help prints
 from importer.imports import State
 from loader.wire import ExitCode
@@ -267,6 +272,51 @@ def test_watching_survives_a_restart_of_the_service(
     seen = json_lines((tmp_path / "watch").read_text())
     assert seen[-1]["state"] == "succeeded"
     assert row_count(database_url) == 12_000
+
+
+class Clock:
+    """What the client has for the module `time`: its clock is moved by hand."""
+
+    sleep = staticmethod(time.sleep)
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.readings = 0
+
+    def monotonic(self) -> float:
+        self.readings += 1
+        return self.now
+
+
+@pytest.mark.slow
+def test_a_service_that_is_away_is_waited_for_from_then_on_however_silent_it_was_before(
+    database_url: str, server: HttpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.rule = lambda _: Fault(before="stall")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        environment = {"IMPORTER_PORT": str(free.getsockname()[1]), "IMPORTER_SLOTS": "1"}
+    clock = Clock()
+    monkeypatch.setattr(client, "time", clock)
+    with ThreadPoolExecutor(1) as thread, contextlib.ExitStack() as stack:
+        with LiveService(tmp_path, database_url, environment) as live:
+            running, queued = (live.submit(server.url, force=True) for _ in range(2))
+            live.until_phase(running["id"], "probing")
+            watching = stack.enter_context(client.Client(live.url))
+            of_running, of_queued = (watching.watch(UUID(each["id"])) for each in (running, queued))
+            assert [next(of_running).state, next(of_queued).state] == [State.RUNNING, State.QUEUED]
+        clock.now += 1000  # seconds without a change
+        readings = clock.readings
+        news = thread.submit(next, of_queued)
+        wait_for("a reconnect that fails", lambda: clock.readings > readings)
+        with LiveService(tmp_path, database_url, environment) as live:
+            live.client.post(queued["links"]["cancel"])
+            assert news.result(DEADLINE_SECONDS).state is State.CANCELLED
+        readings = clock.readings
+        rest = thread.submit(list, of_running)
+        wait_for("another one", lambda: clock.readings > readings)
+        clock.now += 300
+        with pytest.raises(client.Unavailable):
+            rest.result(DEADLINE_SECONDS)
 
 
 def test_without_a_service_it_says_how_to_start_one() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import ssl
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
@@ -130,32 +131,35 @@ class Client:
         service is away from the beginning or for too long.
         """
         last_event_id = ""
-        heard_at = None
+        give_up_at: float | None = -math.inf  # None: the service was there when last asked
         while True:
+            headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
             try:
-                for event_id, found in self._events(import_id, last_event_id):
-                    last_event_id, heard_at = event_id, time.monotonic()
-                    yield found
-                    if found.state in FINISHED:
-                        return
+                with self._stream(f"/imports/{import_id}/events", headers) as answer:
+                    give_up_at = None
+                    for event_id, found in self._events(answer):
+                        last_event_id = event_id
+                        yield found
+                        if found.state in FINISHED:
+                            return
             except Unavailable:
-                if heard_at is None or time.monotonic() - heard_at > _RECONNECT_SECONDS:
+                now = time.monotonic()
+                give_up_at = now + _RECONNECT_SECONDS if give_up_at is None else give_up_at
+                if now >= give_up_at:
                     raise
             time.sleep(_RECONNECT_DELAY_SECONDS)
 
-    def _events(self, import_id: UUID, last_event_id: str) -> Iterator[tuple[str, Import]]:
+    def _events(self, answer: httpx.Response) -> Iterator[tuple[str, Import]]:
         """Yield each event's id and import (https://html.spec.whatwg.org/multipage/server-sent-events.html)."""
         event_id, event = "", b""
-        headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
-        with self._stream(f"/imports/{import_id}/events", headers) as answer:
-            for line in _lines(answer.iter_bytes()):
-                name, _, value = line.partition(b": ")
-                if name == b"id":
-                    event_id = value.decode()
-                elif name == b"event":
-                    event = value
-                elif name == b"data" and event == b"import":
-                    yield event_id, self._decode(value, Import)
+        for line in _lines(answer.iter_bytes()):
+            name, _, value = line.partition(b": ")
+            if name == b"id":
+                event_id = value.decode()
+            elif name == b"event":
+                event = value
+            elif name == b"data" and event == b"import":
+                yield event_id, self._decode(value, Import)
 
     def _ask(
         self,
