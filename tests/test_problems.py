@@ -141,6 +141,34 @@ def test_a_parameter_out_of_range_is_refused_by_its_name(
     assert field in problem["detail"]
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "field", "said"),
+    [
+        ("GET", "/imports?sate=failed&limit=2", "sate", "takes state, limit, cursor"),
+        ("GET", "/imports?in_state=failed", "in_state", "takes state, limit, cursor"),
+        ("GET", "/imports?limit%20", "limit ", "takes state, limit, cursor"),
+        ("GET", "/imports?%FF%00=1", "\ufffd\0", "takes state, limit, cursor"),
+        ("GET", f"/imports/{UNKNOWN}?wiat=30", "wiat", "takes wait"),
+        ("POST", "/imports?mode=replace", "mode", "takes no parameters"),
+        ("DELETE", f"/imports/{UNKNOWN}?force=true", "force", "takes no parameters"),
+        ("GET", f"/imports/{UNKNOWN}/rejects?format=csv", "format", "takes no parameters"),
+        ("GET", "/health/ready?verbose", "verbose", "takes no parameters"),
+    ],
+)
+def test_an_unknown_parameter_is_refused_with_those_that_there_are(
+    service: LiveService, method: str, path: str, field: str, said: str
+) -> None:
+    problem = assert_problem(service.client.request(method, path), 400, "invalid_request")
+    assert [error["field"] for error in problem["errors"]] == [field]
+    assert said in problem["detail"]
+    assert f"{field!a}" in problem["detail"]
+
+
+@pytest.mark.parametrize("path", ["/metrics?name[]=up", "/schema/?url=x", "/schema/openapi.json?v=1"])
+def test_what_is_no_operation_of_the_document_takes_any_query(service: LiveService, path: str) -> None:
+    assert service.client.get(path).status_code == 200
+
+
 def test_a_header_out_of_range_is_refused_by_its_name(service: LiveService) -> None:
     headers = {"Idempotency-Key": "k" * 256}
     answer = service.client.post("/imports", json={"url": "http://localhost/"}, headers=headers)
