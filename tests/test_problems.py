@@ -55,6 +55,8 @@ def control_db(service: LiveService) -> Generator[sqlite3.Connection]:
         (b"{", None),
         (b"\xff\xfe", None),
         (b'{"url": "\\ud800"}', None),
+        (b"[" * 60_000, None),
+        (b'{"url":' * 8_000, None),
         (b"null", ""),
         (b"[]", ""),
         (b"{}", ""),
