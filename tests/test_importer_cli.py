@@ -238,6 +238,16 @@ def test_an_idempotency_key_makes_one_import_of_two_requests(live: LiveService, 
     live.until_state(ids.pop(), "succeeded")
 
 
+@pytest.mark.parametrize("key", ["März", "one\ntwo", " one", "one ", ""])
+def test_an_idempotency_key_that_can_not_be_sent_is_refused(key: str) -> None:
+    shown = command(
+        "submit", "http://localhost/trips.csv", "--idempotency-key", key, url="http://127.0.0.1:1"
+    )
+    assert shown.returncode == ExitCode.USAGE
+    assert shown.stderr.startswith(f"usage: The idempotency key {key!a} ")
+    assert len(shown.stderr.splitlines()) == 2
+
+
 def test_ctrl_c_ends_the_watching_and_not_the_import(
     live: LiveService, server: HttpServer, tmp_path: Path
 ) -> None:
@@ -338,8 +348,11 @@ def test_a_password_in_the_address_of_the_service_is_not_repeated() -> None:
     assert "canary" not in shown.stderr
 
 
-def test_an_address_that_is_none_is_refused() -> None:
-    assert command("list", "--server", "http://[::").returncode == ExitCode.USAGE
+@pytest.mark.parametrize("url", ["http://[::", "http://127..0.0.1", f"http://{'a' * 64}.example"])
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    shown = command("list", "--server", url)
+    assert shown.returncode == ExitCode.USAGE
+    assert shown.stderr.startswith("usage: ")
 
 
 def test_the_service_refuses_settings_that_can_not_be_used() -> None:
@@ -347,6 +360,15 @@ def test_the_service_refuses_settings_that_can_not_be_used() -> None:
     assert shown.returncode == ExitCode.CONFIGURATION
     assert "IMPORTER_PORT" in shown.stderr
     assert "IMPORTER_SLOTS" in shown.stderr
+
+
+@pytest.mark.parametrize("host", ["127..0.0.1", "a" * 64])
+def test_the_service_says_that_its_host_is_no_address(tmp_path: Path, host: str) -> None:
+    shown = command("serve", "--port", "0", "--data-dir", str(tmp_path), IMPORTER_HOST=host)
+    assert shown.returncode == ExitCode.CONFIGURATION
+    assert f"can't listen at {host}" in shown.stderr
+    assert "IMPORTER_HOST" in shown.stderr
+    assert "Traceback" not in shown.stderr
 
 
 def test_the_service_says_that_its_port_is_taken(tmp_path: Path) -> None:

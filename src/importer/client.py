@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import ssl
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
@@ -28,6 +29,9 @@ _EVENTS_TIMEOUT_SECONDS = 45.0
 _RECONNECT_SECONDS = 300.0
 _RECONNECT_DELAY_SECONDS = 1.0
 _PAGE = 200
+
+# What every part on the way takes alike: https://www.rfc-editor.org/rfc/rfc9110.html#section-5.5
+_HEADER_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
 
 # What passes: the service's own 503, and those of a proxy before it while it restarts.
 _PASSING = frozenset({502, 503, 504})
@@ -75,7 +79,9 @@ class Client:
                 trust_env=False,
                 verify=ssl.create_default_context(),
             )
-        except httpx.InvalidURL as error:
+            # getaddrinfo has nothing but this error for a name with a label that is empty or too long.
+            self._http.base_url.raw_host.decode().encode("idna")
+        except (httpx.InvalidURL, UnicodeError) as error:
             raise RequestFailed(
                 "usage", f"The service's URL can't be used: {error}.", _WHERE, ExitCode.USAGE
             ) from error
@@ -91,6 +97,14 @@ class Client:
 
     def submit(self, new_import: Mapping[str, object], idempotency_key: str | None) -> Import:
         """Submit an import: the fields of NewImport."""
+        if idempotency_key is not None and not _HEADER_VALUE.fullmatch(idempotency_key):
+            raise RequestFailed(
+                "usage",
+                f"The idempotency key {idempotency_key!a} can't be sent: it is empty, has blanks at an end, or other"
+                " characters than those of ASCII.",
+                "Choose a key of letters, digits and signs of ASCII, such as a UUID.",
+                ExitCode.USAGE,
+            )
         headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
         return self._ask("POST", "/imports", Import, headers=headers, body=new_import)
 
