@@ -273,17 +273,33 @@ def test_a_locked_control_db_is_a_problem_that_says_when_to_come_back(
 def test_a_defect_is_a_problem_whose_name_is_in_the_log(
     service: LiveService, control_db: sqlite3.Connection
 ) -> None:
-    with HttpServer(b"") as nothing:
-        ended = service.until_state(service.submit(nothing.url)["id"], "failed")
-    job = control_db.execute("SELECT job FROM import WHERE id = ?", [ended["id"]]).fetchone()[0]
-    control_db.execute("UPDATE import SET job = '{\"canary\": 1}' WHERE id = ?", [ended["id"]])
-    answer = service.client.get(ended["links"]["self"])
-    control_db.execute("UPDATE import SET job = ? WHERE id = ?", [job, ended["id"]])
+    control_db.execute(
+        "CREATE TRIGGER defect BEFORE INSERT ON import BEGIN SELECT raise(ABORT, 'canary'); END"
+    )
+    answer = service.client.post("/imports", json={"url": "http://localhost/trips.csv"})
+    control_db.execute("DROP TRIGGER defect")
     instance = assert_problem(answer, 500, "internal_error")["instance"]
     assert "canary" not in answer.text
     logged = [event for event in service.events() if event.get("instance") == instance]
     assert [event["event"] for event in logged] == ["request failed"]
     assert "Traceback" in logged[0]["exception"]
+
+
+def test_a_damaged_row_of_the_control_db_is_told_as_such_and_no_secret_of_it(
+    service: LiveService, control_db: sqlite3.Connection
+) -> None:
+    with HttpServer(b"") as nothing:
+        ended = service.until_state(service.submit(nothing.url)["id"], "failed")
+    damaged = "UPDATE import SET job = CAST(x'736563726574ff' AS TEXT) WHERE id = ?"  # secret, and no UTF-8
+    job = control_db.execute("SELECT job FROM import WHERE id = ?", [ended["id"]]).fetchone()[0]
+    control_db.execute(damaged, [ended["id"]])
+    answer = service.client.get(ended["links"]["self"])
+    control_db.execute("UPDATE import SET job = ? WHERE id = ?", [job, ended["id"]])
+    problem = assert_problem(answer, 500, "control_db_unusable")
+    assert "is damaged" in problem["detail"]
+    assert [event["event"] for event in service.events() if event.get("instance") == problem["instance"]]
+    assert "secret" not in answer.text + service.log.read_text()
+    assert service.get(ended["id"])["state"] == "failed"
 
 
 def test_a_database_that_is_away_is_told_by_readiness_and_by_what_needs_it(
