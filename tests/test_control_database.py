@@ -126,7 +126,7 @@ async def test_a_database_that_was_cut_off_is_refused_and_kept(path: Path) -> No
     [
         "job = CAST(x'7b2263616e617279ff' AS TEXT)",  # canary, and no UTF-8
         "job = '{\"canary'",
-        "job = '{\"source\": [\"canary\"]}'",
+        'job = \'{"source": ["canary"]}\'',
         "progress = '[]'",
         "created_at = 'canary'",
     ],

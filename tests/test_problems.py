@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import sqlite3
 from collections.abc import Generator
 from urllib.parse import urlsplit
@@ -325,17 +326,39 @@ def test_a_database_that_is_away_is_told_by_readiness_and_by_what_needs_it(
             connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(name))
 
 
+def test_a_database_that_refuses_is_told_with_what_its_operator_can_do(
+    service: LiveService, sample: bytes
+) -> None:
+    with HttpServer(sample) as source:
+        ended = service.until_state(service.submit(source.url)["id"], "succeeded")
+    name, role = urlsplit(service.database_url).path[1:], f"stranger_{os.getpid()}"
+    with psycopg.connect(service.database_url, autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {role}".encode())
+        connection.execute(f"ALTER DATABASE {name} SET role = {role}".encode())
+        try:
+            answer = service.client.get(ended["links"]["rejects"])
+        finally:
+            connection.execute(f"ALTER DATABASE {name} RESET role".encode())
+            connection.execute(f"DROP ROLE {role}".encode())
+    problem = assert_problem(answer, 503, "database_unavailable")
+    assert "lacks a right" in problem["detail"]
+    assert "Grant it" in problem["hint"]
+    assert service.client.get(ended["links"]["rejects"]).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("error", "status", "code"),
     [
         (StoreFull("full", "hint"), 507, ProblemCode.CONTROL_DB_FULL),
         (StoreCorrupt("damaged", "hint"), 500, ProblemCode.CONTROL_DB_UNUSABLE),
         (StoreError("unreadable", "hint"), 500, ProblemCode.CONTROL_DB_UNUSABLE),
-        (LoaderError(FailureCode.DATABASE_RIGHTS, "no right", "hint"), 500, ProblemCode.INTERNAL_ERROR),
+        (LoaderError(FailureCode.OUT_OF_SPACE, "full", "hint"), 503, ProblemCode.DATABASE_UNAVAILABLE),
+        (LoaderError(FailureCode.INTERNAL_ERROR, "a defect", "hint"), 500, ProblemCode.INTERNAL_ERROR),
         (HTTPException(status_code=418), 500, ProblemCode.INTERNAL_ERROR),
         (MemoryError(), 500, ProblemCode.INTERNAL_ERROR),
     ],
 )
 def test_what_a_test_can_not_bring_about_is_a_problem_too(error: Exception, status: int, code: str) -> None:
-    problem = as_problem(error).problem
-    assert (problem.status, problem.code) == (status, code)
+    told = as_problem(error)
+    assert (told.problem.status, told.problem.code) == (status, code)
+    assert ("Retry-After" in told.headers) == (status == 503)
