@@ -163,4 +163,5 @@ def assert_problem(answer: httpx.Response, status: int, code: str) -> Json:
     assert problem["title"]
     assert problem["detail"]
     assert problem["hint"]
+    assert ("retry-after" in answer.headers) == (status == 503)
     return problem

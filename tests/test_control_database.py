@@ -8,6 +8,7 @@ import resource
 import sqlite3
 import subprocess
 import sys
+import traceback
 from collections.abc import AsyncGenerator, Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -118,6 +119,35 @@ async def test_a_database_that_was_cut_off_is_refused_and_kept(path: Path) -> No
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     await refused_and_kept(path, StoreCorrupt)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "job = CAST(x'7b2263616e617279ff' AS TEXT)",  # canary, and no UTF-8
+        "job = '{\"canary'",
+        'job = \'{"source": ["canary"]}\'',
+        "progress = '[]'",
+        "created_at = 'canary'",
+    ],
+)
+async def test_a_damaged_row_is_told_as_such_without_what_it_has(
+    store: Store, path: Path, damage: str
+) -> None:
+    whole, damaged = await submitted(store), await submitted(store)
+    with closing(sqlite3.connect(path)) as other, other:
+        other.execute(f"UPDATE import SET {damage} WHERE id = ?", [str(damaged.id)])
+    for look in (
+        store.get(damaged.id),
+        store.page(state=None, limit=10, before_sequence=None),
+        store.request_cancel(damaged.id),
+    ):
+        with pytest.raises(StoreCorrupt) as told:
+            await look
+        assert str(path) in told.value.message
+        assert "canary" not in "".join(traceback.format_exception(told.value))
+    assert await store.get(whole.id) == whole
+    assert there(await store.claim()).id == whole.id
 
 
 async def test_a_database_of_a_newer_version_is_refused_and_kept(path: Path) -> None:

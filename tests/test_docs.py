@@ -17,6 +17,7 @@ from importer.cli import _EXAMPLES as IMPORTER_EXAMPLES  # pyright: ignore[repor
 from importer.imports import MOVES, State
 from importer.problems import PROBLEM_KINDS
 from importer.representation import NewImport
+from importer.status import get_metrics
 from loader.cli import _EXAMPLES as LOADER_EXAMPLES  # pyright: ignore[reportPrivateUsage]
 from loader.wire import FailureCode
 
@@ -54,7 +55,7 @@ def test_the_api_page_lists_the_operations() -> None:
     listed = {row[0] for row in rows_of("api.md", "Operations")}
     assert listed == {
         f"{method} {path.replace('{import_id:uuid}', '{id}')}"
-        for handler in HANDLERS
+        for handler in (*HANDLERS, get_metrics)
         for path in handler.paths
         for method in handler.http_methods
     }

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import resource
 import signal
 import socket
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -281,6 +283,42 @@ def test_places_for_those_who_wait_are_limited_and_everybody_else_is_answered(
         for stream in streams[1:]:  # all hear of it
             wait_for("the change", lambda stream=stream: b'"state":"cancelled"' in stream.recv(65536))
     wait_for("the places", lambda: narrow.metric("importer_event_streams") == 0)
+
+
+def test_long_polls_whose_clients_leave_give_their_places_back_and_the_others_go_on(
+    narrow: LiveService, stalled: Json
+) -> None:
+    path = stalled["links"]["self"]
+    address = urlsplit(narrow.url)
+    polls = [HTTPConnection(address.hostname or "", address.port) for _ in range(WATCHERS)]
+    with contextlib.ExitStack() as stack:
+        for poll in polls:
+            stack.callback(poll.close)
+            assert answered(poll, path)["state"] == "queued"  # it is let in
+        for poll in polls:
+            poll.request("GET", f"{path}?wait=60")
+
+        def is_full() -> bool:
+            return narrow.client.get(path, params={"wait": 1}).status_code == 503
+
+        wait_for("the polls", is_full)
+        first, *leaving = polls
+        for poll in leaving:
+            poll.close()
+        wait_for("a free place", lambda: not is_full())
+        first.sock.setblocking(False)
+        with pytest.raises(BlockingIOError):  # those that came after it have not just had their time
+            first.sock.recv(1)
+        first.sock.settimeout(60)
+        narrow.client.post(stalled["links"]["cancel"])
+        assert json.load(first.getresponse())["state"] == "cancelled"
+        assert answered(first, "/health/live") == {"status": "live"}
+
+
+def answered(connection: HTTPConnection, path: str) -> Json:
+    """Ask on a connection that stays open; return the answer."""
+    connection.request("GET", path)
+    return json.load(connection.getresponse())
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -10,8 +11,11 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from http_server import Fault, HttpServer
@@ -19,6 +23,7 @@ from live_service import Json, LiveService, fresh_database
 from loader_process import DEADLINE_SECONDS, STARTED, row_count, wait_for
 from mid_load import resume_serving, stall_after_probe
 
+from importer import client
 from importer.cli import _EXAMPLES  # pyright: ignore[reportPrivateUsage] - the texts that --help prints
 from importer.imports import State
 from loader.wire import ExitCode
@@ -233,6 +238,16 @@ def test_an_idempotency_key_makes_one_import_of_two_requests(live: LiveService, 
     live.until_state(ids.pop(), "succeeded")
 
 
+@pytest.mark.parametrize("key", ["März", "one\ntwo", " one", "one ", ""])
+def test_an_idempotency_key_that_can_not_be_sent_is_refused(key: str) -> None:
+    shown = command(
+        "submit", "http://localhost/trips.csv", "--idempotency-key", key, url="http://127.0.0.1:1"
+    )
+    assert shown.returncode == ExitCode.USAGE
+    assert shown.stderr.startswith(f"usage: The idempotency key {key!a} ")
+    assert len(shown.stderr.splitlines()) == 2
+
+
 def test_ctrl_c_ends_the_watching_and_not_the_import(
     live: LiveService, server: HttpServer, tmp_path: Path
 ) -> None:
@@ -269,6 +284,51 @@ def test_watching_survives_a_restart_of_the_service(
     assert row_count(database_url) == 12_000
 
 
+class Clock:
+    """What the client has for the module `time`: its clock is moved by hand."""
+
+    sleep = staticmethod(time.sleep)
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.readings = 0
+
+    def monotonic(self) -> float:
+        self.readings += 1
+        return self.now
+
+
+@pytest.mark.slow
+def test_a_service_that_is_away_is_waited_for_from_then_on_however_silent_it_was_before(
+    database_url: str, server: HttpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.rule = lambda _: Fault(before="stall")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        environment = {"IMPORTER_PORT": str(free.getsockname()[1]), "IMPORTER_SLOTS": "1"}
+    clock = Clock()
+    monkeypatch.setattr(client, "time", clock)
+    with ThreadPoolExecutor(1) as thread, contextlib.ExitStack() as stack:
+        with LiveService(tmp_path, database_url, environment) as live:
+            running, queued = (live.submit(server.url, force=True) for _ in range(2))
+            live.until_phase(running["id"], "probing")
+            watching = stack.enter_context(client.Client(live.url))
+            of_running, of_queued = (watching.watch(UUID(each["id"])) for each in (running, queued))
+            assert [next(of_running).state, next(of_queued).state] == [State.RUNNING, State.QUEUED]
+        clock.now += 1000  # seconds without a change
+        readings = clock.readings
+        news = thread.submit(next, of_queued)
+        wait_for("a reconnect that fails", lambda: clock.readings > readings)
+        with LiveService(tmp_path, database_url, environment) as live:
+            live.client.post(queued["links"]["cancel"])
+            assert news.result(DEADLINE_SECONDS).state is State.CANCELLED
+        readings = clock.readings
+        rest = thread.submit(list, of_running)
+        wait_for("another one", lambda: clock.readings > readings)
+        clock.now += 300
+        with pytest.raises(client.Unavailable):
+            rest.result(DEADLINE_SECONDS)
+
+
 def test_without_a_service_it_says_how_to_start_one() -> None:
     shown = command("list", url="http://127.0.0.1:1")
     assert shown.returncode == ExitCode.DATABASE_UNAVAILABLE
@@ -288,8 +348,11 @@ def test_a_password_in_the_address_of_the_service_is_not_repeated() -> None:
     assert "canary" not in shown.stderr
 
 
-def test_an_address_that_is_none_is_refused() -> None:
-    assert command("list", "--server", "http://[::").returncode == ExitCode.USAGE
+@pytest.mark.parametrize("url", ["http://[::", "http://127..0.0.1", f"http://{'a' * 64}.example"])
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    shown = command("list", "--server", url)
+    assert shown.returncode == ExitCode.USAGE
+    assert shown.stderr.startswith("usage: ")
 
 
 def test_the_service_refuses_settings_that_can_not_be_used() -> None:
@@ -297,6 +360,15 @@ def test_the_service_refuses_settings_that_can_not_be_used() -> None:
     assert shown.returncode == ExitCode.CONFIGURATION
     assert "IMPORTER_PORT" in shown.stderr
     assert "IMPORTER_SLOTS" in shown.stderr
+
+
+@pytest.mark.parametrize("host", ["127..0.0.1", "a" * 64])
+def test_the_service_says_that_its_host_is_no_address(tmp_path: Path, host: str) -> None:
+    shown = command("serve", "--port", "0", "--data-dir", str(tmp_path), IMPORTER_HOST=host)
+    assert shown.returncode == ExitCode.CONFIGURATION
+    assert f"can't listen at {host}" in shown.stderr
+    assert "IMPORTER_HOST" in shown.stderr
+    assert "Traceback" not in shown.stderr
 
 
 def test_the_service_says_that_its_port_is_taken(tmp_path: Path) -> None:

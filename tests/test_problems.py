@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import sqlite3
 from collections.abc import Generator
 from urllib.parse import urlsplit
@@ -55,6 +56,8 @@ def control_db(service: LiveService) -> Generator[sqlite3.Connection]:
         (b"{", None),
         (b"\xff\xfe", None),
         (b'{"url": "\\ud800"}', None),
+        (b"[" * 60_000, None),
+        (b'{"url":' * 8_000, None),
         (b"null", ""),
         (b"[]", ""),
         (b"{}", ""),
@@ -139,6 +142,34 @@ def test_a_parameter_out_of_range_is_refused_by_its_name(
     problem = assert_problem(service.client.get(f"/imports?{query}"), 400, "invalid_request")
     assert [error["field"] for error in problem["errors"]] == [field]
     assert field in problem["detail"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "field", "said"),
+    [
+        ("GET", "/imports?sate=failed&limit=2", "sate", "takes state, limit, cursor"),
+        ("GET", "/imports?in_state=failed", "in_state", "takes state, limit, cursor"),
+        ("GET", "/imports?limit%20", "limit ", "takes state, limit, cursor"),
+        ("GET", "/imports?%FF%00=1", "\ufffd\0", "takes state, limit, cursor"),
+        ("GET", f"/imports/{UNKNOWN}?wiat=30", "wiat", "takes wait"),
+        ("POST", "/imports?mode=replace", "mode", "takes no parameters"),
+        ("DELETE", f"/imports/{UNKNOWN}?force=true", "force", "takes no parameters"),
+        ("GET", f"/imports/{UNKNOWN}/rejects?format=csv", "format", "takes no parameters"),
+        ("GET", "/health/ready?verbose", "verbose", "takes no parameters"),
+    ],
+)
+def test_an_unknown_parameter_is_refused_with_those_that_there_are(
+    service: LiveService, method: str, path: str, field: str, said: str
+) -> None:
+    problem = assert_problem(service.client.request(method, path), 400, "invalid_request")
+    assert [error["field"] for error in problem["errors"]] == [field]
+    assert said in problem["detail"]
+    assert f"{field!a}" in problem["detail"]
+
+
+@pytest.mark.parametrize("path", ["/metrics?name[]=up", "/schema/?url=x", "/schema/openapi.json?v=1"])
+def test_what_is_no_operation_of_the_document_takes_any_query(service: LiveService, path: str) -> None:
+    assert service.client.get(path).status_code == 200
 
 
 def test_a_header_out_of_range_is_refused_by_its_name(service: LiveService) -> None:
@@ -243,17 +274,33 @@ def test_a_locked_control_db_is_a_problem_that_says_when_to_come_back(
 def test_a_defect_is_a_problem_whose_name_is_in_the_log(
     service: LiveService, control_db: sqlite3.Connection
 ) -> None:
-    with HttpServer(b"") as nothing:
-        ended = service.until_state(service.submit(nothing.url)["id"], "failed")
-    job = control_db.execute("SELECT job FROM import WHERE id = ?", [ended["id"]]).fetchone()[0]
-    control_db.execute("UPDATE import SET job = '{\"canary\": 1}' WHERE id = ?", [ended["id"]])
-    answer = service.client.get(ended["links"]["self"])
-    control_db.execute("UPDATE import SET job = ? WHERE id = ?", [job, ended["id"]])
+    control_db.execute(
+        "CREATE TRIGGER defect BEFORE INSERT ON import BEGIN SELECT raise(ABORT, 'canary'); END"
+    )
+    answer = service.client.post("/imports", json={"url": "http://localhost/trips.csv"})
+    control_db.execute("DROP TRIGGER defect")
     instance = assert_problem(answer, 500, "internal_error")["instance"]
     assert "canary" not in answer.text
     logged = [event for event in service.events() if event.get("instance") == instance]
     assert [event["event"] for event in logged] == ["request failed"]
     assert "Traceback" in logged[0]["exception"]
+
+
+def test_a_damaged_row_of_the_control_db_is_told_as_such_and_no_secret_of_it(
+    service: LiveService, control_db: sqlite3.Connection
+) -> None:
+    with HttpServer(b"") as nothing:
+        ended = service.until_state(service.submit(nothing.url)["id"], "failed")
+    damaged = "UPDATE import SET job = CAST(x'736563726574ff' AS TEXT) WHERE id = ?"  # secret, and no UTF-8
+    job = control_db.execute("SELECT job FROM import WHERE id = ?", [ended["id"]]).fetchone()[0]
+    control_db.execute(damaged, [ended["id"]])
+    answer = service.client.get(ended["links"]["self"])
+    control_db.execute("UPDATE import SET job = ? WHERE id = ?", [job, ended["id"]])
+    problem = assert_problem(answer, 500, "control_db_unusable")
+    assert "is damaged" in problem["detail"]
+    assert [event["event"] for event in service.events() if event.get("instance") == problem["instance"]]
+    assert "secret" not in answer.text + service.log.read_text()
+    assert service.get(ended["id"])["state"] == "failed"
 
 
 def test_a_database_that_is_away_is_told_by_readiness_and_by_what_needs_it(
@@ -279,17 +326,39 @@ def test_a_database_that_is_away_is_told_by_readiness_and_by_what_needs_it(
             connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(name))
 
 
+def test_a_database_that_refuses_is_told_with_what_its_operator_can_do(
+    service: LiveService, sample: bytes
+) -> None:
+    with HttpServer(sample) as source:
+        ended = service.until_state(service.submit(source.url)["id"], "succeeded")
+    name, role = urlsplit(service.database_url).path[1:], f"stranger_{os.getpid()}"
+    with psycopg.connect(service.database_url, autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {role}".encode())
+        connection.execute(f"ALTER DATABASE {name} SET role = {role}".encode())
+        try:
+            answer = service.client.get(ended["links"]["rejects"])
+        finally:
+            connection.execute(f"ALTER DATABASE {name} RESET role".encode())
+            connection.execute(f"DROP ROLE {role}".encode())
+    problem = assert_problem(answer, 503, "database_unavailable")
+    assert "lacks a right" in problem["detail"]
+    assert "Grant it" in problem["hint"]
+    assert service.client.get(ended["links"]["rejects"]).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("error", "status", "code"),
     [
         (StoreFull("full", "hint"), 507, ProblemCode.CONTROL_DB_FULL),
         (StoreCorrupt("damaged", "hint"), 500, ProblemCode.CONTROL_DB_UNUSABLE),
         (StoreError("unreadable", "hint"), 500, ProblemCode.CONTROL_DB_UNUSABLE),
-        (LoaderError(FailureCode.DATABASE_RIGHTS, "no right", "hint"), 500, ProblemCode.INTERNAL_ERROR),
+        (LoaderError(FailureCode.OUT_OF_SPACE, "full", "hint"), 503, ProblemCode.DATABASE_UNAVAILABLE),
+        (LoaderError(FailureCode.INTERNAL_ERROR, "a defect", "hint"), 500, ProblemCode.INTERNAL_ERROR),
         (HTTPException(status_code=418), 500, ProblemCode.INTERNAL_ERROR),
         (MemoryError(), 500, ProblemCode.INTERNAL_ERROR),
     ],
 )
 def test_what_a_test_can_not_bring_about_is_a_problem_too(error: Exception, status: int, code: str) -> None:
-    problem = as_problem(error).problem
-    assert (problem.status, problem.code) == (status, code)
+    told = as_problem(error)
+    assert (told.problem.status, told.problem.code) == (status, code)
+    assert ("Retry-After" in told.headers) == (status == 503)

@@ -15,10 +15,7 @@ from importer.errors import IdempotencyConflict, StoreBusy, StoreError, StoreFul
 from importer.lookup import AnyRequest
 from importer.problems import PROBLEM_JSON, FieldError, Problem, ProblemCode, RequestProblem
 from loader.errors import LoaderError
-from loader.wire import FAILURE_KINDS
-
-# Other programs lock the control DB for a backup, or to look at it.
-BUSY_RETRY_SECONDS = 2
+from loader.wire import FailureCode
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -41,15 +38,14 @@ def as_problem(error: Exception) -> RequestProblem:
         case HTTPException():
             return _as_http_problem(error)
         case StoreBusy():
-            headers = {"Retry-After": str(BUSY_RETRY_SECONDS)}
-            return RequestProblem(ProblemCode.CONTROL_DB_BUSY, error.message, headers=headers)
+            return RequestProblem(ProblemCode.CONTROL_DB_BUSY, error.message)
         case StoreFull():
             return RequestProblem(ProblemCode.CONTROL_DB_FULL, error.message, hint=error.hint)
         case StoreError():
             return RequestProblem(ProblemCode.CONTROL_DB_UNUSABLE, error.message, hint=error.hint)
         case IdempotencyConflict():
             return RequestProblem(ProblemCode.IDEMPOTENCY_CONFLICT, str(error))
-        case LoaderError() if FAILURE_KINDS[error.code].retryable:
+        case LoaderError() if error.code is not FailureCode.INTERNAL_ERROR:
             failure = error.failure
             return RequestProblem(ProblemCode.DATABASE_UNAVAILABLE, failure.message, hint=failure.hint)
         case _:

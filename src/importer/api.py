@@ -127,6 +127,7 @@ async def list_imports(
     responses=problem_responses(ProblemCode.IMPORT_NOT_FOUND, ProblemCode.TOO_BUSY),
 )
 async def get_import(
+    request: AnyRequest,
     service: FromService,
     import_id: ImportId,
     wait: Annotated[
@@ -143,9 +144,9 @@ async def get_import(
     if wait and found.state not in FINISHED:
         with service.watchers.taken():
             waiting = service.store.wait_for_change(import_id, found.version, wait)
-            changed = await service.unless_closing(waiting)
+            changed = await service.unless_closing(waiting, _hung_up(request))
         if changed is None and not service.closing.is_set():
-            raise not_found(import_id)
+            raise not_found(import_id)  # or the client has left, and nobody reads it
         found = changed or found
     return Import.of(found)
 
@@ -239,6 +240,15 @@ async def remove_import(service: FromService, import_id: ImportId) -> Response[I
         removing = found
     _log.info("removal asked for", import_id=str(import_id))
     return _accepted(removing)
+
+
+async def _hung_up(request: AnyRequest) -> None:
+    """Return when the client has left. To be asked where nobody reads the request's body: what is left of it is lost.
+
+    https://asgi.readthedocs.io/en/latest/specs/www.html#disconnect-receive-event
+    """
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _wrong_state(found: StoredImport, why: str) -> RequestProblem:

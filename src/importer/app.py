@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from importlib import metadata
 
-from litestar import HttpMethod, Litestar, Response, route
+from litestar import HttpMethod, Litestar, Response, Router, route
 from litestar.di import Provide
 from litestar.handlers import HTTPRouteHandler
 from litestar.middleware import DefineMiddleware
 
 from importer import api, documentation, events, openapi, reject_listing, status
 from importer.answers import answer
+from importer.lookup import refuse_unknown_parameters
 from importer.request_host import RequestHost
 from importer.service import Service
 
@@ -35,6 +36,7 @@ _ALLOWED = [
     _allow("/imports", "GET, OPTIONS, POST"),
     _allow("/imports/{import_id:uuid}", "DELETE, GET, OPTIONS"),
 ]
+# The operations of the OpenAPI document.
 HANDLERS: list[HTTPRouteHandler] = [
     api.submit_import,
     api.list_imports,
@@ -47,7 +49,6 @@ HANDLERS: list[HTTPRouteHandler] = [
     api.remove_import,
     status.get_liveness,
     status.get_readiness,
-    status.get_metrics,
 ]
 
 
@@ -58,8 +59,9 @@ def create_app(service: Service, names: Iterable[str]) -> Litestar:
     """
     dependencies = {"service": Provide(lambda: service, sync_to_thread=False)}
     document = openapi.openapi_document(HANDLERS, dependencies, metadata.version("large-file-importer"))
+    operations = Router("/", route_handlers=[*_ALLOWED, *HANDLERS], before_request=refuse_unknown_parameters)
     return Litestar(
-        [*_ALLOWED, *HANDLERS, documentation.schema_router(document)],
+        [operations, status.get_metrics, documentation.schema_router(document)],
         dependencies=dependencies,
         middleware=[DefineMiddleware(RequestHost, names=names)],
         exception_handlers={Exception: answer},

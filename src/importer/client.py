@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import ssl
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
@@ -27,6 +29,9 @@ _EVENTS_TIMEOUT_SECONDS = 45.0
 _RECONNECT_SECONDS = 300.0
 _RECONNECT_DELAY_SECONDS = 1.0
 _PAGE = 200
+
+# What every part on the way takes alike: https://www.rfc-editor.org/rfc/rfc9110.html#section-5.5
+_HEADER_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
 
 # What passes: the service's own 503, and those of a proxy before it while it restarts.
 _PASSING = frozenset({502, 503, 504})
@@ -74,7 +79,9 @@ class Client:
                 trust_env=False,
                 verify=ssl.create_default_context(),
             )
-        except httpx.InvalidURL as error:
+            # getaddrinfo has nothing but this error for a name with a label that is empty or too long.
+            self._http.base_url.raw_host.decode().encode("idna")
+        except (httpx.InvalidURL, UnicodeError) as error:
             raise RequestFailed(
                 "usage", f"The service's URL can't be used: {error}.", _WHERE, ExitCode.USAGE
             ) from error
@@ -90,6 +97,14 @@ class Client:
 
     def submit(self, new_import: Mapping[str, object], idempotency_key: str | None) -> Import:
         """Submit an import: the fields of NewImport."""
+        if idempotency_key is not None and not _HEADER_VALUE.fullmatch(idempotency_key):
+            raise RequestFailed(
+                "usage",
+                f"The idempotency key {idempotency_key!a} can't be sent: it is empty, has blanks at an end, or other"
+                " characters than those of ASCII.",
+                "Choose a key of letters, digits and signs of ASCII, such as a UUID.",
+                ExitCode.USAGE,
+            )
         headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
         return self._ask("POST", "/imports", Import, headers=headers, body=new_import)
 
@@ -130,32 +145,35 @@ class Client:
         service is away from the beginning or for too long.
         """
         last_event_id = ""
-        heard_at = None
+        give_up_at: float | None = -math.inf  # None: the service was there when last asked
         while True:
+            headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
             try:
-                for event_id, found in self._events(import_id, last_event_id):
-                    last_event_id, heard_at = event_id, time.monotonic()
-                    yield found
-                    if found.state in FINISHED:
-                        return
+                with self._stream(f"/imports/{import_id}/events", headers) as answer:
+                    give_up_at = None
+                    for event_id, found in self._events(answer):
+                        last_event_id = event_id
+                        yield found
+                        if found.state in FINISHED:
+                            return
             except Unavailable:
-                if heard_at is None or time.monotonic() - heard_at > _RECONNECT_SECONDS:
+                now = time.monotonic()
+                give_up_at = now + _RECONNECT_SECONDS if give_up_at is None else give_up_at
+                if now >= give_up_at:
                     raise
             time.sleep(_RECONNECT_DELAY_SECONDS)
 
-    def _events(self, import_id: UUID, last_event_id: str) -> Iterator[tuple[str, Import]]:
+    def _events(self, answer: httpx.Response) -> Iterator[tuple[str, Import]]:
         """Yield each event's id and import (https://html.spec.whatwg.org/multipage/server-sent-events.html)."""
         event_id, event = "", b""
-        headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
-        with self._stream(f"/imports/{import_id}/events", headers) as answer:
-            for line in _lines(answer.iter_bytes()):
-                name, _, value = line.partition(b": ")
-                if name == b"id":
-                    event_id = value.decode()
-                elif name == b"event":
-                    event = value
-                elif name == b"data" and event == b"import":
-                    yield event_id, self._decode(value, Import)
+        for line in _lines(answer.iter_bytes()):
+            name, _, value = line.partition(b": ")
+            if name == b"id":
+                event_id = value.decode()
+            elif name == b"event":
+                event = value
+            elif name == b"data" and event == b"import":
+                yield event_id, self._decode(value, Import)
 
     def _ask(
         self,

@@ -19,6 +19,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
+
 from importer.errors import StoreBusy, StoreCorrupt, StoreError, StoreFull, StoreLocked, StoreNewer
 
 R = TypeVar("R")
@@ -161,7 +163,12 @@ class ControlDatabase:
             raise self._error(None, str(error)) from error
         except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
             raise  # ours to correct, nobody else's
+        except msgspec.DecodeError as error:  # of import_rows.py
+            raise self._error(sqlite3.SQLITE_CORRUPT, f"a row is none that was written: {error}") from error
         except sqlite3.DatabaseError as error:
+            # Said by Python's module, and not by SQLite: with the text, and so with its secrets.
+            if not hasattr(error, "sqlite_errorcode"):
+                raise self._error(sqlite3.SQLITE_CORRUPT, "a text is not in UTF-8") from None
             raise self._error(error.sqlite_errorcode, str(error)) from error
 
     def _error(self, code: int | None, detail: str) -> StoreError:

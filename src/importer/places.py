@@ -7,9 +7,6 @@ from contextlib import contextmanager
 
 from importer.problems import ProblemCode, RequestProblem
 
-# A place is free when a client has left: streams are left by hand, downloads end.
-_RETRY_SECONDS = 2
-
 
 class Places:
     """So many places. To be used in one event loop."""
@@ -21,8 +18,7 @@ class Places:
     def taken(self) -> Generator[None]:
         """Hold a place; raises TOO_BUSY when there is none."""
         if not self._free:
-            headers = {"Retry-After": str(_RETRY_SECONDS)}
-            raise RequestProblem(ProblemCode.TOO_BUSY, "All places are taken at the moment.", headers=headers)
+            raise RequestProblem(ProblemCode.TOO_BUSY, "All places are taken at the moment.")
         self._free -= 1
         try:
             yield

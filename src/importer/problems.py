@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import http
 from collections.abc import Iterable, Mapping
 from typing import Annotated
 
@@ -14,6 +15,9 @@ from importer.imports import State
 PROBLEM_JSON = "application/problem+json"
 # Where the codes are explained; a problem's `type` is this page and the code (RFC 9457, 3.1.1, allows relative references).
 PROBLEMS_PATH = "/schema/problems"
+# Said with each 503. By then a backup has let the control DB go, a client may have left its place, and a database that
+# was away is asked anew.
+_RETRY_AFTER_SECONDS = 2
 
 
 class ProblemCode(enum.StrEnum):
@@ -112,7 +116,9 @@ PROBLEM_KINDS: dict[ProblemCode, ProblemKind] = {
         503, "The service can't do its work at the moment.", "It tries again by itself; see its log."
     ),
     ProblemCode.DATABASE_UNAVAILABLE: ProblemKind(
-        503, "The target database can't be asked.", "Try again when it is up; GET /health/ready tells."
+        503,
+        "The target database can't be asked, or refuses to answer.",
+        "Try again when it is up; GET /health/ready tells.",
     ),
 }
 
@@ -160,8 +166,10 @@ class RequestProblem(Exception):  # noqa: N818 - a problem, as RFC 9457 has it
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(detail)
-        self.headers = dict(headers or {})
         kind = PROBLEM_KINDS[code]
+        self.headers = dict(headers or {})
+        if kind.status == http.HTTPStatus.SERVICE_UNAVAILABLE:
+            self.headers["Retry-After"] = str(_RETRY_AFTER_SECONDS)
         self.problem = Problem(
             type=f"{PROBLEMS_PATH}#{code}",
             title=kind.title,

@@ -138,6 +138,11 @@ def _listen(host: str, port: int) -> socket.socket:
         listener = socket.create_server(address[:2], family=family, backlog=_BACKLOG, dualstack_ipv6=is_dual)
         connections.configure(listener)
         return listener
+    except UnicodeError as error:  # what IDNA has no form for: an empty label, or one that is too long
+        raise CannotStart(
+            f"The service can't listen at {host}: that is no address, and no name that one can have.",
+            "Choose another address with --host or IMPORTER_HOST.",
+        ) from error
     except OSError as error:
         raise CannotStart(
             f"The service can't listen at {host}, port {port}: {error.strerror}.",

@@ -45,16 +45,21 @@ class Service:
     listings: Places = field(default_factory=lambda: Places(_LISTINGS))  # of rejects
     closing: asyncio.Event = field(default_factory=asyncio.Event)  # the service is about to stop
 
-    async def unless_closing(self, wait: Coroutine[object, object, T]) -> T | None:
-        """Return what `wait` does; None as soon as the service is about to stop, so that no answer holds it up."""
+    async def unless_closing(
+        self, wait: Coroutine[object, object, T], *ends: Coroutine[object, object, object]
+    ) -> T | None:
+        """Return what `wait` does; None as soon as the service is about to stop, so that no answer holds it up.
+
+        `ends`: what else ends the waiting when it returns.
+        """
         waiting = asyncio.ensure_future(wait)
-        closing = asyncio.ensure_future(self.closing.wait())
+        others = [asyncio.ensure_future(each) for each in (self.closing.wait(), *ends)]
         try:
-            await asyncio.wait({waiting, closing}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({waiting, *others}, return_when=asyncio.FIRST_COMPLETED)
             return waiting.result() if waiting.done() else None
         finally:
-            waiting.cancel()
-            closing.cancel()
+            for each in (waiting, *others):
+                each.cancel()
 
 
 @asynccontextmanager

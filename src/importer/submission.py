@@ -45,5 +45,7 @@ def _read(request: AnyRequest, body: bytes) -> NewImport:
         message, _, path = str(error).partition(" - at `$.")
         fault = FieldError(path.removesuffix("`"), message)
         raise RequestProblem(ProblemCode.INVALID_REQUEST, f"{error}.", errors=[fault]) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise RequestProblem(ProblemCode.INVALID_REQUEST, f"The body is not JSON: {error}.") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # nested too deeply
+        raise RequestProblem(
+            ProblemCode.INVALID_REQUEST, f"The body can't be read as JSON: {error}."
+        ) from error
