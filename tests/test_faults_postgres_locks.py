@@ -18,6 +18,7 @@ from loader_process import (
     query,
     row_count,
     wait_for,
+    wait_until_disconnected,
 )
 from mid_load import holding, resume_serving, start_until_stalled, wait_for_lock
 from postgres_server import installed
@@ -69,6 +70,38 @@ def test_a_removal_waits_for_a_long_reader_and_new_readers_do_not_wait_for_it(
         assert_readers_come_through(loaders, rows)
     assert removal.wait() == 0
     assert_nothing_is_left(loaders.database_url)
+
+
+@pytest.mark.parametrize("are_killed", [pytest.param(False, marks=pytest.mark.long), True])
+def test_two_removals_at_once_wait_for_a_long_reader_and_if_they_are_killed_gc_ends_both(
+    are_killed: bool, loaders: Loaders, server: HttpServer, small_file: HttpServer
+) -> None:
+    """Postgres detaches one partition of a table at a time; gc begins with the older, the younger is half detached."""
+    older = loaders.start("run", small_file.url).receipt()
+    younger = loaders.start("run", server.url).receipt()
+    with holding(loaders, "SELECT FROM trips LIMIT 1"):
+        first = loaders.start("drop", "--published", younger.import_id)
+        wait_for("its rows to vanish", lambda: row_count(loaders.database_url) == older.rows_published)
+        if are_killed:
+            kill(loaders, first)
+        second = loaders.start("drop", "--published", older.import_id)
+        detaching = (
+            "SELECT FROM pg_stat_activity WHERE application_name LIKE '% drop' AND query LIKE 'ALTER%'"
+        )
+        wait_for("its turn", lambda: len(query(loaders.database_url, detaching)) == (1 if are_killed else 2))
+        if are_killed:
+            kill(loaders, second)
+    if are_killed:
+        assert loaders.start("gc").wait() == 0
+    else:
+        assert (first.wait(), second.wait()) == (0, 0)
+    assert row_count(loaders.database_url) == 0
+    assert_nothing_is_left(loaders.database_url)
+
+
+def kill(loaders: Loaders, loader: LoaderProcess) -> None:
+    loader.process.kill()
+    wait_until_disconnected(loaders.database_url)
 
 
 @contextlib.contextmanager

@@ -158,7 +158,8 @@ def with_lock_timeout(
 ) -> None:
     """Do what needs a lock on trips or a part, again and again while others hold it, without keeping readers queued behind.
 
-    Raises TABLE_LOCKED after `budget_seconds` (None: _LOCK_BUDGET_SECONDS), Stopped.
+    A pending detach of another's is such a hold (SQLSTATE 55000): a table can have only one. Raises TABLE_LOCKED after
+    `budget_seconds` (None: _LOCK_BUDGET_SECONDS), Stopped.
     """
     budget_seconds = _LOCK_BUDGET_SECONDS if budget_seconds is None else budget_seconds
     deadline = time.monotonic() + budget_seconds
@@ -166,7 +167,7 @@ def with_lock_timeout(
     while True:
         try:
             action()
-        except (pg.LockNotAvailable, pg.DeadlockDetected) as error:
+        except (pg.LockNotAvailable, pg.DeadlockDetected, pg.ObjectNotInPrerequisiteState) as error:
             if time.monotonic() > deadline:
                 raise LoaderError(
                     FailureCode.TABLE_LOCKED,
