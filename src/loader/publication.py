@@ -218,11 +218,19 @@ def _publish(connection: Connection, attempt: claim.Attempt, target: claim.Targe
 
 
 def _replace(connection: Connection, import_key: int) -> None:
-    """Take all other imports out of trips. Last, because from here on readers wait: DETACH locks them out."""
+    """Take all other imports out of trips. Last, because from here on readers wait: DETACH locks them out.
+
+    Also those whose removal has not come that far. One whose detach is pending is out of sight, and left to its removal.
+    """
+    connection.execute(
+        "UPDATE loader.import SET state = 'removing' WHERE state = 'published' AND import_key <> %s",
+        [import_key],
+    )
     with connection.cursor(row_factory=scalar_row) as cursor:
         replaced: list[int] = cursor.execute(
-            "UPDATE loader.import SET state = 'removing' WHERE state = 'published' AND import_key <> %s"
-            " RETURNING import_key",
+            "SELECT import_key FROM loader.import JOIN pg_inherits"
+            " ON inhrelid = to_regclass(format('loader.import_%%s', import_key))"
+            " WHERE inhparent = to_regclass('public.trips') AND NOT inhdetachpending AND import_key <> %s",
             [import_key],
         ).fetchall()
     for key in replaced:

@@ -106,9 +106,8 @@ def _detach(connection: Connection, import_key: int) -> None:
         return
     for key, is_pending, has_default in attached:
         how = sql.SQL("FINALIZE" if is_pending else "" if has_default else "CONCURRENTLY")
-        with contextlib.suppress(
-            pg.UndefinedTable
-        ):  # no longer in trips: its remover was faster, or a replacement
+        # no longer in trips: its remover was faster, or a replacement
+        with contextlib.suppress(pg.UndefinedTable):
             connection.execute(
                 sql.SQL("ALTER TABLE {} DETACH PARTITION {} {}").format(
                     publication.TRIPS, ledger.import_table(key), how
