@@ -10,6 +10,9 @@ from urllib.parse import urlsplit
 
 from psycopg.conninfo import conninfo_to_dict
 
+# https://www.postgresql.org/docs/current/protocol-message-formats.html
+_READY = b"Z\0\0\0\5I"
+
 
 class Proxy:
     """Passes on, within `with`, what comes to `url` to a database behind a Unix socket."""
@@ -22,9 +25,14 @@ class Proxy:
         self.url = urlsplit(database_url)._replace(netloc=origin, query="").geturl()
         self.is_mute = False  # the database's answers are lost
         self.is_deaf = False  # what loaders say is lost, also of those who come
+        self.lets_in = False  # deaf, it still lets those who come log in
+        self.parting_words = b""  # what they hear, in place of nothing, when they go on; then it hangs up
+        self.turns_away = False  # who comes is hung up on
         self.loses_an_answer = False  # the next one, and then no more
         self._sockets: list[socket.socket] = []
         self._lost: set[socket.socket] = set()
+        self._logged_in: set[socket.socket] = set()
+        self._let_in: set[socket.socket] = set()  # of these, those that came while it was deaf
         self._threads = [threading.Thread(target=self._accept)]
 
     def __enter__(self) -> Proxy:
@@ -46,7 +54,7 @@ class Proxy:
         for each in self._sockets:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
-        self.is_mute = self.is_deaf = False
+        self.is_mute = self.is_deaf = self.turns_away = False
 
     def lose_loaders(self) -> None:
         """End the connections on the loaders' side; the database is not told. Those that come later are served well."""
@@ -59,7 +67,11 @@ class Proxy:
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
-                client, server = self._listener.accept()[0], socket.socket(socket.AF_UNIX)
+                client = self._listener.accept()[0]
+                if self.turns_away:
+                    client.close()
+                    continue
+                server = socket.socket(socket.AF_UNIX)
                 self._sockets += [client, server]
                 server.connect(self._socket_path)
                 for source, target in ((client, server), (server, client)):
@@ -70,10 +82,23 @@ class Proxy:
     def _pass_on(self, source: socket.socket, target: socket.socket, is_answer: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
-                if not (self._loses_answer() if is_answer else self.is_deaf):
+                if is_answer:
+                    self._note_log_in(target, data)
+                    if not self._loses_answer():
+                        target.sendall(data)
+                elif not self.is_deaf or (self.lets_in and source not in self._logged_in):
                     target.sendall(data)
+                elif self.parting_words and source in self._let_in:
+                    source.sendall(self.parting_words)
+                    break
             if source not in self._lost:
                 target.shutdown(socket.SHUT_RDWR)
+
+    def _note_log_in(self, client: socket.socket, answer: bytes) -> None:
+        if client not in self._logged_in and answer.endswith(_READY):
+            self._logged_in.add(client)
+            if self.is_deaf:
+                self._let_in.add(client)
 
     def _loses_answer(self) -> bool:
         loses_one, self.loses_an_answer = self.loses_an_answer, False

@@ -21,7 +21,8 @@ from loader_process import (
 from mid_load import COMMITS, SLOW_COMMIT, backends, resume_serving, start_until_stalled
 from postgres_proxy import Proxy
 
-from loader import wire
+from loader import trips_table, wire
+from loader.database import Database
 
 pytestmark = pytest.mark.slow
 
@@ -87,6 +88,32 @@ def test_suspended_in_a_commit_that_then_failed_it_keeps_what_is_loaded(
     assert (last.failure.code, last.staging) == (wire.FailureCode.SUSPENDED, "kept")
     assert committed_rows(loaders.database_url) > row_count(loaders.database_url) == 0
     assert_staging_is_whole(loaders.database_url)
+
+
+# Its sleep is neither ended by a cancel request nor by the client's end, as a commit that waits for a disk.
+STUBBORN_COMMIT = """
+CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    PERFORM set_config('client_connection_check_interval', '0', false);
+    BEGIN PERFORM pg_sleep(60); EXCEPTION WHEN query_canceled THEN PERFORM pg_sleep(3); END;
+    RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER stubborn_commit AFTER INSERT ON loader.import DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION wait()
+"""
+
+
+def test_stopped_in_the_commit_of_its_first_row_it_leaves_nothing(
+    loaders: Loaders, server: HttpServer
+) -> None:
+    with Database(loaders.database_url).connection("test") as connection:
+        trips_table.prepare(connection)
+        connection.execute(STUBBORN_COMMIT.encode())
+    loader = loaders.start("run", server.url, "--import-id", "0190b2c4-0000-7000-8000-000000000009")
+    wait_for("the commit", lambda: query(loaders.database_url, COMMITS) != [])
+    loader.send(signal.SIGTERM)
+    last = loader.failure()
+    assert (last.failure.code, last.staging) == (wire.FailureCode.TERMINATED, "none")
+    assert_nothing_is_left(loaders.database_url)
 
 
 def end_control(loaders: Loaders) -> None:

@@ -18,10 +18,12 @@ from loader_process import (
     query,
     row_count,
     wait_for,
+    wait_until_disconnected,
 )
 from mid_load import holding, resume_serving, start_until_stalled, wait_for_lock
 from postgres_server import installed
 
+from loader import claim
 from loader.wire import FailureCode
 
 pytestmark = pytest.mark.slow
@@ -57,6 +59,58 @@ def test_while_a_long_reader_keeps_it_from_replacing_new_readers_wait_no_longer_
     assert_nothing_is_left(loaders.database_url)
 
 
+def test_a_replacement_replaces_also_what_a_killed_removal_has_left_in_trips(
+    loaders: Loaders, server: HttpServer, small_file: HttpServer
+) -> None:
+    old = loaders.start("run", small_file.url).receipt()
+    with holding(loaders, "LOCK TABLE trips IN SHARE UPDATE EXCLUSIVE MODE"):
+        removal = loaders.start("drop", "--published", old.import_id)
+        wait_for_lock(loaders, "drop")
+        kill(loaders, removal)
+    assert row_count(loaders.database_url) == old.rows_published
+    with psycopg.connect(loaders.database_url) as another:  # so that the loader does not remove it at its end
+        assert claim.try_lock(another, old.import_key)
+        receipt = loaders.start("run", server.url, "--mode", "replace").receipt()
+        assert row_count(loaders.database_url) == receipt.rows_published
+    assert loaders.start("gc").wait() == 0
+    assert_nothing_is_left(loaders.database_url)
+
+
+def test_a_removal_goes_on_when_its_import_is_replaced_while_it_waits(
+    loaders: Loaders, small_file: HttpServer
+) -> None:
+    import_id = loaders.start("run", small_file.url).receipt().import_id
+    with psycopg.connect(loaders.database_url) as replacement:
+        replacement.execute("LOCK TABLE trips IN SHARE UPDATE EXCLUSIVE MODE")
+        removal = loaders.start("drop", "--published", import_id)
+        wait_for_lock(loaders, "drop")
+        replacement.execute("ALTER TABLE trips DETACH PARTITION loader.import_1")
+    assert removal.wait() == 0
+    assert_nothing_is_left(loaders.database_url)
+
+
+@pytest.mark.long
+def test_a_replacement_and_two_removals_of_what_it_replaces_wait_for_a_long_reader_and_all_end(
+    loaders: Loaders, server: HttpServer, small_file: HttpServer
+) -> None:
+    """One of the two removals has half detached its import, the other has not come that far."""
+    whole = loaders.start("run", small_file.url).receipt()
+    old = loaders.start("run", server.url).receipt()
+    with holding(loaders, "SELECT FROM trips LIMIT 1"):
+        removals = [loaders.start("drop", "--published", old.import_id)]
+        wait_for("its rows to vanish", lambda: row_count(loaders.database_url) == whole.rows_published)
+        removals.append(loaders.start("drop", "--published", whole.import_id))
+        removing = "SELECT FROM loader.import WHERE state = 'removing'"
+        wait_for("both to be marked", lambda: len(query(loaders.database_url, removing)) == 2)
+        replacement = loaders.start("run", server.url, "--mode", "replace")
+        replacement.wait_for_phase("publishing")
+        wait_for_lock(loaders, "control")
+    rows = replacement.receipt().rows_published
+    assert [each.wait() for each in removals] == [0, 0]
+    assert row_count(loaders.database_url) == rows
+    assert_nothing_is_left(loaders.database_url)
+
+
 @pytest.mark.long
 def test_a_removal_waits_for_a_long_reader_and_new_readers_do_not_wait_for_it(
     loaders: Loaders, server: HttpServer, small_file: HttpServer
@@ -69,6 +123,38 @@ def test_a_removal_waits_for_a_long_reader_and_new_readers_do_not_wait_for_it(
         assert_readers_come_through(loaders, rows)
     assert removal.wait() == 0
     assert_nothing_is_left(loaders.database_url)
+
+
+@pytest.mark.parametrize("are_killed", [pytest.param(False, marks=pytest.mark.long), True])
+def test_two_removals_at_once_wait_for_a_long_reader_and_if_they_are_killed_gc_ends_both(
+    are_killed: bool, loaders: Loaders, server: HttpServer, small_file: HttpServer
+) -> None:
+    """Postgres detaches one partition of a table at a time; gc begins with the older, the younger is half detached."""
+    older = loaders.start("run", small_file.url).receipt()
+    younger = loaders.start("run", server.url).receipt()
+    with holding(loaders, "SELECT FROM trips LIMIT 1"):
+        first = loaders.start("drop", "--published", younger.import_id)
+        wait_for("its rows to vanish", lambda: row_count(loaders.database_url) == older.rows_published)
+        if are_killed:
+            kill(loaders, first)
+        second = loaders.start("drop", "--published", older.import_id)
+        detaching = (
+            "SELECT FROM pg_stat_activity WHERE application_name LIKE '% drop' AND query LIKE 'ALTER%'"
+        )
+        wait_for("its turn", lambda: len(query(loaders.database_url, detaching)) == (1 if are_killed else 2))
+        if are_killed:
+            kill(loaders, second)
+    if are_killed:
+        assert loaders.start("gc").wait() == 0
+    else:
+        assert (first.wait(), second.wait()) == (0, 0)
+    assert row_count(loaders.database_url) == 0
+    assert_nothing_is_left(loaders.database_url)
+
+
+def kill(loaders: Loaders, loader: LoaderProcess) -> None:
+    loader.process.kill()
+    wait_until_disconnected(loaders.database_url)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import socket
+import struct
 import subprocess
 from collections.abc import Generator
 from pathlib import Path
@@ -86,12 +87,35 @@ def test_connections_of_which_the_server_does_not_know_the_end_keep_nobody_out(
     assert checksum(distant.database_url) == whole
 
 
+# As a pooler speaks that has waited for a server for too long.
+_COMPLAINT = b"SFATAL\0C08P01\0Mquery_wait_timeout\0\0"
+COMPLAINT = b"E" + struct.pack("!i", 4 + len(_COMPLAINT)) + _COMPLAINT
+
+
+@pytest.mark.parametrize(
+    ("lets_in", "parting_words", "turns_away"),
+    [
+        (False, b"", False),
+        (True, b"", False),
+        pytest.param(True, COMPLAINT, False, marks=pytest.mark.long),
+        pytest.param(False, b"", True, marks=pytest.mark.long),
+    ],
+    ids=["deaf", "deaf once they have logged in", "complains to newcomers", "turns newcomers away"],
+)
 def test_a_database_that_goes_deaf_is_given_up_and_gone_on_with_when_it_hears_again(
-    proxy: Proxy, distant: Loaders, database_url: str, server: HttpServer, sample: bytes
+    lets_in: bool,
+    parting_words: bytes,
+    turns_away: bool,
+    proxy: Proxy,
+    distant: Loaders,
+    database_url: str,
+    server: HttpServer,
+    sample: bytes,
 ) -> None:
     """TCP is content meanwhile: somebody takes what is sent."""
     whole = checksum_of(database_url, sample)
     loader = start_until_stalled(distant, server, environment=IMPATIENT)
+    proxy.lets_in, proxy.parting_words, proxy.turns_away = lets_in, parting_words, turns_away
     proxy.is_deaf = True
     resume_serving(server)
     wait_for("its sessions to be given up", lambda: backends(Loaders(Path(), database_url), "%") == [])
@@ -99,6 +123,14 @@ def test_a_database_that_goes_deaf_is_given_up_and_gone_on_with_when_it_hears_ag
     assert loader.receipt().attempts >= 2
     assert checksum(database_url) == whole
     assert_nothing_is_left(database_url)
+
+
+def test_a_run_that_is_let_in_and_then_hears_nothing_ends(
+    proxy: Proxy, distant: Loaders, server: HttpServer
+) -> None:
+    proxy.is_deaf = proxy.lets_in = True
+    last = distant.start("run", server.url, environment=IMPATIENT).failure()
+    assert (last.failure.code, last.staging) == (FailureCode.DATABASE_UNAVAILABLE, "none")
 
 
 @pytest.mark.long

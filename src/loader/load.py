@@ -97,9 +97,9 @@ class Load:
             stack.enter_context(self._interrupt.aborting(database.abort))
             probe = self._probe(source)
             reach()
+            stack.enter_context(Pulse(database, lambda: self._meter.rows_sent))
             control = self._interrupt.call(lambda: stack.enter_context(database.connection("control")))
             database.refuse_shared_sessions(control)
-            stack.enter_context(Pulse(database, lambda: self._meter.rows_sent))
             end_backends(control)  # of the attempt before: what was lost to us, the server may not know yet
             self._prepare(control)
             reach()

@@ -158,7 +158,8 @@ def with_lock_timeout(
 ) -> None:
     """Do what needs a lock on trips or a part, again and again while others hold it, without keeping readers queued behind.
 
-    Raises TABLE_LOCKED after `budget_seconds` (None: _LOCK_BUDGET_SECONDS), Stopped.
+    A pending detach of another's is such a hold (SQLSTATE 55000): a table can have only one. Raises TABLE_LOCKED after
+    `budget_seconds` (None: _LOCK_BUDGET_SECONDS), Stopped.
     """
     budget_seconds = _LOCK_BUDGET_SECONDS if budget_seconds is None else budget_seconds
     deadline = time.monotonic() + budget_seconds
@@ -166,7 +167,7 @@ def with_lock_timeout(
     while True:
         try:
             action()
-        except (pg.LockNotAvailable, pg.DeadlockDetected) as error:
+        except (pg.LockNotAvailable, pg.DeadlockDetected, pg.ObjectNotInPrerequisiteState) as error:
             if time.monotonic() > deadline:
                 raise LoaderError(
                     FailureCode.TABLE_LOCKED,
@@ -217,11 +218,19 @@ def _publish(connection: Connection, attempt: claim.Attempt, target: claim.Targe
 
 
 def _replace(connection: Connection, import_key: int) -> None:
-    """Take all other imports out of trips. Last, because from here on readers wait: DETACH locks them out."""
+    """Take all other imports out of trips. Last, because from here on readers wait: DETACH locks them out.
+
+    Also those whose removal has not come that far. One whose detach is pending is out of sight, and left to its removal.
+    """
+    connection.execute(
+        "UPDATE loader.import SET state = 'removing' WHERE state = 'published' AND import_key <> %s",
+        [import_key],
+    )
     with connection.cursor(row_factory=scalar_row) as cursor:
         replaced: list[int] = cursor.execute(
-            "UPDATE loader.import SET state = 'removing' WHERE state = 'published' AND import_key <> %s"
-            " RETURNING import_key",
+            "SELECT import_key FROM loader.import JOIN pg_inherits"
+            " ON inhrelid = to_regclass(format('loader.import_%%s', import_key))"
+            " WHERE inhparent = to_regclass('public.trips') AND NOT inhdetachpending AND import_key <> %s",
             [import_key],
         ).fetchall()
     for key in replaced:

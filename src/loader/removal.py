@@ -5,11 +5,14 @@ All are the same steps, resumable at each: mark the row, detach from trips, drop
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Generator
 from functools import partial
 from typing import Literal
 
+from psycopg import errors as pg
 from psycopg import sql
+from psycopg.rows import tuple_row
 
 from loader import claim, ledger, publication
 from loader.database import Connection
@@ -86,19 +89,27 @@ def _detach(connection: Connection, import_key: int) -> None:
     """Take the import's table out of trips, if it is in it, while others go on reading.
 
     DETACH CONCURRENTLY works in two transactions and waits between them for readers that began before; a wait that
-    ends too early leaves the detach pending, which FINALIZE completes. A trips to which somebody gave a DEFAULT partition
-    knows only the plain one, which has readers wait for a moment.
+    ends too early leaves the detach pending, which FINALIZE completes. A table can have only one pending: that of another
+    import, whose remover may be gone, is completed first. A trips to which somebody gave a DEFAULT partition knows only
+    the plain one, which has readers wait for a moment.
     https://www.postgresql.org/docs/current/sql-altertable.html#SQL-ALTERTABLE-DETACH-PARTITION
     """
-    table = ledger.import_table(import_key)
-    attached = connection.execute(
-        "SELECT inhdetachpending, partdefid <> 0 FROM pg_inherits JOIN pg_partitioned_table ON partrelid = inhparent"
-        " WHERE inhrelid = to_regclass(%s) AND inhparent = to_regclass('public.trips')",
-        [f"loader.import_{import_key}"],
-    ).fetchone()
-    if attached is not None:
-        is_pending, has_default = attached
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        attached = cursor.execute(
+            "SELECT import_key, inhdetachpending, partdefid <> 0 FROM loader.import"
+            " JOIN pg_inherits ON inhrelid = to_regclass(format('loader.import_%%s', import_key))"
+            " JOIN pg_partitioned_table ON partrelid = inhparent WHERE inhparent = to_regclass('public.trips')"
+            " AND (import_key = %s OR inhdetachpending) ORDER BY inhdetachpending DESC",
+            [import_key],
+        ).fetchall()
+    if import_key not in [key for key, _, _ in attached]:
+        return
+    for key, is_pending, has_default in attached:
         how = sql.SQL("FINALIZE" if is_pending else "" if has_default else "CONCURRENTLY")
-        connection.execute(
-            sql.SQL("ALTER TABLE {} DETACH PARTITION {} {}").format(publication.TRIPS, table, how)
-        )
+        # no longer in trips: its remover was faster, or a replacement
+        with contextlib.suppress(pg.UndefinedTable):
+            connection.execute(
+                sql.SQL("ALTER TABLE {} DETACH PARTITION {} {}").format(
+                    publication.TRIPS, ledger.import_table(key), how
+                )
+            )

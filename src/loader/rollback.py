@@ -137,9 +137,9 @@ def _roll_back(
         on_step()
 
     with Database(database_url).connection("roll back") as connection:
+        end_backends(connection)  # first: one may be about to commit the import's row
         if not trips_table.exists(connection) or (found := ledger.find_import(connection, import_id)) is None:
             return None
-        end_backends(connection)
         reach()
         claim.lock(connection, found, undisturbed)
         if removal.mark(connection, found.import_key, published=False):
