@@ -107,7 +107,7 @@ class HttpSource:
                 answer.finish()
 
     def _look_at_range(self, answer: Answer) -> RawInfo:
-        span = checked_range(answer, 0, HEAD_BYTES)
+        span = checked_range(answer, 0, HEAD_BYTES, None)
         head = bytearray(span.end)
         for _ in receive_range(answer, memoryview(head)):
             pass
