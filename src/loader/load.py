@@ -252,7 +252,7 @@ class Load:
             import_key=key,
             source=info.location,
             validator=info.validator,
-            source_bytes=info.size_bytes or remainder.source_bytes_read,
+            source_bytes=info.size_bytes or probe.source.compressed_bytes or remainder.data_end,
             data_bytes=remainder.data_end,
             length_verified=probe.source.length_verified,
             blocks=totals.blocks,

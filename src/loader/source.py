@@ -56,6 +56,11 @@ class Source(Protocol):
         """The end is announced beforehand, or marked by what frames it. As long as `segments` has not reached it, maybe."""
         ...
 
+    @property
+    def compressed_bytes(self) -> int | None:
+        """How much of a compressed file was read, from its beginning on; None: it is not compressed."""
+        ...
+
     def probe(self) -> SourceInfo:
         """Look at the beginning. Raises LoaderError and SourceClosed."""
         ...
@@ -84,6 +89,10 @@ class _OpenedSource:
     @property
     def length_verified(self) -> bool:
         return self._unpacking is not None or self._raw.length_verified
+
+    @property
+    def compressed_bytes(self) -> int | None:
+        return None if self._unpacking is None else self._unpacking.consumed_bytes
 
     def probe(self) -> SourceInfo:
         return run_until_closed(self._probe, self._closed)
