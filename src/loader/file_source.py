@@ -79,7 +79,7 @@ class StreamSource:
         self._path = path  # None: stdin
         self._location = location
         self._descriptor = 0
-        self._reader = ForwardReader(self._readinto)
+        self._reader = ForwardReader(self._readinto, location)
 
     def __del__(self) -> None:
         if self._descriptor > 0:

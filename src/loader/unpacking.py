@@ -54,7 +54,7 @@ class Unpacking:
     def _begin(self) -> None:
         self._chunks = self._compressed_chunks()
         self._decompressor = decompressor(self._compression, self._chunks)
-        self._reader = ForwardReader(self._readinto)
+        self._reader = ForwardReader(self._readinto, self._info.location)
         self._produced_bytes = 0
         self._counted_bytes = 0
 
