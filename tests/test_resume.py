@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import os
 import random
 import re
 import signal
+import subprocess
 import uuid
 from pathlib import Path
 
@@ -25,6 +28,7 @@ from loader_process import (
     wait_until_disconnected,
 )
 from mid_load import (
+    STALL_BYTES,
     backends,
     holding,
     resume_serving,
@@ -220,6 +224,29 @@ def test_a_loader_that_loses_its_connections_goes_on_by_itself(
     resume_serving(server)
     assert loader.receipt().attempts == 2
     assert checksum(loaders.database_url) == whole
+    assert_nothing_is_left(loaders.database_url)
+
+
+@pytest.mark.parametrize("source", ["-", "/dev/stdin", "a named pipe"])
+def test_a_pipe_is_not_begun_anew_when_the_database_is_lost(
+    source: str, loaders: Loaders, sample: bytes, tmp_path: Path
+) -> None:
+    if source == "a named pipe":
+        source = str(tmp_path / "pipe")
+        os.mkfifo(source)
+    loader = loaders.start("run", source, stdin=subprocess.PIPE)
+    assert loader.process.stdin is not None
+    with contextlib.ExitStack() as stack:
+        named = source.endswith("pipe")
+        writer = stack.enter_context(open(source, "wb", 0)) if named else loader.process.stdin
+        os.write(writer.fileno(), sample[:STALL_BYTES])
+        wait_for("a committed part", lambda: committed_rows(loaders.database_url) > 0)
+        for pid in backends(loaders, "%"):
+            query(loaders.database_url, f"SELECT pg_terminate_backend({pid})")
+        with contextlib.suppress(BrokenPipeError):  # it may have ended by now
+            os.write(writer.fileno(), sample[STALL_BYTES:])
+        last = loader.failure()
+    assert (last.failure.code, last.staging) == (wire.FailureCode.DATABASE_UNAVAILABLE, "none")
     assert_nothing_is_left(loaders.database_url)
 
 

@@ -130,6 +130,7 @@ class HttpSource:
             size_bytes=size_bytes,
             validator=self._file.validator,
             resumable=self._file.validator is not None,
+            readable_again=True,
             head=head,
             head_is_whole=is_whole,
         )

@@ -66,6 +66,7 @@ class Load:
         self.import_id: UUID | None = UUID(job.import_id) if job.import_id else None
         self.is_claimed = False  # the import is in the ledger, and was ours to change
         self.is_resumable = True  # what is committed can be gone on from
+        self._is_readable_again = True  # the source, by another attempt
         self._rows_before = 0  # what the meter said before the current attempt sent any
 
     def until_published(self) -> Receipt:
@@ -76,7 +77,7 @@ class Load:
                 return self._attempt()
             except LoaderError as error:
                 lost = error.code is FailureCode.DATABASE_UNAVAILABLE and self.is_claimed
-                if not lost or self._job.source == "-":
+                if not lost or not self._is_readable_again:
                     raise
                 if self._meter.rows_sent > self._rows_before:
                     deadline = time.monotonic() + _DATABASE_BUDGET_SECONDS
@@ -124,7 +125,7 @@ class Load:
         header = read_header(info.head, is_whole=info.head_is_whole)
         if self._allowance.count == 0:
             RejectCount(self._allowance, 0, None).add(first_rejects(info, header), len(info.head))
-        self.is_resumable = info.resumable
+        self.is_resumable, self._is_readable_again = info.resumable, info.readable_again
         return _Probe(source, info, header)
 
     def _refuse_unverified(self, source: Source, info: SourceInfo) -> None:

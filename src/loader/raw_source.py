@@ -33,6 +33,7 @@ class RawInfo(msgspec.Struct, frozen=True):
     size_bytes: int | None  # None: not announced
     validator: str | None
     resumable: bool  # bytes from the middle can be had again and proven to be of the same file
+    readable_again: bool  # opened anew it begins anew, which no pipe does
     head: bytes  # the first bytes, up to HEAD_BYTES
     head_is_whole: bool  # head is all there is
 

@@ -44,6 +44,7 @@ class SourceInfo(msgspec.Struct, frozen=True):
     )  # strong ETag, Last-Modified, or a path's mtime, inode and size; None: there is none
     compression: Compression | None  # by the first bytes, never by name or header
     resumable: bool  # bytes from the middle can be had again and proven to be of the same file
+    readable_again: bool  # opened anew it begins anew, which no pipe does
     head: bytes  # the first bytes, decompressed, up to HEAD_BYTES
     head_is_whole: bool  # head is all there is
 
@@ -130,6 +131,7 @@ class _OpenedSource:
             validator=raw.validator,
             compression=compression,
             resumable=raw.resumable,
+            readable_again=raw.readable_again,
             head=head,
             head_is_whole=is_whole,
         )
