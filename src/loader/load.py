@@ -40,6 +40,9 @@ _SPARE_BUFFERS = 2
 # A database that is gone for longer than this, counted from the last block loaded, ends the run.
 _DATABASE_BUDGET_SECONDS = 120.0
 _DATABASE_RETRY_SECONDS = 1.0
+# So many attempts in a row that load and commit nothing end it, too: what ends sessions late in each part, such as a
+# limit on the length of transactions, would do so for ever.
+_MOST_FRUITLESS_ATTEMPTS = 10
 
 
 class _Probe(msgspec.Struct, frozen=True):
@@ -68,6 +71,8 @@ class Load:
         self.is_resumable = True  # what is committed can be gone on from
         self._is_readable_again = True  # the source, by another attempt
         self._rows_before = 0  # what the meter said before the current attempt sent any
+        self._committed_bytes = 0  # what the last attempt found committed
+        self._fruitless_attempts = 0  # since then: that sent rows and lost the database
 
     def until_published(self) -> Receipt:
         """Return the receipt of the published import. Raises LoaderError, Stopped."""
@@ -82,7 +87,8 @@ class Load:
                 if self._meter.rows_sent > self._rows_before:
                     deadline = time.monotonic() + _DATABASE_BUDGET_SECONDS
                     self._rows_before = self._meter.rows_sent
-                if time.monotonic() > deadline:
+                    self._fruitless_attempts += 1
+                if time.monotonic() > deadline or self._fruitless_attempts >= _MOST_FRUITLESS_ATTEMPTS:
                     raise
             self._interrupt.sleep(_DATABASE_RETRY_SECONDS)
 
@@ -204,6 +210,8 @@ class Load:
         info, key = probe.info, attempt.import_key
         committed = ledger.totals(control, key)
         self._rows_before = committed.rows_copied
+        if committed.bytes > self._committed_bytes:
+            self._committed_bytes, self._fruitless_attempts = committed.bytes, 0
         worker_count = self._job.workers or default_worker_count()
         pool = BufferPool(SOURCE_CONNECTIONS + worker_count + _SPARE_BUFFERS)
         data_end = info.size_bytes if info.compression is None else None
