@@ -66,18 +66,23 @@ class LoaderProcess:
         small: bool = False,
         stdin: int | None = subprocess.DEVNULL,
         stdout: int | None = None,
+        redirected: str = "",
     ) -> None:
-        """`small`: with segments and parts so small that a test's file has many of them. `stdout` None: a file."""
+        """`small`: with segments and parts so small that a test's file has many of them. `stdout` None: a file.
+
+        `redirected`: its streams once more, as a shell has it.
+        """
         environment = {**os.environ, **(environment or {})}
         environment.pop("DATABASE_URL", None)
         if database_url is not None:
             environment["DATABASE_URL"] = database_url
         program = [str(Path(__file__).with_name("small_loader.py"))] if small else ["-m", "loader"]
+        shell = ["sh", "-c", f'exec "$@" {redirected}', "sh"] if redirected else []
         self._out = folder / f"loader-{time.monotonic_ns()}.out"
         self._err = self._out.with_suffix(".err")
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
-                [sys.executable, *program, *arguments],
+                [*shell, sys.executable, *program, *arguments],
                 stdin=stdin,
                 stdout=out if stdout is None else stdout,
                 stderr=err,
@@ -162,6 +167,7 @@ class Loaders:
         environment: Mapping[str, str] | None = None,
         stdin: int = subprocess.DEVNULL,
         stdout: int | None = None,
+        redirected: str = "",
     ) -> LoaderProcess:
         """Start one; `armed`: with a failpoint, as failpoint.py has it."""
         armed_environment = {} if armed is None else {"LOADER_FAILPOINT": armed}
@@ -173,6 +179,7 @@ class Loaders:
             small=arguments[0] == "run",
             stdin=stdin,
             stdout=stdout,
+            redirected=redirected,
         )
 
 

@@ -19,6 +19,8 @@ if seconds := os.environ.get("SMALL_LOADER_LOCK_SECONDS"):
     setattr(rollback, "_BUDGET_SECONDS", float(seconds))  # noqa: B010
 if seconds := os.environ.get("SMALL_LOADER_DATABASE_SECONDS"):
     setattr(load, "_DATABASE_BUDGET_SECONDS", float(seconds))  # noqa: B010
+if attempts := os.environ.get("SMALL_LOADER_FRUITLESS_ATTEMPTS"):
+    setattr(load, "_MOST_FRUITLESS_ATTEMPTS", int(attempts))  # noqa: B010
 if seconds := os.environ.get("SMALL_LOADER_SILENCE_SECONDS"):
     database.TCP_USER_TIMEOUT_MILLISECONDS = int(seconds) * 1000
     pulse.INTERVAL_SECONDS = float(seconds)

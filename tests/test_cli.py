@@ -126,6 +126,7 @@ def test_a_pipe_is_imported_and_can_not_be_gone_on_with(
     loader.process.stdin.close()
     receipt = loader.receipt()
     assert (receipt.source, receipt.validator, receipt.length_verified) == ("-", None, False)
+    assert receipt.source_bytes == receipt.data_bytes == len(sample)
     assert receipt.rows_published == row_count(database_url) == sample.count(b"\n") - 1
 
 

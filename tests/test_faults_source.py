@@ -21,6 +21,7 @@ import pytest
 import trustme
 import zstandard
 from http_server import Fault, HttpServer, Request
+from loader_process import committed_rows
 from source_reading import QUICK, probe_and_read
 from whole_import import HASTY, WholeImport
 
@@ -274,6 +275,32 @@ def test_an_unannounced_end_is_told_in_the_receipt_or_refused(
     assert stream.url in failure.message
     assert len(stream.requests) == 1
     assert not whole_import.succeeds(Job(stream.url)).length_verified
+
+
+def as_it_is(piece: bytes) -> bytes:
+    return piece
+
+
+def stored(piece: bytes) -> bytes:
+    """As a gzip member of about the same length."""
+    return gzip.compress(piece, 0)
+
+
+@pytest.mark.parametrize("packed", [as_it_is, stored])
+def test_a_stream_that_ends_before_what_is_committed_is_not_taken_for_the_file(
+    whole_import: WholeImport, stream: HttpServer, sample: bytes, packed: Callable[[bytes], bytes]
+) -> None:
+    border = sample.index(b"\n", 300_000) + 1  # no record and no member is cut off there
+    first = packed(sample[:border])
+    stream.content = first + packed(sample[border:])
+    stream.rule = lambda _: Fault(framing="close", body_bytes=MIDDLE, then="stall")
+    whole_import.fails(Job(stream.url), FailureCode.SOURCE_UNREACHABLE)
+    assert committed_rows(whole_import.database_url) > 0
+    stream.rule = lambda _: Fault(framing="close", body_bytes=len(first))
+    assert whole_import.fails(Job(stream.url), FailureCode.SOURCE_TRUNCATED).retryable
+    stream.rule = lambda _: Fault(framing="close")
+    receipt = whole_import.succeeds(Job(stream.url))
+    assert (receipt.attempts, receipt.source_bytes) == (3, len(stream.content))
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked"])

@@ -203,6 +203,18 @@ def test_a_few_bytes_at_a_time_do_not_refill_the_budget() -> None:
         assert failure_of(server.url).code is FailureCode.SOURCE_UNREACHABLE
 
 
+def test_a_byte_an_answer_is_too_little_where_the_answer_tells_no_total_too() -> None:
+    def rule(request: Request) -> Fault | None:
+        first = request.first
+        told = {"Content-Range": f"bytes {first}-{first}/*"}
+        return Fault(range_bytes=1, headers=told) if request.number > 0 else None
+
+    with HttpServer(SMALL[:1_000]) as server:
+        server.rule = rule
+        assert failure_of(server.url).code is FailureCode.SOURCE_PROTOCOL
+    assert len(server.requests) == 1 + QUICK.attempts
+
+
 def test_a_server_that_fails_at_the_probe_is_asked_again() -> None:
     with HttpServer(SMALL) as server:
         server.faults = [Fault(status=503), Fault(before="reset")]

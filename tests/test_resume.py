@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import os
 import random
 import re
 import signal
+import subprocess
 import uuid
 from pathlib import Path
 
+import psycopg
 import pytest
 from crashing_postgres import CRASHES, CrashingPostgres
 from http_server import HttpServer
@@ -25,6 +29,7 @@ from loader_process import (
     wait_until_disconnected,
 )
 from mid_load import (
+    STALL_BYTES,
     backends,
     holding,
     resume_serving,
@@ -219,6 +224,56 @@ def test_a_loader_that_loses_its_connections_goes_on_by_itself(
         query(loaders.database_url, f"SELECT pg_terminate_backend({pid})")
     resume_serving(server)
     assert loader.receipt().attempts == 2
+    assert checksum(loaders.database_url) == whole
+    assert_nothing_is_left(loaders.database_url)
+
+
+@pytest.mark.parametrize("source", ["-", "/dev/stdin", "a named pipe"])
+def test_a_pipe_is_not_begun_anew_when_the_database_is_lost(
+    source: str, loaders: Loaders, sample: bytes, tmp_path: Path
+) -> None:
+    if source == "a named pipe":
+        source = str(tmp_path / "pipe")
+        os.mkfifo(source)
+    loader = loaders.start("run", source, stdin=subprocess.PIPE)
+    assert loader.process.stdin is not None
+    with contextlib.ExitStack() as stack:
+        named = source.endswith("pipe")
+        writer = stack.enter_context(open(source, "wb", 0)) if named else loader.process.stdin
+        os.write(writer.fileno(), sample[:STALL_BYTES])
+        wait_for("a committed part", lambda: committed_rows(loaders.database_url) > 0)
+        for pid in backends(loaders, "%"):
+            query(loaders.database_url, f"SELECT pg_terminate_backend({pid})")
+        with contextlib.suppress(BrokenPipeError):  # it may have ended by now
+            os.write(writer.fileno(), sample[STALL_BYTES:])
+        last = loader.failure()
+    assert (last.failure.code, last.staging) == (wire.FailureCode.DATABASE_UNAVAILABLE, "none")
+    assert_nothing_is_left(loaders.database_url)
+
+
+# As what ends sessions that have been in a transaction for too long: each part is nearly done then.
+KILLS_LATE = """
+CREATE FUNCTION end_session() RETURNS trigger LANGUAGE plpgsql AS
+    'BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END';
+CREATE TRIGGER late AFTER INSERT ON loader.block EXECUTE FUNCTION end_session()
+"""
+
+
+def test_a_database_in_which_no_part_comes_to_its_end_is_given_up(
+    loaders: Loaders, server: HttpServer, whole: str
+) -> None:
+    fruitless = {"SMALL_LOADER_FRUITLESS_ATTEMPTS": "3"}
+    loader = start_until_stalled(loaders, server, environment=fruitless)
+    with psycopg.connect(loaders.database_url) as connection:
+        connection.execute(KILLS_LATE.encode())
+    resume_serving(server)
+    last = loader.failure()
+    assert (last.failure.code, last.staging) == (wire.FailureCode.DATABASE_UNAVAILABLE, "kept")
+    assert_staging_is_whole(loaders.database_url)
+    with psycopg.connect(loaders.database_url) as connection:
+        connection.execute("DROP TRIGGER late ON loader.block")
+    # the first had committed something, three were fruitless
+    assert loaders.start("run", server.url).receipt().attempts == 5
     assert checksum(loaders.database_url) == whole
     assert_nothing_is_left(loaders.database_url)
 

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 import uuid
 from pathlib import Path
@@ -14,6 +15,7 @@ import msgspec
 import pytest
 from http_server import Fault, HttpServer
 from loader_process import (
+    DEADLINE_SECONDS,
     LoaderProcess,
     Loaders,
     assert_nothing_is_left,
@@ -387,3 +389,47 @@ def test_a_run_whose_output_nobody_reads_any_more_goes_on_and_exits_as_it_ends(
     assert loader.wait() == code
     assert (row_count(loaders.database_url) > 0) == (code == 0)
     assert_nothing_is_left(loaders.database_url)
+
+
+@pytest.mark.parametrize(
+    ("closed", "last_line", "code"),
+    [(">&-", b"", 0), (">&-", b"not a trip\n", wire.ExitCode.DATA), ("<&- >&- 2>&-", b"", 0)],
+)
+def test_a_run_without_streams_exits_as_it_ends(
+    closed: str, last_line: bytes, code: int, loaders: Loaders, server: HttpServer, sample: bytes
+) -> None:
+    server.content = sample + last_line
+    loader = loaders.start("run", "--progress", "json", server.url, redirected=closed)
+    assert loader.wait() == code
+    assert (row_count(loaders.database_url) > 0) == (code == 0)
+    assert_nothing_is_left(loaders.database_url)
+
+
+def test_an_error_that_nobody_expected_ends_a_run_whose_stderr_takes_nothing(
+    loaders: Loaders, server: HttpServer
+) -> None:
+    loader = loaders.start("run", server.url, armed="error@5", redirected="2>/dev/full")
+    last = loader.failure()
+    assert (last.failure.code, last.staging) == (wire.FailureCode.INTERNAL_ERROR, "none")
+    assert_nothing_is_left(loaders.database_url)
+
+
+UNSHOWN = """
+from contextlib import nullcontext
+from loader.run import run
+from loader.wire import Job, Message
+
+def show(message: Message) -> None:
+    raise RuntimeError("can't start new thread")
+
+end = run(Job("trips.csv", import_id="an id"), lambda: nullcontext(""), show, is_supervised=False)
+print(end.failure.code, end.staging, end.import_id)
+"""
+
+
+def test_a_run_ends_even_if_its_story_breaks_off_before_it_begins() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", UNSHOWN], capture_output=True, timeout=DEADLINE_SECONDS, check=True
+    )
+    assert run.stdout == b"internal_error unknown an id\n"
+    assert b"can't start new thread" in run.stderr

@@ -147,8 +147,25 @@ def test_a_stream_can_be_read_further_on_but_not_back(tmp_path: Path) -> None:
         assert read(source, 500_000, 500_010).data == CONTENT[500_000:500_010]
         with pytest.raises(ValueError, match="can't go back"):
             read(source, 10, 20)
-        assert read(source, 2_000_000).data == b""
+        assert read(source, 1_000_000).data == b""
     writer.join()
+
+
+@pytest.mark.parametrize(("start", "end"), [(1_000_001, None), (999_000, 1_000_001)])
+def test_a_stream_that_ends_before_bytes_that_it_had_is_truncated(
+    tmp_path: Path, start: int, end: int | None
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(CONTENT[:1_000_000]))
+    writer.start()
+    with opened(str(pipe)) as source:
+        source.probe()
+        with pytest.raises(LoaderError) as caught:
+            read(source, start, end)
+    writer.join()
+    assert caught.value.code is FailureCode.SOURCE_TRUNCATED
+    assert "ends after 1,000,000 bytes" in caught.value.failure.message
 
 
 @pytest.mark.parametrize("length", [len(CONTENT), HEAD_BYTES + 1, HEAD_BYTES, 10])

@@ -7,6 +7,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NoReturn
 
 from loader.display import failure_text
@@ -61,16 +62,29 @@ def positive(text: str) -> int:
 
 def run_and_leave(command: Callable[[], int]) -> NoReturn:
     """Run a command, tell people of its LoaderError, and end the process with its exit code."""
+    _replace_closed_streams()
     try:
         code = command()
     except LoaderError as error:
-        sys.stderr.write(failure_text(Failed(error.failure, "none")) + "\n")
+        with contextlib.suppress(OSError):  # nobody is there to see it: the exit code says it all the same
+            sys.stderr.write(failure_text(Failed(error.failure, "none")) + "\n")
         code = error.exit_code
     except BrokenPipeError:  # the reader of a listing has seen enough
         code = ExitCode.PUBLISHED
     except KeyboardInterrupt:
         code = ExitCode.INTERRUPTED
     _leave(code)
+
+
+def _replace_closed_streams() -> None:
+    """Put the null device where we were started without a stream, such as by `>&-`: it is as if nobody reads it."""
+    null = Path(os.devnull)
+    if sys.__stdin__ is None:
+        sys.stdin = null.open()
+    if sys.__stdout__ is None:
+        sys.stdout = null.open("w")
+    if sys.__stderr__ is None:
+        sys.stderr = null.open("w")
 
 
 def _leave(code: int) -> NoReturn:

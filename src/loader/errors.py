@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import traceback
 
@@ -59,11 +60,12 @@ class LoaderError(Exception):
         return FAILURE_KINDS[self.code].exit_code
 
 
-def known(error: Exception) -> LoaderError:
+def known(error: BaseException) -> LoaderError:
     """Return an exception as one that can be shown; what nobody expected is a defect, its traceback goes to stderr."""
     if isinstance(error, LoaderError):
         return error
-    traceback.print_exception(error, file=sys.stderr)
+    with contextlib.suppress(OSError):  # a full disk, or nobody reads it: the failure says the most of it
+        traceback.print_exception(error, file=sys.stderr)
     return LoaderError(
         FailureCode.INTERNAL_ERROR,
         f"The loader has a defect: {type(error).__name__}: {error}",

@@ -43,6 +43,7 @@ class FileSource:
             size_bytes=self._size_bytes,
             validator=self._validator,
             resumable=True,
+            readable_again=True,
             head=bytes(head),
             head_is_whole=len(head) == self._size_bytes,
         )
@@ -79,7 +80,7 @@ class StreamSource:
         self._path = path  # None: stdin
         self._location = location
         self._descriptor = 0
-        self._reader = ForwardReader(self._readinto)
+        self._reader = ForwardReader(self._readinto, location)
 
     def __del__(self) -> None:
         if self._descriptor > 0:
@@ -95,6 +96,7 @@ class StreamSource:
             size_bytes=None,
             validator=None,
             resumable=False,
+            readable_again=False,
             head=head[:HEAD_BYTES],
             head_is_whole=len(head) <= HEAD_BYTES,
         )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from loader.raw_source import ended_early
+
 
 class ForwardReader:
     """Reads a stream through its `readinto`, which returns 0 at the end, and may fill less than it is given."""
 
-    def __init__(self, readinto: Callable[[memoryview], int]) -> None:
+    def __init__(self, readinto: Callable[[memoryview], int], location: str) -> None:
         self._readinto = readinto
+        self._location = location
         self._held = b""
         self._failure: Exception | None = None
         self.position = 0
@@ -23,14 +26,16 @@ class ForwardReader:
         return self._held[:count]
 
     def read_at(self, offset: int, view: memoryview) -> int:
-        """Fill `view` from `offset` on, which is not behind `position`; return how many bytes: fewer only at the end."""
+        """Fill `view` from `offset` on, which is not behind `position`; return how many bytes: fewer only at the end.
+
+        Raises SOURCE_TRUNCATED where the end comes before `offset`: who asks for that knows that there was more.
+        """
         if offset < self.position:
             raise ValueError(f"the stream is at {self.position} and can't go back to {offset}")
         while self.position < offset:
-            if (
-                self._read(view[: offset - self.position]) == 0
-            ):  # skipped bytes are overwritten by wanted ones
-                return 0
+            # skipped bytes are overwritten by wanted ones
+            if self._read(view[: offset - self.position]) == 0:
+                raise ended_early(self._location, self.position, offset)
         return self._read(view)
 
     def _read(self, view: memoryview) -> int:

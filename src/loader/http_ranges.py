@@ -54,15 +54,15 @@ class HttpRanges:
                 self._file.check_size(answer.unread_bytes)
                 what = "it sends the whole file, after it had sent a range"
                 raise AttemptFailed(protocol_error(self._file.location, what))
-            span = checked_range(answer, offset, offset + len(view))
+            span = checked_range(answer, offset, offset + len(view), self._file.size_bytes)
             self._file.check_size(span.total)
             yield from receive_range(answer, view[: span.end - span.first])
         finally:
             answer.finish()
 
 
-def checked_range(answer: Answer, first: int, end: int) -> ContentRange:
-    """Return the range of a 206: from `first` on, and not beyond `end`, but maybe less.
+def checked_range(answer: Answer, first: int, end: int, size_bytes: int | None) -> ContentRange:
+    """Return the range of a 206: from `first` on, and not beyond `end`, but maybe less. `size_bytes`: as known so far.
 
     Raises SOURCE_PROTOCOL for another range, and AttemptFailed for one that is too small.
     """
@@ -71,8 +71,9 @@ def checked_range(answer: Answer, first: int, end: int) -> ContentRange:
     if span is None or span.first != first or span.end > end:
         found = shown(answer.headers.get("Content-Range", ""))
         raise protocol_error(answer.address.location, f"{what} Content-Range {found}")
-    is_all = span.end == end or span.end == span.total
-    if not is_all and span.total is not None and span.end - first < _LEAST_ANSWER_BYTES:
+    total = size_bytes if span.total is None else span.total
+    is_all = span.end in (end, total)
+    if not is_all and total is not None and span.end - first < _LEAST_ANSWER_BYTES:
         raise AttemptFailed(
             protocol_error(answer.address.location, f"{what} {span.end - first:,} bytes at a time")
         )

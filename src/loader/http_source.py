@@ -107,7 +107,7 @@ class HttpSource:
                 answer.finish()
 
     def _look_at_range(self, answer: Answer) -> RawInfo:
-        span = checked_range(answer, 0, HEAD_BYTES)
+        span = checked_range(answer, 0, HEAD_BYTES, None)
         head = bytearray(span.end)
         for _ in receive_range(answer, memoryview(head)):
             pass
@@ -130,6 +130,7 @@ class HttpSource:
             size_bytes=size_bytes,
             validator=self._file.validator,
             resumable=self._file.validator is not None,
+            readable_again=True,
             head=head,
             head_is_whole=is_whole,
         )

@@ -22,7 +22,7 @@ class HttpStream:
         """`file`: with its size, if that is known from here or from an answer before."""
         self._answer = answer
         self._file = file
-        self._reader = ForwardReader(self._readinto)
+        self._reader = ForwardReader(self._readinto, file.location)
         self._received_bytes = 0
         # its end is announced or marked, rather than being where the connection ends
         self.is_delimited = answer.is_delimited or file.size_bytes is not None

@@ -40,6 +40,9 @@ _SPARE_BUFFERS = 2
 # A database that is gone for longer than this, counted from the last block loaded, ends the run.
 _DATABASE_BUDGET_SECONDS = 120.0
 _DATABASE_RETRY_SECONDS = 1.0
+# So many attempts in a row that load and commit nothing end it, too: what ends sessions late in each part, such as a
+# limit on the length of transactions, would do so for ever.
+_MOST_FRUITLESS_ATTEMPTS = 10
 
 
 class _Probe(msgspec.Struct, frozen=True):
@@ -66,7 +69,10 @@ class Load:
         self.import_id: UUID | None = UUID(job.import_id) if job.import_id else None
         self.is_claimed = False  # the import is in the ledger, and was ours to change
         self.is_resumable = True  # what is committed can be gone on from
+        self._is_readable_again = True  # the source, by another attempt
         self._rows_before = 0  # what the meter said before the current attempt sent any
+        self._committed_bytes = 0  # what the last attempt found committed
+        self._fruitless_attempts = 0  # since then: that sent rows and lost the database
 
     def until_published(self) -> Receipt:
         """Return the receipt of the published import. Raises LoaderError, Stopped."""
@@ -76,12 +82,13 @@ class Load:
                 return self._attempt()
             except LoaderError as error:
                 lost = error.code is FailureCode.DATABASE_UNAVAILABLE and self.is_claimed
-                if not lost or self._job.source == "-":
+                if not lost or not self._is_readable_again:
                     raise
                 if self._meter.rows_sent > self._rows_before:
                     deadline = time.monotonic() + _DATABASE_BUDGET_SECONDS
                     self._rows_before = self._meter.rows_sent
-                if time.monotonic() > deadline:
+                    self._fruitless_attempts += 1
+                if time.monotonic() > deadline or self._fruitless_attempts >= _MOST_FRUITLESS_ATTEMPTS:
                     raise
             self._interrupt.sleep(_DATABASE_RETRY_SECONDS)
 
@@ -124,7 +131,7 @@ class Load:
         header = read_header(info.head, is_whole=info.head_is_whole)
         if self._allowance.count == 0:
             RejectCount(self._allowance, 0, None).add(first_rejects(info, header), len(info.head))
-        self.is_resumable = info.resumable
+        self.is_resumable, self._is_readable_again = info.resumable, info.readable_again
         return _Probe(source, info, header)
 
     def _refuse_unverified(self, source: Source, info: SourceInfo) -> None:
@@ -203,6 +210,8 @@ class Load:
         info, key = probe.info, attempt.import_key
         committed = ledger.totals(control, key)
         self._rows_before = committed.rows_copied
+        if committed.bytes > self._committed_bytes:
+            self._committed_bytes, self._fruitless_attempts = committed.bytes, 0
         worker_count = self._job.workers or default_worker_count()
         pool = BufferPool(SOURCE_CONNECTIONS + worker_count + _SPARE_BUFFERS)
         data_end = info.size_bytes if info.compression is None else None
@@ -252,7 +261,7 @@ class Load:
             import_key=key,
             source=info.location,
             validator=info.validator,
-            source_bytes=info.size_bytes or remainder.source_bytes_read,
+            source_bytes=info.size_bytes or probe.source.compressed_bytes or remainder.data_end,
             data_bytes=remainder.data_end,
             length_verified=probe.source.length_verified,
             blocks=totals.blocks,

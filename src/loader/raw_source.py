@@ -6,12 +6,24 @@ from typing import Protocol
 
 import msgspec
 
+from loader.errors import LoaderError
+from loader.wire import FailureCode
+
 # Enough for a header and some thousand rows, or for what is not a CSV to show itself; a moment's transfer.
 HEAD_BYTES = 256 * 1024
 
 
 class SourceClosed(Exception):  # noqa: N818 - the caller asked for it: not an error
     """`close()` was called while this waited for bytes."""
+
+
+def ended_early(location: str, end: int, known_bytes: int) -> LoaderError:
+    """Make the error of a file that ends at `end`, and of which `known_bytes` were read before: more than that."""
+    return LoaderError(
+        FailureCode.SOURCE_TRUNCATED,
+        f"{location} ends after {end:,} bytes; {known_bytes:,} or more were read of it before",
+        "Try again: the same command goes on from what is loaded.",
+    )
 
 
 class RawInfo(msgspec.Struct, frozen=True):
@@ -21,6 +33,7 @@ class RawInfo(msgspec.Struct, frozen=True):
     size_bytes: int | None  # None: not announced
     validator: str | None
     resumable: bool  # bytes from the middle can be had again and proven to be of the same file
+    readable_again: bool  # opened anew it begins anew, which no pipe does
     head: bytes  # the first bytes, up to HEAD_BYTES
     head_is_whole: bool  # head is all there is
 

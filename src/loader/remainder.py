@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from loader.blocks import Block, cut
 from loader.buffers import BufferPool
-from loader.coverage import Gap, Span, gaps
+from loader.coverage import Span, gaps
 from loader.source import Source
 
 # The header is one physical line.
@@ -31,7 +31,6 @@ class Remainder:
         self._data_start = data_start
         self._data_end = data_end
         self.data_end = committed[-1].end if committed else data_start
-        self.source_bytes_read = 0
 
     def blocks(self) -> Iterator[Block]:
         """Yield the missing blocks; their buffers go back to the pool. Raises LoaderError, SourceClosed."""
@@ -40,13 +39,8 @@ class Remainder:
             if isinstance(piece, Span):
                 line += piece.line_count
                 continue
-            for block in self._read(piece, line):
+            segments = self._source.segments(piece.start, piece.end, self._pool)
+            for block in cut(segments, line, self._pool.release):
                 line = block.first_line + block.line_count
                 self.data_end = max(self.data_end, block.byte_offset + block.end - block.start)
                 yield block
-
-    def _read(self, gap: Gap, first_line: int) -> Iterator[Block]:
-        segments = self._source.segments(gap.start, gap.end, self._pool)
-        for block in cut(segments, first_line, self._pool.release):
-            self.source_bytes_read += block.source_bytes
-            yield block

@@ -43,7 +43,10 @@ def run(
     with Watch(interrupt, on_sigterm=job.on_sigterm, watch_stdin=is_supervised) as watch:
 
         def work() -> None:
-            ends.append(_Story(job, interrupt, show).tell(open_database))
+            try:
+                ends.append(_Story(job, interrupt, show).tell(open_database))
+            except BaseException as error:  # whatever ends the thread: the main thread waits for it
+                ends.append(Failed(known(error).failure, "unknown", job.import_id))
             watch.wake()
 
         threading.Thread(target=work, name="story", daemon=True).start()

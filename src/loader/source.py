@@ -16,13 +16,13 @@ import msgspec
 from loader.address_policy import AddressPolicy
 from loader.buffers import BufferPool, Segment
 from loader.compression import Compression, compression_of
-from loader.delivery import deliver, run_until_closed
+from loader.delivery import Fill, deliver, run_until_closed
 from loader.errors import LoaderError
 from loader.file_source import STDIN, open_path, open_stdin
 from loader.http_address import InvalidAddress, parse_address
 from loader.http_connection import Dialer
 from loader.http_source import HttpSource
-from loader.raw_source import HEAD_BYTES, RawSource, SourceClosed
+from loader.raw_source import HEAD_BYTES, RawSource, SourceClosed, ended_early
 from loader.retry import Patience
 from loader.unpacking import Unpacking, unpacked_head
 from loader.wire import FailureCode
@@ -44,6 +44,7 @@ class SourceInfo(msgspec.Struct, frozen=True):
     )  # strong ETag, Last-Modified, or a path's mtime, inode and size; None: there is none
     compression: Compression | None  # by the first bytes, never by name or header
     resumable: bool  # bytes from the middle can be had again and proven to be of the same file
+    readable_again: bool  # opened anew it begins anew, which no pipe does
     head: bytes  # the first bytes, decompressed, up to HEAD_BYTES
     head_is_whole: bool  # head is all there is
 
@@ -56,6 +57,11 @@ class Source(Protocol):
         """The end is announced beforehand, or marked by what frames it. As long as `segments` has not reached it, maybe."""
         ...
 
+    @property
+    def compressed_bytes(self) -> int | None:
+        """How much of a compressed file was read, from its beginning on; None: it is not compressed."""
+        ...
+
     def probe(self) -> SourceInfo:
         """Look at the beginning. Raises LoaderError and SourceClosed."""
         ...
@@ -63,6 +69,7 @@ class Source(Protocol):
     def segments(self, start: int, end: int | None, pool: BufferPool) -> Iterator[Segment]:
         """Yield the decompressed bytes [start, end) in order, end None: all; the caller releases the buffers.
 
+        `start` and `end` are known to be in the file: one that ends before them now is SOURCE_TRUNCATED.
         May be called again when the iterator is at its end, for stdin and what else is not resumable only further on.
         Compressed files are read from their beginning, or from where the last call ended if that is not behind
         `start`: ask for missing ranges in order. Raises LoaderError and SourceClosed.
@@ -78,6 +85,7 @@ class _OpenedSource:
     def __init__(self, raw: RawSource, closed: threading.Event) -> None:
         self._raw = raw
         self._closed = closed
+        self._location = ""
         self._size_bytes: int | None = None
         self._unpacking: Unpacking | None = None
 
@@ -85,15 +93,21 @@ class _OpenedSource:
     def length_verified(self) -> bool:
         return self._unpacking is not None or self._raw.length_verified
 
+    @property
+    def compressed_bytes(self) -> int | None:
+        return None if self._unpacking is None else self._unpacking.consumed_bytes
+
     def probe(self) -> SourceInfo:
         return run_until_closed(self._probe, self._closed)
 
     def segments(self, start: int, end: int | None, pool: BufferPool) -> Iterator[Segment]:
         if self._unpacking is not None:
-            return deliver(self._unpacking.fill, start, end, pool, 1, self._closed)
-        if self._size_bytes is not None:
-            end = self._size_bytes if end is None else min(end, self._size_bytes)
-        return deliver(self._fill, start, end, pool, self._raw.reader_count, self._closed)
+            fill, readers = self._unpacking.fill, 1
+        else:
+            fill, readers = self._fill, self._raw.reader_count
+            if self._size_bytes is not None:
+                end = self._size_bytes if end is None else min(end, self._size_bytes)
+        return deliver(self._filling(fill, end), start, end, pool, readers, self._closed)
 
     def close(self) -> None:
         self._closed.set()
@@ -101,7 +115,7 @@ class _OpenedSource:
 
     def _probe(self) -> SourceInfo:
         raw = self._raw.probe()
-        self._size_bytes = raw.size_bytes
+        self._location, self._size_bytes = raw.location, raw.size_bytes
         head, is_whole = raw.head, raw.head_is_whole
         compression = compression_of(head)
         if compression is not None:
@@ -117,9 +131,23 @@ class _OpenedSource:
             validator=raw.validator,
             compression=compression,
             resumable=raw.resumable,
+            readable_again=raw.readable_again,
             head=head,
             head_is_whole=is_whole,
         )
+
+    def _filling(self, fill: Fill, end: int | None) -> Fill:
+        """Return a `fill` for which a file that ends before `end` is truncated."""
+        if end is None:
+            return fill
+
+        def filled(offset: int, view: memoryview) -> tuple[int, int]:
+            count, source_bytes = fill(offset, view)
+            if count < len(view):
+                raise ended_early(self._location, offset + count, end)
+            return count, source_bytes
+
+        return filled
 
     def _fill(self, offset: int, view: memoryview) -> tuple[int, int]:
         count = self._raw.read_at(offset, view)

@@ -32,6 +32,11 @@ class Unpacking:
         self._pool = BufferPool(raw.reader_count + 1)
         self._begin()
 
+    @property
+    def consumed_bytes(self) -> int:
+        """How much of the compressed file was decompressed, from its beginning on."""
+        return self._decompressor.consumed_bytes
+
     def fill(self, offset: int, view: memoryview) -> tuple[int, int]:
         """Fill `view` with the decompressed bytes from `offset` on; return how many: fewer only at the end.
 
@@ -49,7 +54,7 @@ class Unpacking:
     def _begin(self) -> None:
         self._chunks = self._compressed_chunks()
         self._decompressor = decompressor(self._compression, self._chunks)
-        self._reader = ForwardReader(self._readinto)
+        self._reader = ForwardReader(self._readinto, self._info.location)
         self._produced_bytes = 0
         self._counted_bytes = 0
 
