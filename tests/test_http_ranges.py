@@ -86,6 +86,23 @@ def test_a_slow_source_is_asked_for_pieces_of_a_segment_by_more_connections_than
     assert sorted(first // SEGMENT_BYTES for first in pieces if first is not None) == [2, 2]
 
 
+def test_a_server_that_takes_few_connections_of_a_client_is_asked_by_as_many() -> None:
+    """As nginx does by limit_conn: here two at once."""
+    refused: list[int] = []
+
+    def rule(request: Request) -> Fault | None:
+        if server.at_once > 2:
+            refused.append(request.number)
+            return Fault(status=503)
+        return None
+
+    with HttpServer(3 * CONTENT) as server, opened(server.url, connections=4) as source:
+        source.probe()
+        server.rule = rule
+        assert read(source, buffers=6).data == 3 * CONTENT
+    assert 0 < len(refused) < 10
+
+
 def test_one_buffer_is_enough_for_many_connections() -> None:
     with HttpServer(CONTENT) as server, opened(server.url, connections=4) as source:
         source.probe()

@@ -8,6 +8,7 @@ others have filled all the buffers behind it.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,9 +19,9 @@ from loader import aside
 from loader.buffers import HEAD_ROOM_BYTES, MIB, SEGMENT_BYTES, Buffer, BufferPool, Segment
 from loader.raw_source import SourceClosed
 
-# So long the consumer has waited for the source, in all, before it is helped. A fast one never makes it wait so long.
+# So long the consumer has waited for the source, since it was last ahead of the consumer, before it is helped.
 _SLOW_SECONDS = 0.5
-# Then. As many connections as the AWS command line has by default: https://docs.aws.amazon.com/cli/latest/topic/s3-config.html
+# Then. As many as http_ranges.py has requests side by side.
 _SLOW_THREADS = 10
 # Of a segment, then, for one thread. Each is a request, which costs 0.2 ms of CPU, and a round trip in which its
 # connection is idle; a connection that is slow at times is waited for the less, the smaller they are.
@@ -76,6 +77,7 @@ class _Delivery:
         self._threads = threads
         self._piece_bytes = SEGMENT_BYTES
         self._waited_seconds = 0.0
+        self._buffers_wanted = 0  # by threads that found none
         self._closed = closed
         self._changed = threading.Condition()
         self._unbegun = start  # offset of the next segment to be begun
@@ -120,13 +122,17 @@ class _Delivery:
                 self._wait()
 
     def _wait(self) -> None:
+        """Wait for a change, and see whose fault that is: who has the buffers is the slow one."""
         began = time.monotonic()
         self._changed.wait(GLANCE_SECONDS)
         self._waited_seconds += time.monotonic() - began
+        if self._buffers_wanted and not self._ready:
+            self._waited_seconds = 0
         if 1 < self._threads < _SLOW_THREADS and self._waited_seconds > _SLOW_SECONDS:
             self._piece_bytes = _SLOW_PIECE_BYTES
             missing, self._threads = _SLOW_THREADS - self._threads, _SLOW_THREADS
-            self._start(missing)
+            with contextlib.suppress(RuntimeError):  # no more threads for us: it goes on as it is
+                self._start(missing)
 
     def stop(self) -> None:
         """Let the threads end, and give back what nobody will take."""
@@ -147,12 +153,20 @@ class _Delivery:
                     return None
                 if self._begun is not None:
                     return self._claim_piece(self._begun)
-            if (buffer := self._pool.acquire(GLANCE_SECONDS)) is None:
+            if (buffer := self._pool.acquire(0) or self._wait_for_buffer()) is None:
                 continue
             with self._changed:
                 if self._begun is None and self._is_wanted():
                     return self._claim_piece(self._begin(buffer))
             self._pool.release(buffer)
+
+    def _wait_for_buffer(self) -> Buffer | None:
+        with self._changed:
+            self._buffers_wanted += 1
+        buffer = self._pool.acquire(GLANCE_SECONDS)
+        with self._changed:
+            self._buffers_wanted -= 1
+        return buffer
 
     def _is_wanted(self) -> bool:
         more = self._end is None or self._unbegun < self._end or self._begun is not None
