@@ -84,7 +84,7 @@ class HttpServer:
         self.over = threading.Event()
         self._tls = tls
         self._lock = threading.Lock()
-        self._at_once = 0
+        self.at_once = 0
         self._sockets: set[socket.socket] = set()
         self._server = _Server(self, ("127.0.0.1", 0))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
@@ -134,8 +134,8 @@ class HttpServer:
         with self._lock:
             request = Request(len(self.requests), target, headers)
             self.requests.append(request)
-            self._at_once += 1
-            self.most_at_once = max(self.most_at_once, self._at_once)
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
             if self.faults:
                 return request, self.faults.pop(0)
         return request, self.rule(request)
@@ -143,7 +143,7 @@ class HttpServer:
     def end(self) -> None:
         """An answer is done with."""
         with self._lock:
-            self._at_once -= 1
+            self.at_once -= 1
 
     def opened(self, connected: socket.socket) -> socket.socket:
         """Greet a new connection, with TLS if the server has it."""

@@ -18,7 +18,7 @@ from loader.wire import FailureCode
 MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 # Of connections that wait for the next request: more than are asked side by side are left of servers that redirects led to.
-_MOST_IDLE = 8
+_MOST_IDLE = 16
 # After a redirect these may mean that only the target has expired.
 _EXPIRED = frozenset({FailureCode.SOURCE_FORBIDDEN, FailureCode.SOURCE_NOT_FOUND})
 

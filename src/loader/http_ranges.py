@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
+from loader.admission import Admission
 from loader.errors import LoaderError
 from loader.http_answer import ContentRange, content_range, protocol_error, shown
 from loader.http_client import Answer, HttpClient
@@ -15,6 +16,8 @@ from loader.wire import FailureCode
 # One `readinto`: large enough that Python's part does not show, small enough that little is fetched again
 # when a connection breaks within it.
 STEP_BYTES = 1024 * 1024
+# As many connections as the AWS command line has by default: https://docs.aws.amazon.com/cli/latest/topic/s3-config.html
+MOST_SIDE_BY_SIDE = 10
 # A server may send less than it was asked for, but not a byte at a time: that would be a request a byte, and no floor
 # under its throughput would notice. With this much even one answer in half a minute is above the floor.
 _LEAST_ANSWER_BYTES = 64 * 1024
@@ -30,6 +33,7 @@ class HttpRanges:
         self._file = file
         self._patience = patience
         self._closed = closed
+        self._admission = Admission(MOST_SIDE_BY_SIDE, closed)
 
     def read_at(self, offset: int, view: memoryview) -> None:
         """Fill `view` with the bytes from `offset` on, which the file has. Raises LoaderError and SourceClosed."""
@@ -47,18 +51,19 @@ class HttpRanges:
 
     def _ask(self, offset: int, view: memoryview) -> Iterator[int]:
         range_header = {"Range": f"bytes={offset}-{offset + len(view) - 1}"}
-        answer = self._client.get({**range_header, **self._file.precondition()})
-        try:
-            self._file.check_answer(answer)
-            if answer.status == 200:
-                self._file.check_size(answer.unread_bytes)
-                what = "it sends the whole file, after it had sent a range"
-                raise AttemptFailed(protocol_error(self._file.location, what))
-            span = checked_range(answer, offset, offset + len(view), self._file.size_bytes)
-            self._file.check_size(span.total)
-            yield from receive_range(answer, view[: span.end - span.first])
-        finally:
-            answer.finish()
+        with self._admission.turn():
+            answer = self._client.get({**range_header, **self._file.precondition()})
+            try:
+                self._file.check_answer(answer)
+                if answer.status == 200:
+                    self._file.check_size(answer.unread_bytes)
+                    what = "it sends the whole file, after it had sent a range"
+                    raise AttemptFailed(protocol_error(self._file.location, what))
+                span = checked_range(answer, offset, offset + len(view), self._file.size_bytes)
+                self._file.check_size(span.total)
+                yield from receive_range(answer, view[: span.end - span.first])
+            finally:
+                answer.finish()
 
 
 def checked_range(answer: Answer, first: int, end: int, size_bytes: int | None) -> ContentRange:

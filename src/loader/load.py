@@ -33,7 +33,8 @@ from loader.source import Source, SourceInfo, open_source
 from loader.wire import FailureCode, Job, Message, Probed, Receipt
 from loader.workers import Workers, default_worker_count, part_bytes
 
-# How many ranges are fetched at once, each into a buffer of the pool.
+# How many ranges are fetched at once, each into a buffer of the pool; more, of parts of a buffer, where the source is
+# slow (delivery.py).
 SOURCE_CONNECTIONS = 4
 # Buffers beyond those being filled and those being encoded: so that neither side waits for the other's last step.
 _SPARE_BUFFERS = 2

@@ -37,10 +37,13 @@ class Patience(msgspec.Struct, frozen=True):
 class AttemptFailed(Exception):  # noqa: N818 - one attempt is not yet an error
     """One request went wrong in a way that may pass."""
 
-    def __init__(self, error: LoaderError, *, retry_after_seconds: float = 0) -> None:
+    def __init__(
+        self, error: LoaderError, *, retry_after_seconds: float = 0, is_turned_away: bool = False
+    ) -> None:
         super().__init__(str(error))
         self.error = error  # what it is called once the budget is used up
         self.retry_after_seconds = retry_after_seconds
+        self.is_turned_away = is_turned_away  # the server has too much to do, or thinks that we ask too much
 
 
 class RetryBudget:
