@@ -3,8 +3,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 ROWS ?= 1000000
 URL ?=
-# Two cores: one worker a core. The slowest files go first, so that both end together.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+# For two cores: many tests wait for a process, a time limit or a server most of the time.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
 
 .PHONY: help run demo test test-fast test-slow fuzz check format peers bench coverage lock clean
 

@@ -194,7 +194,7 @@ def test_the_service_stops_while_many_wait_for_news(
     assert ended["progress"]["bytes_done"] == len(sample)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_silent_stream_shows_that_it_lives(service: LiveService, source: HttpServer) -> None:
     _, queued = with_a_silent_one(service, source)
     with service.client.stream("GET", queued["links"]["events"]) as answer:

@@ -214,7 +214,7 @@ def at_each_hang(
         yield loader
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.long)])
 def test_stopped_while_any_step_hangs_a_run_ends(
     number: signal.Signals, loaders: Loaders, small_file: Path, whole: str, every_step: bool
 ) -> None:

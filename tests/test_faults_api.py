@@ -434,6 +434,7 @@ def test_the_service_stops_in_time_whatever_its_clients_leave_open(
         assert live.process.wait(SHUTDOWN_SECONDS) == 0
 
 
+@pytest.mark.long
 def test_the_service_stops_while_its_database_is_deaf(
     tmp_path: Path, database_url: str, sample: bytes
 ) -> None:

@@ -244,9 +244,17 @@ def test_a_role_that_is_locked_out_in_mid_load_goes_on_when_it_is_let_in(
 # It is slow to commit
 
 
+UNATTACHED = (
+    "SELECT FROM loader.part WHERE NOT EXISTS (SELECT FROM pg_inherits"
+    " WHERE inhrelid = format('loader.import_%s_part_%s', import_key, part)::regclass)"
+)
+
+
 @contextmanager
-def commit_in_flight(own: OwnServer, server: HttpServer) -> Generator[None]:
+def commit_in_flight(own: OwnServer, loaders: Loaders, server: HttpServer) -> Generator[None]:
     """Go on until a worker's commit waits for a standby, which it does until the end: it is there, and not to be seen."""
+    # else the session that attaches the parts before may wait for the standby as well
+    wait_for("all parts to be attached", lambda: query(loaders.database_url, UNATTACHED) == [])
     own.alter("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
     try:
         resume_serving(server)
@@ -264,7 +272,7 @@ def test_a_part_whose_commit_is_in_flight_does_not_survive_a_roll_back(
     own: OwnServer, loaders: Loaders, server: HttpServer
 ) -> None:
     loader = start_until_stalled(loaders, server, "--workers", "1")
-    with commit_in_flight(own, server):
+    with commit_in_flight(own, loaders, server):
         loader.process.terminate()
         wait_for("the roll back", lambda: backends(loaders, "roll back"))
     last = loader.failure()
@@ -280,7 +288,7 @@ def test_a_part_whose_commit_is_in_flight_does_not_survive_a_removal_by_another(
     loader = start_until_stalled(loaders, server, "--workers", "1", "--import-id", import_id)
     name = query(loaders.database_url, "SELECT current_database()")[0][0]
     own.alter(f"ALTER DATABASE {name} SET synchronous_commit = local")  # for who comes from now on
-    with commit_in_flight(own, server):
+    with commit_in_flight(own, loaders, server):
         loader.process.kill()
         wait_for("its lock to be free", lambda: backends(loaders, "control") == [])
         removal = loaders.start("drop", import_id)

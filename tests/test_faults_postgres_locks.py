@@ -48,6 +48,7 @@ def assert_readers_come_through(loaders: Loaders, rows: int) -> None:
             assert reader.execute("SELECT count(*) FROM trips").fetchall() == [(rows,)]
 
 
+@pytest.mark.long
 def test_while_a_long_reader_keeps_it_from_replacing_new_readers_wait_no_longer_than_a_try(
     loaders: Loaders, server: HttpServer, small_file: HttpServer
 ) -> None:
@@ -59,6 +60,7 @@ def test_while_a_long_reader_keeps_it_from_replacing_new_readers_wait_no_longer_
     assert_nothing_is_left(loaders.database_url)
 
 
+@pytest.mark.long
 def test_a_replacement_replaces_also_what_a_killed_removal_has_left_in_trips(
     loaders: Loaders, server: HttpServer, small_file: HttpServer
 ) -> None:

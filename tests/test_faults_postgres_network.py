@@ -96,7 +96,7 @@ COMPLAINT = b"E" + struct.pack("!i", 4 + len(_COMPLAINT)) + _COMPLAINT
     ("lets_in", "parting_words", "turns_away"),
     [
         (False, b"", False),
-        (True, b"", False),
+        pytest.param(True, b"", False, marks=pytest.mark.long),
         pytest.param(True, COMPLAINT, False, marks=pytest.mark.long),
         pytest.param(False, b"", True, marks=pytest.mark.long),
     ],

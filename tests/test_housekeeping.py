@@ -63,6 +63,7 @@ async def test_staging_of_a_failure_that_may_pass_is_kept_for_a_retry(
         assert (await scene.receipt(import_id)).attempts == 2
 
 
+@pytest.mark.long
 async def test_staging_that_somebody_holds_keeps_no_other_from_being_dropped(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:

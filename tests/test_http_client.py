@@ -240,7 +240,7 @@ def test_of_a_name_with_a_thousand_addresses_the_first_few_are_tried() -> None:
 
 def test_servers_that_redirects_once_led_to_do_not_keep_connections_for_ever() -> None:
     with contextlib.ExitStack() as stack:
-        first, *others = (stack.enter_context(HttpServer(CONTENT)) for _ in range(13))
+        first, *others = (stack.enter_context(HttpServer(CONTENT)) for _ in range(21))
         first.rule = lambda request: redirect(others[request.number].url)
         closed = threading.Event()
         client = HttpClient(parse_address(first.url), Dialer(None), QUICK, closed)
@@ -253,5 +253,5 @@ def test_servers_that_redirects_once_led_to_do_not_keep_connections_for_ever() -
             with pytest.raises(AttemptFailed):
                 client.get({})
         # both ends of a connection are this process's
-        wait_for("connections to be closed", lambda: len(os.listdir("/proc/self/fd")) - before <= 2 * 8)
+        wait_for("connections to be closed", lambda: len(os.listdir("/proc/self/fd")) - before <= 2 * 16)
         client.close()

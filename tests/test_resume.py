@@ -188,6 +188,7 @@ def test_a_published_import_answers_with_its_receipt_and_loads_nothing(
     assert_nothing_is_left(loaders.database_url)
 
 
+@pytest.mark.long
 def test_a_second_loader_of_an_import_is_refused_and_the_first_not_disturbed(
     loaders: Loaders, server: HttpServer, whole: str
 ) -> None:

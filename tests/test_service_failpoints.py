@@ -136,7 +136,9 @@ def at_each_step(
             return
 
 
-@pytest.mark.parametrize("what", ["crash", "error", pytest.param("SIGTERM", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "what", ["crash", *(pytest.param(each, marks=pytest.mark.long) for each in ("error", "SIGTERM"))]
+)
 def test_ended_at_any_step_the_service_goes_on_when_it_is_started_again(
     what: str, every_step: bool, prepared: Prepared, postgres: str, tmp_path: Path
 ) -> None:

@@ -52,7 +52,7 @@ def was_reached(folder: Path) -> bool:
     return stderr.exists() and "failpoint" in stderr.read_text()
 
 
-@pytest.mark.parametrize("what", ["crash", "hang"])
+@pytest.mark.parametrize("what", ["crash", pytest.param("hang", marks=pytest.mark.long)])
 async def test_a_loader_that_dies_or_hangs_at_any_step_is_followed_by_one_that_goes_on(
     what: str,
     steps: Iterable[int],
@@ -109,6 +109,7 @@ async def test_cancelled_while_any_step_hangs_a_loader_ends_by_itself(
             return
 
 
+@pytest.mark.long
 async def test_a_removal_that_hangs_is_killed_and_gone_on_with(
     tmp_path: Path, database_url: str, small_server: HttpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
