@@ -24,7 +24,7 @@ run: .venv/ready ## the service at http://127.0.0.1:8000, until Ctrl-C; its API 
 demo: .venv/ready ## start the service, submit a generated sample (or URL=https://...), watch it, and query the rows
 	@$(BIN)/python benchmarks/demo.py --rows $(ROWS) $(if $(URL),--url '$(URL)')
 
-test: .venv/ready ## every test but the long ones; nine minutes on two cores
+test: .venv/ready ## every test but the long ones; eight to nine minutes on two cores
 	$(PYTEST)
 
 test-fast: .venv/ready ## the tests that take no time, under a minute
@@ -49,7 +49,7 @@ format: .venv/ready ## put the format right
 
 coverage: .venv/ready ## the tests once more, with every line that ran counted, those of child processes too
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n 2 --dist worksteal
+	$(BIN)/coverage run -m pytest -n 3 --dist worksteal
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
