@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+import uuid
 from pathlib import Path
 from typing import get_args
 
@@ -63,3 +66,22 @@ def test_the_help_lists_the_exit_codes() -> None:
 
     listed = {int(code) for code in re.findall(r"\b(\d+) ", _EXAMPLES[""].split("exit codes:")[1])}
     assert listed == {code.value for code in wire.ExitCode}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"import_id": "mine"}, {"import_id": f"{uuid.uuid4()}\n"}, {"workers": 0}, {"workers": -1}],
+    ids=str,
+)
+def test_a_job_with_what_no_loader_can_do_is_refused_as_a_whole(
+    fields: dict[str, object], tmp_path: Path
+) -> None:
+    job = {"source": str(tmp_path / "trips.csv"), "database_url": "postgresql://127.0.0.1:1/none", **fields}
+    loader = subprocess.run(
+        [sys.executable, "-m", "loader", "run"],
+        input=msgspec.json.encode(job) + b"\n",
+        capture_output=True,
+        check=False,
+    )
+    assert (loader.returncode, loader.stdout) == (wire.ExitCode.USAGE, b"")
+    assert next(iter(fields)) in loader.stderr.decode()

@@ -27,9 +27,9 @@ _EXAMPLES = {
   IMPORTER_URL=http://importer:8000 importer list     those of another machine
 
 exit codes: 0 done, 2 usage, or refused by the service, 69 no service or no database, 70 defect, 73 disk full,
-  78 configuration, 130 SIGINT. `watch` and `submit --watch` end as the import does: 0 published, 65 data,
-  66 source, 69 database unavailable, 70 defect of the loader, 73 database out of space, 75 busy (retry it),
-  78 configuration, 143 cancelled""",
+  75 control DB locked (start it again), 78 configuration, 130 SIGINT. `watch` and `submit --watch` end as the
+  import does: 0 published, 65 data, 66 source, 69 database unavailable, 70 defect of the loader, 73 database out
+  of space, 75 busy (retry it), 78 configuration, 143 cancelled""",
     "serve": """
   importer serve
   importer serve --host 0.0.0.0 --port 8080

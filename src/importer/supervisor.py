@@ -28,7 +28,7 @@ from importer.store import Store
 # The queue is looked at this often even if nobody calls: clocks are set, and a full disk is emptied, without a word.
 _LOOK_SECONDS = 30.0
 # What a loader that is to suspend may take, if the grace is longer: it needs a second, and loses little if it is killed;
-# who stops a service (systemd, Docker) waits ten.
+# Docker, which stops a service, waits ten.
 _SUSPEND_SECONDS = 6.0
 # To write down how the last loaders ended, and to reap what was killed.
 _WRITE_SECONDS = 2.0

@@ -41,7 +41,7 @@ exit codes: 0 published, 2 usage, 65 data, 66 source, 69 database unavailable, 7
   loader run URL > log.jsonl                          JSON lines when it is not a terminal
 
 Ctrl-C or SIGTERM rolls back; SIGHUP suspends: the same command goes on from what is committed, as it does
-after a crash.""",
+after a crash. What comes by stdin or a pipe begins anew.""",
     "check": """
   loader check https://example.org/trips.csv""",
     "imports": """

@@ -248,7 +248,7 @@ def _translate(error: psycopg.Error) -> LoaderError:
             return LoaderError(
                 FailureCode.DATABASE_RIGHTS,
                 f"The database role lacks a right: {message}",
-                "Grant it, or use the role that owns trips; see docs/operations.md for what the loader needs.",
+                "Grant it, or use the role that owns trips; see docs/configuration.md for what the loader needs.",
             )
         case pg.ReadOnlySqlTransaction() | pg.FeatureNotSupported():
             return LoaderError(

@@ -9,7 +9,7 @@ it does not know as a failure. This module imports nothing of the project.
 from __future__ import annotations
 
 import enum
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -178,13 +178,18 @@ FAILURE_KINDS: dict[FailureCode, FailureKind] = {
 }
 
 
+_UUID = r"^(?i:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})(?!\n)$"
+
+
 class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What is to be imported, and how. Read from stdin, never from argv, so that no secret shows in `ps`."""
 
     source: str  # http(s) address, path, or - for stdin (not under a supervisor: its stdin is the job's)
-    import_id: str | None = None  # a UUID; None: go on with this source's staging, or begin anew
+    # a UUID; None: go on with this source's staging, or begin anew
+    import_id: Annotated[str, msgspec.Meta(pattern=_UUID)] | None = None
     mode: Mode = "append"
-    workers: int | None = None  # connections that load; None: one a core, up to 4
+    # connections that load; None: one a core, up to 4
+    workers: Annotated[int, msgspec.Meta(ge=1)] | None = None
     max_rejects: str = "0"  # a count, or a percentage such as "0.5%"
     force: bool = False  # import even if this very file is published already
     require_verified_length: bool = False  # publish nothing whose receipt would say `length_verified: false`
