@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,11 +10,11 @@ import pytest
 from loader_process import wait_for
 
 from loader import delivery
-from loader.buffers import SEGMENT_BYTES, BufferPool
+from loader.buffers import SEGMENT_BYTES, Buffer, BufferPool
 from loader.delivery import deliver
 
 SLOW_SECONDS = 0.05
-SEGMENTS = 8
+SEGMENTS = 16
 
 
 class Fills:
@@ -50,17 +51,20 @@ def test_a_source_that_everybody_waits_for_is_asked_for_pieces(fills: Fills) -> 
 
 
 def test_a_source_that_waits_for_buffers_is_asked_as_before(fills: Fills) -> None:
-    """The workers hold them all, for long: another thread than the one that waits for the next segment gives them back."""
+    """The workers give one back at a time, and take long: another thread than the one that waits for the next segment."""
     fills.may_go_on.set()
     pool = BufferPool(4)
-    segments = deliver(fills.fill, 0, SEGMENTS * SEGMENT_BYTES, pool, 2, threading.Event())
-    held = [next(segments) for _ in range(4)]
-    with ThreadPoolExecutor(1) as consumer:
-        fifth = consumer.submit(next, segments)
-        assert not threading.Event().wait(20 * SLOW_SECONDS)  # the time is what is tried here
-        for segment in held:
-            pool.release(segment.buffer)
-        pool.release(fifth.result().buffer)
-        for segment in segments:
-            pool.release(segment.buffer)
+    held: queue.SimpleQueue[Buffer | None] = queue.SimpleQueue()
+
+    def give_back() -> None:
+        pause = threading.Event()
+        while (buffer := held.get()) is not None:
+            pause.wait(SLOW_SECONDS / 2)  # what a worker takes for a segment: the time is what is tried here
+            pool.release(buffer)
+
+    with ThreadPoolExecutor(1) as workers:
+        workers.submit(give_back)
+        for segment in deliver(fills.fill, 0, SEGMENTS * SEGMENT_BYTES, pool, 2, threading.Event()):
+            held.put(segment.buffer)
+        held.put(None)
     assert fills.lengths == SEGMENTS * [SEGMENT_BYTES]

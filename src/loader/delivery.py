@@ -123,16 +123,20 @@ class _Delivery:
 
     def _wait(self) -> None:
         """Wait for a change, and see whose fault that is: who has the buffers is the slow one."""
-        began = time.monotonic()
+        began, was_ahead = time.monotonic(), self._is_ahead()
         self._changed.wait(GLANCE_SECONDS)
         self._waited_seconds += time.monotonic() - began
-        if self._buffers_wanted and not self._ready:
+        if was_ahead or self._is_ahead():
             self._waited_seconds = 0
         if 1 < self._threads < _SLOW_THREADS and self._waited_seconds > _SLOW_SECONDS:
             self._piece_bytes = _SLOW_PIECE_BYTES
             missing, self._threads = _SLOW_THREADS - self._threads, _SLOW_THREADS
             with contextlib.suppress(RuntimeError):  # no more threads for us: it goes on as it is
                 self._start(missing)
+
+    def _is_ahead(self) -> bool:
+        """Whether the source waits for buffers, and the workers have them."""
+        return self._buffers_wanted > 0 and not self._ready
 
     def stop(self) -> None:
         """Let the threads end, and give back what nobody will take."""
