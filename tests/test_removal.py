@@ -24,7 +24,9 @@ async def test_a_removed_import_is_gone_with_its_rows_once_its_readers_have_left
         removing = await scene.supervisor.remove(import_id)
         assert removing is not None
         assert removing.state is State.REMOVING
-        assert await scene.supervisor.remove(import_id) is None  # it is under way
+        again = await scene.supervisor.remove(import_id)
+        assert again is not None
+        assert again.state is State.REMOVING  # as it was: it is under way
         assert await scene.supervisor.cancel(import_id) is None
         await until("a wait for the reader", lambda: waits_for_lock(scene.database_url))
         assert row_count(scene.database_url) in (0, SAMPLE_ROWS)  # new readers do not wait

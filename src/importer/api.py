@@ -79,9 +79,9 @@ async def submit_import(
 ) -> Response[Import]:
     """Answer POST /imports."""
     stored, is_new = await service.store.submit(read_job(request, body), idempotency_key or None)
+    service.supervisor.wake()  # also if it is known: the request that brought it may have broken off
     if is_new:
         reach()
-        service.supervisor.wake()
         url = parse_address(stored.job.source).location
         _log.info("import submitted", import_id=str(stored.id), url=url, mode=stored.job.mode)
     return _accepted(stored)
@@ -235,9 +235,7 @@ async def remove_import(service: FromService, import_id: ImportId) -> Response[I
     removing = await service.supervisor.remove(import_id)
     if removing is None:
         found = await find(service, import_id)
-        if found.state is not State.REMOVING:
-            raise _wrong_state(found, "can't be removed before it has ended: cancel it first")
-        removing = found
+        raise _wrong_state(found, "can't be removed before it has ended: cancel it first")
     _log.info("removal asked for", import_id=str(import_id))
     return _accepted(removing)
 

@@ -88,7 +88,10 @@ class Supervisor:
         return await uninterrupted(self._cancel(import_id))
 
     async def remove(self, import_id: UUID) -> Import | None:
-        """Ask for a finished import to go, see Store.request_removal; take its rows out of trips. Raises StoreError."""
+        """Ask for a finished import to go, see Store.request_removal; take its rows out of trips. Asked for twice is once.
+
+        Raises StoreError.
+        """
         return await uninterrupted(self._remove(import_id))
 
     async def stop(self) -> None:
@@ -134,8 +137,11 @@ class Supervisor:
     async def _remove(self, import_id: UUID) -> Import | None:
         found = await self._store.request_removal(import_id)
         reach()
-        if found is not None:
-            self._cleanup.finish_removal(found)
+        if found is None:  # or a request that broke off has asked before
+            found = await self._store.get(import_id)
+        if found is None or found.state is not State.REMOVING:
+            return None
+        self._cleanup.finish_removal(found)
         return found
 
     async def _recover(self, found: Import) -> None:
