@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import uuid
 from pathlib import Path
 from typing import get_args
 
@@ -70,7 +69,12 @@ def test_the_help_lists_the_exit_codes() -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"import_id": "mine"}, {"import_id": f"{uuid.uuid4()}\n"}, {"workers": 0}, {"workers": -1}],
+    [
+        {"import_id": "mine"},
+        {"import_id": "0190b2c4-0000-7000-8000-000000000001\n"},
+        {"workers": 0},
+        {"workers": -1},
+    ],
     ids=str,
 )
 def test_a_job_with_what_no_loader_can_do_is_refused_as_a_whole(
