@@ -10,13 +10,11 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from loader.raw_source import SourceClosed
+from loader.raw_source import GLANCE_SECONDS, SourceClosed
 from loader.retry import AttemptFailed
 
 # Answers in a row for one request more at once: where the limit is the server's for good, one of so many is turned away.
 _ANSWERS_FOR_ONE_MORE = 16
-# How soon one that waits for its turn notices that the source was closed.
-_GLANCE_SECONDS = 0.1
 
 
 class Admission:
@@ -36,17 +34,17 @@ class Admission:
             while self._under_way >= self._limit:
                 if self._closed.is_set():
                     raise SourceClosed
-                self._changed.wait(_GLANCE_SECONDS)
+                self._changed.wait(GLANCE_SECONDS)
             self._under_way += 1
+        is_answered = is_turned_away = False
         try:
             yield
+            is_answered = True
         except AttemptFailed as failure:
-            self._end(is_answered=False, is_turned_away=failure.is_turned_away)
+            is_turned_away = failure.is_turned_away
             raise
-        except BaseException:
-            self._end(is_answered=False, is_turned_away=False)
-            raise
-        self._end(is_answered=True, is_turned_away=False)
+        finally:
+            self._end(is_answered=is_answered, is_turned_away=is_turned_away)
 
     def _end(self, *, is_answered: bool, is_turned_away: bool) -> None:
         with self._changed:

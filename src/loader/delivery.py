@@ -17,17 +17,13 @@ from typing import TypeVar
 
 from loader import aside
 from loader.buffers import HEAD_ROOM_BYTES, MIB, SEGMENT_BYTES, Buffer, BufferPool, Segment
-from loader.raw_source import SourceClosed
+from loader.raw_source import GLANCE_SECONDS, MOST_SIDE_BY_SIDE, SourceClosed
 
 # So long the consumer has waited for the source, since it was last ahead of the consumer, before it is helped.
 _SLOW_SECONDS = 0.5
-# Then. As many as http_ranges.py has requests side by side.
-_SLOW_THREADS = 10
 # Of a segment, then, for one thread. Each is a request, which costs 0.2 ms of CPU, and a round trip in which its
 # connection is idle; a connection that is slow at times is waited for the less, the smaller they are.
 _SLOW_PIECE_BYTES = 2 * MIB
-# How soon a wait notices that the source was closed: a person's "at once", and nothing of a CPU.
-GLANCE_SECONDS = 0.1
 
 Result = TypeVar("Result")
 # Fills the view with the bytes from an offset on. Returns how many, fewer only at the end of the file, and
@@ -128,9 +124,9 @@ class _Delivery:
         self._waited_seconds += time.monotonic() - began
         if was_ahead or self._is_ahead():
             self._waited_seconds = 0
-        if 1 < self._threads < _SLOW_THREADS and self._waited_seconds > _SLOW_SECONDS:
+        if 1 < self._threads < MOST_SIDE_BY_SIDE and self._waited_seconds > _SLOW_SECONDS:
             self._piece_bytes = _SLOW_PIECE_BYTES
-            missing, self._threads = _SLOW_THREADS - self._threads, _SLOW_THREADS
+            missing, self._threads = MOST_SIDE_BY_SIDE - self._threads, MOST_SIDE_BY_SIDE
             with contextlib.suppress(RuntimeError):  # no more threads for us: it goes on as it is
                 self._start(missing)
 
@@ -195,9 +191,9 @@ class _Delivery:
         view = filling.buffer.view[HEAD_ROOM_BYTES + begin : HEAD_ROOM_BYTES + end]
         try:
             count, source_bytes = self._fill(filling.offset + begin, view)
-        except BaseException as error:
+        except BaseException:
             with self._changed:
-                self._error = self._error or error
+                filling.length = 0  # it will never be whole
                 if self._begun is filling:
                     self._begun = None
                 self._landed(filling)
@@ -215,7 +211,7 @@ class _Delivery:
         self._changed.notify_all()
         if filling.in_flight > 0 or self._begun is filling:
             return
-        if filling.length == 0 or self._error is not None or self._stopped:
+        if filling.length == 0 or self._stopped:
             self._pool.release(filling.buffer)
             return
         end = HEAD_ROOM_BYTES + filling.length

@@ -10,14 +10,13 @@ from loader.errors import LoaderError
 from loader.http_answer import ContentRange, content_range, protocol_error, shown
 from loader.http_client import Answer, HttpClient
 from loader.http_file import HttpFile
+from loader.raw_source import MOST_SIDE_BY_SIDE
 from loader.retry import AttemptFailed, Patience, RetryBudget
 from loader.wire import FailureCode
 
 # One `readinto`: large enough that Python's part does not show, small enough that little is fetched again
 # when a connection breaks within it.
 STEP_BYTES = 1024 * 1024
-# As many connections as the AWS command line has by default: https://docs.aws.amazon.com/cli/latest/topic/s3-config.html
-MOST_SIDE_BY_SIDE = 10
 # A server may send less than it was asked for, but not a byte at a time: that would be a request a byte, and no floor
 # under its throughput would notice. With this much even one answer in half a minute is above the floor.
 _LEAST_ANSWER_BYTES = 64 * 1024

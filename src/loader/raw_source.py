@@ -12,6 +12,12 @@ from loader.wire import FailureCode
 # Enough for a header and some thousand rows, or for what is not a CSV to show itself; a moment's transfer.
 HEAD_BYTES = 256 * 1024
 
+# How soon a wait notices that the source was closed: a person's "at once", and nothing of a CPU.
+GLANCE_SECONDS = 0.1
+# Requests to one server at once. As many connections as the AWS command line has by default:
+# https://docs.aws.amazon.com/cli/latest/topic/s3-config.html
+MOST_SIDE_BY_SIDE = 10
+
 
 class SourceClosed(Exception):  # noqa: N818 - the caller asked for it: not an error
     """`close()` was called while this waited for bytes."""
