@@ -72,11 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _serve(options: argparse.Namespace) -> ExitCode:
-    from importer.errors import (
-        StoreBusy,
-        StoreError,
-        StoreFull,
-    )  # what only the service needs takes half a second to import
+    # what only the service needs takes half a second to import
+    from importer.errors import StoreBusy, StoreError, StoreFull
     from importer.server import CannotStart, Defective, serve
     from importer.settings import InvalidSettings, Settings
 
