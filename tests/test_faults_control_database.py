@@ -64,6 +64,13 @@ def submit_held(live: LiveService, server: HttpServer) -> str:
     return submitted["id"]
 
 
+def submit_and_kill(live: LiveService, server: HttpServer) -> str:
+    """Submit an import, and kill the service when some of it is committed."""
+    running = submit_held(live, server)
+    live.kill()
+    return running
+
+
 def submit(live: LiveService, server: HttpServer, name: str) -> str:
     submitted = live.submit(f"{server.origin}/{name}.csv")
     return live.until_state(submitted["id"], "succeeded")["id"]
@@ -98,6 +105,15 @@ def small_disk(folder: Path) -> Generator[Path]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+def fill_up(disk: Path) -> Path:
+    """Leave no room on a disk; return the file that takes it."""
+    ballast = disk / "ballast"
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+    return ballast
+
+
 def test_a_full_disk_refuses_new_imports_and_what_runs_succeeds_when_there_is_room(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
@@ -106,10 +122,7 @@ def test_a_full_disk_refuses_new_imports_and_what_runs_succeeds_when_there_is_ro
         start(tmp_path, database_url, IMPORTER_DATA_DIR=str(disk)) as live,
     ):
         running = submit_held(live, server)
-        ballast = disk / "ballast"
-        with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-            while file.write(bytes(4096)):
-                pass
+        ballast = fill_up(disk)
         url = f"{server.origin}/new.csv"
         for _ in range(3):
             problem = assert_problem(live.client.post("/imports", json={"url": url}), 507, "control_db_full")
@@ -130,13 +143,8 @@ def test_a_full_disk_at_the_start_is_said_to_pass(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
     with small_disk(tmp_path / "disk") as disk:
-        killed = start(tmp_path, database_url, IMPORTER_DATA_DIR=str(disk))
-        running = submit_held(killed, server)
-        killed.kill()
-        ballast = disk / "ballast"
-        with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-            while file.write(bytes(4096)):
-                pass
+        running = submit_and_kill(start(tmp_path, database_url, IMPORTER_DATA_DIR=str(disk)), server)
+        ballast = fill_up(disk)
         assert str(disk) in refusal(disk, database_url, ExitCode.OUT_OF_SPACE)
         ballast.unlink()
         let_go(server)
@@ -147,9 +155,7 @@ def test_a_full_disk_at_the_start_is_said_to_pass(
 def test_a_control_db_that_somebody_writes_to_at_the_start_is_said_to_pass(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
-    killed = start(tmp_path, database_url)
-    running = submit_held(killed, server)
-    killed.kill()
+    running = submit_and_kill(start(tmp_path, database_url), server)
     with contextlib.closing(sqlite3.connect(tmp_path / "importer.sqlite", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         assert "importer.sqlite" in refusal(tmp_path, database_url, ExitCode.SUSPENDED)

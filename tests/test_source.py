@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import random
@@ -7,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from source_reading import opened, probe_and_read, read
 from loader.buffers import SEGMENT_BYTES
 from loader.errors import LoaderError
 from loader.raw_source import HEAD_BYTES
+from loader.source import Source
 from loader.wire import FailureCode
 
 CONTENT = random.Random(3).randbytes(SEGMENT_BYTES + 2_000_003)
@@ -136,34 +139,34 @@ def test_a_pipe_is_a_stream(tmp_path: Path) -> None:
     assert (whole.data, whole.source_bytes, whole.length_verified) == (CONTENT, len(CONTENT), False)
 
 
-def test_a_stream_can_be_read_further_on_but_not_back(tmp_path: Path) -> None:
-    pipe = tmp_path / "pipe"
+@contextlib.contextmanager
+def opened_pipe(folder: Path) -> Generator[Source]:
+    """Yield the probed source of a pipe that a million bytes come by."""
+    pipe = folder / "pipe"
     os.mkfifo(pipe)
     writer = threading.Thread(target=lambda: pipe.write_bytes(CONTENT[:1_000_000]))
     writer.start()
     with opened(str(pipe)) as source:
         source.probe()
+        yield source
+    writer.join()
+
+
+def test_a_stream_can_be_read_further_on_but_not_back(tmp_path: Path) -> None:
+    with opened_pipe(tmp_path) as source:
         assert read(source, 10, 20).data == CONTENT[10:20]
         assert read(source, 500_000, 500_010).data == CONTENT[500_000:500_010]
         with pytest.raises(ValueError, match="can't go back"):
             read(source, 10, 20)
         assert read(source, 1_000_000).data == b""
-    writer.join()
 
 
 @pytest.mark.parametrize(("start", "end"), [(1_000_001, None), (999_000, 1_000_001)])
 def test_a_stream_that_ends_before_bytes_that_it_had_is_truncated(
     tmp_path: Path, start: int, end: int | None
 ) -> None:
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    writer = threading.Thread(target=lambda: pipe.write_bytes(CONTENT[:1_000_000]))
-    writer.start()
-    with opened(str(pipe)) as source:
-        source.probe()
-        with pytest.raises(LoaderError) as caught:
-            read(source, start, end)
-    writer.join()
+    with opened_pipe(tmp_path) as source, pytest.raises(LoaderError) as caught:
+        read(source, start, end)
     assert caught.value.code is FailureCode.SOURCE_TRUNCATED
     assert "ends after 1,000,000 bytes" in caught.value.failure.message
 
