@@ -29,7 +29,7 @@ ARROW_TYPES = {
 def main(source_url: str, database_url: str, columns: dict[str, str]) -> None:
     """Load the file into a new table; `columns` says which Postgres type each has."""
     # the address is the benchmark's own
-    with urllib.request.urlopen(source_url) as source, dbapi.connect(database_url) as connection:  # noqa: S310
+    with urllib.request.urlopen(source_url) as source, dbapi.connect(database_url) as connection:  # noqa: S310 - our own server
         reader = csv.open_csv(
             source,
             read_options=csv.ReadOptions(column_names=list(columns), skip_rows=1),
