@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import AsyncGenerator, Generator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -24,6 +24,7 @@ from loader_process import (
 )
 from mid_load import backends, resume_serving, stall_late, start_until_stalled, wait_for_lock
 from postgres_server import OwnServer, own_server
+from psycopg.pq import TransactionStatus
 from supervision import QUICK, SMALL, Scene, supervising
 
 from importer.imports import State
@@ -250,13 +251,30 @@ UNATTACHED = (
 )
 
 
-@contextmanager
+def await_waiting_commits(own: OwnServer) -> None:
+    """Return once commits wait for the standby: a server that has been told to reload does so by and by."""
+    with contextlib.closing(psycopg.connect(own.url, autocommit=True)) as canary:
+        state = f"SELECT wait_event FROM pg_stat_activity WHERE pid = {canary.info.backend_pid}"
+
+        def does_wait() -> bool:
+            if canary.pgconn.transaction_status != TransactionStatus.ACTIVE:
+                canary.pgconn.send_query(b"SELECT pg_logical_emit_message(true, 'canary', '')")
+            canary.pgconn.consume_input()
+            while not canary.pgconn.is_busy() and canary.pgconn.get_result() is not None:
+                pass
+            return query(own.url, state) == [("SyncRep",)]
+
+        wait_for("commits to wait", does_wait)
+
+
+@contextlib.contextmanager
 def commit_in_flight(own: OwnServer, loaders: Loaders, server: HttpServer) -> Generator[None]:
     """Go on until a worker's commit waits for a standby, which it does until the end: it is there, and not to be seen."""
     # else the session that attaches the parts before may wait for the standby as well
     wait_for("all parts to be attached", lambda: query(loaders.database_url, UNATTACHED) == [])
     own.alter("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
     try:
+        await_waiting_commits(own)
         resume_serving(server)
         waiting = (
             "SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND application_name LIKE '% worker 0'"

@@ -21,6 +21,7 @@ from loader_process import checksum_of, query, wait_for
 from restarted_service import RestartedService, assert_all_agree, restarted_service
 
 from loader import coverage, ledger
+from loader.wire import FailureCode
 
 pytestmark = [pytest.mark.long, pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -48,9 +49,7 @@ class Imports:
 
     def refill(self) -> None:
         """Submit as many as have ended."""
-        ended = [each for each in self.waiting if self._state(each) == "succeeded"]
-        self.succeeded += len(ended)
-        self.waiting = [each for each in self.waiting if each not in ended]
+        self._collect()
         while len(self.waiting) < AT_ONCE:
             key = {"Idempotency-Key": f"{self.succeeded}-{len(self.waiting)}-{time.monotonic_ns()}"}
             answer = self._service.ask(lambda live: live.submit(self._server.url, key, force=True))  # noqa: B023
@@ -58,14 +57,27 @@ class Imports:
 
     def finish(self) -> None:
         """Let those that are under way succeed."""
-        for import_id in self.waiting:
-            self._service.ask(lambda live: live.until_state(import_id, "succeeded"))  # noqa: B023
-        self.succeeded += len(self.waiting)
 
-    def _state(self, import_id: str) -> str:
-        found = self._service.ask(lambda live: live.get(import_id))
-        assert found["state"] not in ("failed", "cancelled"), found
-        return str(found["state"])
+        def have_all_succeeded() -> bool:
+            self._collect()
+            return not self.waiting
+
+        wait_for("all to succeed", have_all_succeeded)
+
+    def _collect(self) -> None:
+        """Count those that have succeeded; try again, as a person would, those that gave the database up."""
+        for each in tuple(self.waiting):
+            found = self._service.ask(lambda live: live.get(each))  # noqa: B023 - called at once
+            match found["state"]:
+                case "succeeded":
+                    self.waiting.remove(each)
+                    self.succeeded += 1
+                case "failed":
+                    # the delays of a test are so short that ten attempts can all meet a server that is starting
+                    assert found["error"]["code"] == FailureCode.DATABASE_UNAVAILABLE, found
+                    self._service.ask(lambda live: live.client.post(found["links"]["retry"]))  # noqa: B023
+                case state:
+                    assert state != "cancelled", found
 
 
 def assert_all_rows_are_there(database_url: str, imports: Imports, sample: bytes) -> None:
