@@ -63,7 +63,7 @@ bench: ROWS = 7000000
 bench: .venv/ready .build/peers/ready ## measure against others, over dialects, sizes and slow networks, and the service; an hour or two
 	$(BIN)/python benchmarks/compare.py --rows $(ROWS)
 	$(BIN)/python benchmarks/compare.py --rows $(ROWS) --wal-level replica --skip pgloader
-	$(BIN)/python benchmarks/compare.py --dialects
+	$(BIN)/python benchmarks/compare.py --dialects --rows 2000000
 	$(BIN)/python benchmarks/compare.py --growth --runs 1
 	$(BIN)/python benchmarks/compare.py --network --rows $(ROWS) --runs 1
 	$(BIN)/python benchmarks/compare.py --startup

@@ -85,7 +85,7 @@ def adbc() -> Contender | Absent:
         "ADBC",
         "peer_adbc.py",
         ["adbc-driver-postgresql", "pyarrow"],
-        '`pyarrow.csv.open_csv` over HTTP, types given, default block size and threads; `adbc_ingest(mode="create")`:'
+        '`pyarrow.csv.open_csv` over HTTP, types given, default block size; `adbc_ingest(mode="create")`:'
         " binary COPY over one connection, table made in the same transaction",
     )
 

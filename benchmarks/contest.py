@@ -25,7 +25,7 @@ WAL_LIMITS = {"minimal": 0.01, "replica": 1.05}
 
 
 def report(trials: Sequence[Trial], wal_level: str, settings: Sequence[str], absent: Sequence[Absent]) -> str:
-    """Return tables of medians and of ratios, the contenders' settings, and what must hold."""
+    """Return tables of medians, of ratios and of where the cores' time went, settings, and what must hold."""
     labels = list(dict.fromkeys(each.label for each in trials))
     measured = trial.table(trials, trial.CONTENDER_COLUMNS)
     width = len(trial.CONTENDER_COLUMNS)
@@ -35,6 +35,7 @@ def report(trials: Sequence[Trial], wal_level: str, settings: Sequence[str], abs
         [
             "\n".join([measured, *lacking]),
             _ratios(trials, labels),
+            trial.table(trials, trial.CORE_COLUMNS),
             "\n".join(f"- {line}" for line in shown),
             goals_table(_goals(trials, labels, wal_level)),
         ]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
-from samples import made_once
+from samples import made_once, warm
 
 from loader.buffers import BufferPool
 from loader.encode import COPY_HEADER, COPY_TRAILER, Encoder
 from loader.header import read_header
+from loader.jit import sources_digest
 from loader.remainder import Remainder
 from loader.source import open_source
 
@@ -17,7 +19,7 @@ BUFFERS = 3
 
 
 def encoded(sample: Path, connections: int) -> list[Path]:
-    """Return a file for each connection, made where they are not there; the file's blocks take turns."""
+    """Return a file for each connection, made where they are not there, and in memory; the file's blocks take turns."""
 
     def write(unfinished: Path) -> None:
         unfinished.mkdir(exist_ok=True)
@@ -38,4 +40,10 @@ def encoded(sample: Path, connections: int) -> list[Path]:
             file.close()
         source.close()
 
-    return sorted(made_once(sample.with_suffix(f".encoded-{connections}"), write).iterdir())
+    folder = sample.with_suffix(f".encoded-{connections}-{sources_digest()}")
+    for stale in set(sample.parent.glob(f"{sample.stem}.encoded-{connections}*")) - {folder}:
+        shutil.rmtree(stale)
+    files = sorted(made_once(folder, write).iterdir())
+    for file in files:
+        warm(file)
+    return files

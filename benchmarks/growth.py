@@ -37,6 +37,7 @@ class Loading(msgspec.Struct, frozen=True):
     """A load up to its publish, and what the server alone then needs to drop the same tables."""
 
     wall_seconds: float
+    rows_seconds: float  # of these, from the phase `loading` to the phase `publishing`
     client_cpu_seconds: float
     database_cpu_seconds: float
     peak_bytes: int
@@ -74,8 +75,8 @@ class GrowthTrial(msgspec.Struct, frozen=True):
 
     @property
     def seconds_a_gb(self) -> float:
-        """What a GB of the file takes."""
-        return self.loading.wall_seconds / self.source_bytes * 1e9
+        """What a GB of the file takes, without start and publish, which are the same for files of all sizes."""
+        return self.loading.rows_seconds / self.source_bytes * 1e9
 
     @property
     def removal_seconds_a_gb(self) -> float:
@@ -90,7 +91,10 @@ class GrowthTrial(msgspec.Struct, frozen=True):
     @property
     def resume_share(self) -> float:
         """What the resume took, of what the whole load would take for as many bytes."""
-        return self.resume.wall_seconds / (self.seconds_a_gb * self.resume.missing_bytes / 1e9)
+        start_seconds = self.loading.wall_seconds - self.loading.rows_seconds
+        return self.resume.wall_seconds / (
+            start_seconds + self.seconds_a_gb * self.resume.missing_bytes / 1e9
+        )
 
 
 def try_once(server: Server, entry: Entry) -> GrowthTrial:
@@ -139,12 +143,13 @@ def _load(server: Server, entry: Entry) -> Loading:
     first, last = _piece_seconds(messages, entry.source_bytes)
     return Loading(
         wall_seconds=usage.wall_seconds,
+        rows_seconds=_began(messages, "publishing") - _began(messages, "loading"),
         client_cpu_seconds=usage.cpu_seconds,
         database_cpu_seconds=cpu_seconds,
         peak_bytes=usage.peak_bytes,
         first_piece_seconds=first,
         last_piece_seconds=last,
-        publish_seconds=_publish_seconds(messages),
+        publish_seconds=messages[-1][0] - _began(messages, "publishing"),
         table_bytes=table_bytes,
         drop_table_seconds=drop_table_seconds,
     )
@@ -196,14 +201,11 @@ def _sent_bytes(source_url: str) -> int:
         return int(answer.read())
 
 
-def _publish_seconds(messages: Sequence[TimedMessage]) -> float:
-    """Return the time from the first message of the phase to the last message."""
-    began = next(
-        at
-        for at, message in messages
-        if isinstance(message, ProgressMessage) and message.phase == "publishing"
+def _began(messages: Sequence[TimedMessage], phase: str) -> float:
+    """Return when the first message of a phase came."""
+    return next(
+        at for at, message in messages if isinstance(message, ProgressMessage) and message.phase == phase
     )
-    return messages[-1][0] - began
 
 
 def _piece_seconds(messages: Sequence[TimedMessage], source_bytes: int) -> tuple[float, float]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psycopg
 
+from loader.copy_writer import AttentiveWriter
 from loader.trips import COLUMNS, LAYOUT_COLUMN_COUNTS, POSTGRES_TYPES
 
 # As large as the pieces that the loader hands to libpq.
@@ -42,9 +43,7 @@ def main(database_url: str, files: Sequence[str]) -> None:
 
 def _in_memory(file: Path) -> memoryview:
     with file.open("rb") as opened:
-        return memoryview(
-            mmap.mmap(opened.fileno(), 0, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE, prot=mmap.PROT_READ)
-        )
+        return memoryview(mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ))
 
 
 def _send(database_url: str, number: int, file: str) -> None:
@@ -56,7 +55,9 @@ def _send(database_url: str, number: int, file: str) -> None:
             f"ALTER TABLE {table} ALTER import_key SET DEFAULT 1, ALTER part SET DEFAULT {number}",
         ):
             cursor.execute(statement.encode())
-        with cursor.copy(f"COPY {table} ({NAMES}) FROM STDIN (FORMAT binary, FREEZE)".encode()) as copy:
+        command = f"COPY {table} ({NAMES}) FROM STDIN (FORMAT binary, FREEZE)".encode()
+        # psycopg's own writer lets libpq gather a megabyte before it sends any
+        with cursor.copy(command, writer=AttentiveWriter(cursor)) as copy:
             for start in range(0, len(rows), WRITE_BYTES):
                 copy.write(rows[start : start + WRITE_BYTES])
 

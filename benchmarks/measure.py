@@ -1,7 +1,8 @@
 """Runs a pipeline of processes and measures it from outside: wall time, CPU time, peak memory.
 
-CPU time is what the kernel reports of each process when it has ended (wait4(2)). Peak memory is VmHWM of proc(5),
-looked at again and again: ru_maxrss would begin with the peak of the benchmark itself, which it is forked from.
+CPU time is what the kernel reports of each process when it has ended (wait4(2)); that of the cores is of /proc/stat. Peak
+memory is VmHWM of proc(5), looked at again and again: ru_maxrss would begin with the peak of the benchmark itself, which
+it is forked from.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
+import psutil
 
 # What memory grows by after the last look is missed; a look costs less than 0.1 ms.
 POLL_SECONDS = 0.02
@@ -29,6 +31,9 @@ class Usage(msgspec.Struct, frozen=True):
     wall_seconds: float  # from the first start to the last end
     cpu_seconds: float  # user and system, of all its processes and of those they waited for
     peak_bytes: int  # of resident memory, the sum of the processes' peaks
+    busy_core_seconds: float  # whoever kept the cores busy
+    idle_core_seconds: float  # of all cores that may be used, waits for the disk included
+    stolen_core_seconds: float  # that the host of this virtual machine gave to others
 
 
 def run_pipeline(
@@ -43,6 +48,7 @@ def run_pipeline(
 
     `output` is the last process' stdout. `watch` is called with its id every POLL_SECONDS until it has ended.
     """
+    cores = _core_seconds()
     began = time.perf_counter()
     processes = _start(pipeline, environment, output)
     running = {os.pidfd_open(process.pid): process for process in processes}
@@ -62,6 +68,7 @@ def run_pipeline(
                 poll.unregister(descriptor)
                 os.close(descriptor)
         wall_seconds = time.perf_counter() - began
+        busy, idle, stolen = (after - before for before, after in zip(cores, _core_seconds(), strict=True))
     finally:
         for process in running.values():
             process.kill()
@@ -69,7 +76,7 @@ def run_pipeline(
     for process, expected in zip(processes, [0] * (len(pipeline) - 1) + [exit_code], strict=True):
         if process.returncode != expected:
             sys.exit(f"{process.args} ended with {process.returncode}, not {expected}")
-    return Usage(wall_seconds, cpu_seconds, sum(peaks.values()))
+    return Usage(wall_seconds, cpu_seconds, sum(peaks.values()), busy, idle, stolen)
 
 
 def _start(pipeline: Pipeline, environment: Mapping[str, str], output: int) -> list[subprocess.Popen[bytes]]:
@@ -86,6 +93,16 @@ def _start(pipeline: Pipeline, environment: Mapping[str, str], output: int) -> l
             upstream.close()  # else its writer would not notice that the reader has ended
         processes.append(process)
     return processes
+
+
+def _core_seconds() -> tuple[float, float, float]:
+    """Return how long the cores that this process may use have been busy, idle and stolen so far."""
+    cores = psutil.cpu_times(percpu=True)
+    mine = [cores[number] for number in os.sched_getaffinity(0)]
+    idle = sum(core.idle + core.iowait for core in mine)
+    stolen = sum(core.steal for core in mine)
+    busy = sum(core.user + core.nice + core.system + core.irq + core.softirq for core in mine)
+    return busy, idle, stolen
 
 
 def _end(process: subprocess.Popen[bytes]) -> float:

@@ -78,7 +78,9 @@ def keep(path: Path, part: str, found: Mapping[str, str], trials: Sequence[msgsp
     """Put a part's trials into the file, in place of its earlier ones."""
     parts: dict[str, object] = msgspec.json.decode(path.read_bytes()) if path.exists() else {}
     parts[part] = {"conditions": found, "trials": trials}
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(parts)) + b"\n")
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_bytes(msgspec.json.format(msgspec.json.encode(parts)) + b"\n")
+    unfinished.replace(path)
 
 
 def _processor() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -34,6 +35,7 @@ class Server:
         self._connection.execute(f"CREATE DATABASE {DATABASE} TEMPLATE template0 STRATEGY file_copy".encode())
         self.execute(prepare)
         self._connection.execute("CHECKPOINT")
+        os.sync()  # what others left for later would be written meanwhile
         yield
         self._connection.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)".encode())
 
@@ -68,13 +70,15 @@ class Server:
         The postmaster waits for each backend that ends: from then on the backend's time is in its children's time.
         """
         self.await_clients()
+        children: list[psutil.Process] | None = None
         seconds = 0.0
-        for process in [*self._postmaster.children(), self._postmaster]:
-            with contextlib.suppress(
-                psutil.NoSuchProcess
-            ):  # ended just now: in the postmaster's time, which is last
-                times = process.cpu_times()
-                seconds += times.user + times.system + times.children_user + times.children_system
+        while children != (found := self._postmaster.children()):  # one that ends meanwhile would count twice
+            children = found
+            seconds = 0.0
+            for process in [*children, self._postmaster]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    times = process.cpu_times()
+                    seconds += times.user + times.system + times.children_user + times.children_system
         return seconds
 
     def wal_bytes(self) -> int:

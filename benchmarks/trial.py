@@ -34,6 +34,9 @@ class Trial(msgspec.Struct, frozen=True):
     client_cpu_seconds: float
     client_peak_bytes: int
     database_cpu_seconds: float
+    other_cpu_seconds: float  # of what else was busy: the file server, the kernel's own threads
+    idle_core_seconds: float
+    stolen_core_seconds: float
     wal_bytes: int
     stored_bytes: int  # of the tables
 
@@ -69,6 +72,9 @@ def try_once(server: Server, entry: Entry) -> Trial:
         client_cpu_seconds=usage.cpu_seconds,
         client_peak_bytes=usage.peak_bytes,
         database_cpu_seconds=cpu_seconds,
+        other_cpu_seconds=usage.busy_core_seconds - usage.cpu_seconds - cpu_seconds,
+        idle_core_seconds=usage.idle_core_seconds,
+        stolen_core_seconds=usage.stolen_core_seconds,
         wal_bytes=wal_bytes,
         stored_bytes=stored_bytes,
     )
@@ -87,9 +93,13 @@ CLIENT_CPU = Measure("client CPU s", lambda trial: trial.client_cpu_seconds, 2)
 CLIENT_CPU_A_GB = Measure(
     "client CPU s/GB", lambda trial: trial.client_cpu_seconds / trial.source_bytes * 1e9, 2
 )
+ALL_DATABASE_CPU = Measure("database CPU s", lambda trial: trial.database_cpu_seconds, 2)
 DATABASE_CPU = Measure(
     "database CPU s/M rows", lambda trial: trial.database_cpu_seconds / trial.rows * 1e6, 2
 )
+OTHER_CPU = Measure("other CPU s", lambda trial: trial.other_cpu_seconds, 2)
+IDLE = Measure("idle core s", lambda trial: trial.idle_core_seconds, 2)
+STOLEN = Measure("stolen core s", lambda trial: trial.stolen_core_seconds, 2)
 MEMORY = Measure("client memory MB", lambda trial: trial.client_peak_bytes / 1e6, 0)
 WAL = Measure("WAL MB", lambda trial: trial.wal_bytes / 1e6, 1)
 WAL_A_STORED_BYTE = Measure("WAL ÷ stored", lambda trial: trial.wal_bytes / trial.stored_bytes, 4)
@@ -98,6 +108,8 @@ FILE = Measure("file MB", lambda trial: trial.source_bytes / 1e6, 0)
 ROWS = Measure("rows in trips", lambda trial: trial.rows, 0)
 
 CONTENDER_COLUMNS = (WALL, DATABASE_CPU, CLIENT_CPU_A_GB, MEMORY, WAL, STORED, ROWS)
+# Where the time of the cores went: what follows adds up to the wall time of each core.
+CORE_COLUMNS = (WALL, CLIENT_CPU, ALL_DATABASE_CPU, OTHER_CPU, IDLE, STOLEN)
 DIALECT_COLUMNS = (FILE, WALL, CLIENT_CPU, DATABASE_CPU, MEMORY, ROWS)
 
 

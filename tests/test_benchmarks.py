@@ -29,12 +29,13 @@ def test_the_benchmark_shows_each_contender_with_all_rows_or_as_not_installed(tm
         [*command, f"--folder={tmp_path}"], check=True, stdout=subprocess.PIPE, text=True
     ).stdout
 
-    measured, ratios, goals = tables_in(output)
+    measured, ratios, cores, goals = tables_in(output)
     assert measured[0] == COLUMNS
     rows = {line[0]: line[-1] for line in measured if "not installed" not in line}
     assert {"curl | psql", "loader", "the limit"} <= rows.keys()
     assert {line[0] for line in measured[2:]} == {"curl | psql", "loader", "the limit", "ADBC", "DuckDB"}
     assert [line[0] for line in ratios[2:]] == list(rows)[2:]
+    assert [line[0] for line in cores[2:]] == list(rows)[2:]
     assert goals[0] == ["goal", "at most", "measured", "holds"]
 
     trials = json.loads((tmp_path / "results.json").read_bytes())["contenders, wal_level=minimal"]["trials"]

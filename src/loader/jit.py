@@ -45,7 +45,7 @@ def _first_writable_folder() -> Path | None:
     return None
 
 
-def _sources_digest() -> str:
+def sources_digest() -> str:
     """What the cache must change with. Numba looks at a kernel's own file, not at those of the kernels that it calls."""
     sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
     return hashlib.sha256(sources).hexdigest()[:16]
@@ -71,7 +71,7 @@ def _cache_folder() -> Path | None:
     parent = _first_writable_folder()
     if parent is None:
         return None
-    folder = parent / _sources_digest()
+    folder = parent / sources_digest()
     if given := os.environ.get("NUMBA_CACHE_DIR"):
         _bring(Path(given) / folder.name, folder)
     return folder
