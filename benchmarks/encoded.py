@@ -8,9 +8,9 @@ from pathlib import Path
 from samples import made_once, warm
 
 from loader.buffers import BufferPool
+from loader.code_cache import sources_digest
 from loader.encode import COPY_HEADER, COPY_TRAILER, Encoder
 from loader.header import read_header
-from loader.jit import sources_digest
 from loader.remainder import Remainder
 from loader.source import open_source
 

@@ -6,13 +6,12 @@ import io
 
 from loader.blocks import cut
 from loader.buffers import HEAD_ROOM_BYTES, Buffer, Segment
-from loader.encode import Encoder, compile_kernel
+from loader.encode import Encoder
 from loader.sample import COLUMN_COUNT, write_sample
 
 
 def main() -> None:
     """Let a small sample take the way of an import's bytes, up to the database."""
-    compile_kernel()
     sample = io.BytesIO()
     write_sample(sample, rows=1000, seed=1)
     rows = sample.getvalue().split(b"\n", 1)[1]

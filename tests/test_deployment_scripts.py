@@ -50,7 +50,7 @@ def unprivileged() -> tuple[str, ...]:
 
 
 def cached(output: str) -> list[str]:
-    """Return what NUMBA_DEBUG_CACHE tells of compiled code, which is loaded or, where it was not there, saved."""
+    """Return what NUMBA_DEBUG_CACHE tells of the sample's kernel, which is loaded or, where it was not there, saved."""
     return re.findall(r"\[cache\] data (loaded|saved)", output)
 
 
@@ -60,6 +60,9 @@ def test_with_the_kernels_of_the_image_nothing_is_compiled_where_it_runs(
     prefix = unprivileged()
     image, home = tmp_path / "image", tmp_path / "home"
     home.mkdir()
+    no_numba = tmp_path / "path"
+    no_numba.mkdir()
+    (no_numba / "numba.py").write_text("raise ImportError")
     environment = {
         "NUMBA_CACHE_DIR": str(image),
         "NUMBA_CPU_NAME": "generic",
@@ -71,9 +74,11 @@ def test_with_the_kernels_of_the_image_nothing_is_compiled_where_it_runs(
     for folder in (image, *(path for path in image.rglob("*") if path.is_dir())):
         folder.chmod(0o555)  # a read-only root filesystem
     sampled = run([*prefix, *LOADER, "sample", "--rows", "10", str(tmp_path / "sample.csv")], environment)
-    loaded = run([*prefix, *LOADER, "run", server.url], {**environment, "DATABASE_URL": database_url})
+    without_compiler = {**environment, "PYTHONPATH": str(no_numba), "DATABASE_URL": database_url}
+    run([*prefix, *LOADER, "run", server.url], without_compiler)
     assert set(cached(sampled)) == {"loaded"}
-    assert set(cached(loaded)) == {"loaded"}
+    (brought,) = home.rglob("*.kernel")
+    assert brought.read_bytes() == next(image.rglob("*.kernel")).read_bytes()
     assert row_count(database_url) > 0
 
 

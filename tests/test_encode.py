@@ -18,8 +18,7 @@ from encoding import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loader.encode import OUTPUT_BYTES, REJECTS_PER_CHUNK, Encoder, compile_kernel
-from loader.kernel import encode_rows
+from loader.encode import OUTPUT_BYTES, REJECTS_PER_CHUNK, Encoder
 from loader.rejects import Reason
 from loader.trips import COLUMNS, LAYOUT_COLUMN_COUNTS, Kind
 
@@ -243,11 +242,3 @@ def test_an_encoder_left_in_the_middle_of_a_block_begins_the_next_afresh() -> No
 
 def test_a_block_of_no_bytes_has_no_chunks() -> None:
     assert list(Encoder(24).encode(block_of(b""))) == []
-
-
-@pytest.mark.skipif(INTERPRETED, reason="nothing is compiled")
-def test_a_kernel_compiled_ahead_is_not_compiled_again() -> None:
-    compile_kernel()
-    encode(b"\n".join(sample_rows(3)), 24)
-
-    assert len(getattr(encode_rows, "signatures", ())) == 1

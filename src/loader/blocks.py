@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
-import numpy as np
 
 from loader.buffers import HEAD_ROOM_BYTES, Buffer, Segment
+from loader.compiled import load_kernel
 from loader.errors import LoaderError, value_text
-from loader.jit import kernel
 from loader.rows import field_end
 from loader.trips import COLUMNS
 from loader.wire import FailureCode
-
-QUOTE = ord('"')
-NEWLINE = ord("\n")
 
 
 class Block(msgspec.Struct, frozen=True):
@@ -30,29 +26,6 @@ class Block(msgspec.Struct, frozen=True):
     source_bytes: int  # what it took of the source as transferred
 
 
-@kernel
-def _find_cut(data: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> tuple[int, int]:
-    """Return where the last whole record ends in `data`, 0 for nowhere, and how many line ends lie before it.
-
-    A newline ends a record where the quotes before it are even in number, which is how Postgres splits CSV
-    (a doubled quote counts twice, so it changes nothing). The count runs over all bytes, eight or more at a time;
-    the search for the last newline runs backwards over one record.
-    """
-    newlines = 0
-    quotes = 0
-    for byte in data:
-        newlines += byte == NEWLINE
-        quotes += byte == QUOTE
-    for index in range(len(data) - 1, -1, -1):
-        if data[index] == QUOTE:
-            quotes -= 1
-        elif data[index] == NEWLINE:
-            if quotes % 2 == 0:
-                return index + 1, newlines
-            newlines -= 1
-    return 0, 0
-
-
 def cut(segments: Iterable[Segment], first_line: int, release: Callable[[Buffer], None]) -> Iterator[Block]:
     """Cut consecutive segments, the first of which starts at a record, into blocks.
 
@@ -60,6 +33,7 @@ def cut(segments: Iterable[Segment], first_line: int, release: Callable[[Buffer]
     room before the next segment's data. The taker of a block releases its buffer; `release` gets those of segments
     in which no record ends. Raises RECORD_TOO_LONG where a record does not fit.
     """
+    kernel = load_kernel()
     rest = b""
     byte_offset = 0
     source_bytes = 0
@@ -68,7 +42,7 @@ def cut(segments: Iterable[Segment], first_line: int, release: Callable[[Buffer]
         buffer.view[start : segment.start] = rest
         byte_offset = segment.byte_offset - len(rest)
         source_bytes += segment.source_bytes
-        length, line_count = _find_cut(np.frombuffer(buffer.view[start : segment.end], np.uint8))
+        length, line_count = kernel.find_cut(buffer.view[start : segment.end])
         rest = bytes(buffer.view[start + length : segment.end])
         if len(rest) > HEAD_ROOM_BYTES:
             raise _record_too_long(rest, byte_offset + length, first_line + line_count)

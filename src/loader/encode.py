@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import msgspec
-import numpy as np
 
 from loader.blocks import Block
 from loader.codes import ENDED, FULL, NEWLINE
-from loader.kernel import encode_rows, record_end
+from loader.compiled import load_kernel
 from loader.rejects import Reject
 from loader.rows import Fault, encode_row, reject_of, without_line_end
 from loader.trips import COLUMNS
@@ -39,18 +38,19 @@ class Encoder:
     def __init__(self, column_count: int, output_bytes: int = OUTPUT_BYTES) -> None:
         self.rows_in_python = 0  # how many the kernel declined, in all blocks so far
         self._column_count = column_count
-        self._kinds = np.array([column.kind for column in COLUMNS[:column_count]], np.uint8)
-        self._output = np.empty(output_bytes, np.uint8)
+        self._kernel = load_kernel()
+        self._kinds = memoryview(bytearray(column.kind for column in COLUMNS[:column_count]))
+        self._output = memoryview(bytearray(output_bytes))
         self._start_chunk()
 
     def encode(self, block: Block) -> Iterator[Chunk]:
         """Yield all of a block's rows and rejects, in the file's order."""
-        source = np.frombuffer(block.buffer.view, np.uint8)
+        source = block.buffer.view
         end = _end_of_lines(block)
         position, line = block.start, block.first_line
         self._start_chunk()
         while position < block.end:
-            position, self._written, rows, status = encode_rows(
+            position, self._written, rows, status = self._kernel.encode_rows(
                 source, position, end, self._output, self._written, self._kinds
             )
             self._rows += rows
@@ -58,7 +58,7 @@ class Encoder:
             if (status == FULL and self._rows > 0) or len(self._rejects) >= REJECTS_PER_CHUNK:
                 yield self._end_chunk()
             elif status != ENDED:  # declined, or too long for an empty output
-                record = bytes(block.buffer.view[position : record_end(source, position, block.end)])
+                record = bytes(source[position : self._kernel.record_end(source, position, block.end)])
                 yield from self._encode_in_python(record, line, block.byte_offset + position - block.start)
                 position += len(record)
                 line += record.count(b"\n")
@@ -78,7 +78,7 @@ class Encoder:
             yield Chunk(memoryview(row), 1, [])
             return
         end = self._written + len(row)
-        self._output[self._written : end] = np.frombuffer(row, np.uint8)
+        self._output[self._written : end] = row
         self._written = end
         self._rows += 1
 
@@ -88,16 +88,9 @@ class Encoder:
         self._rejects: list[Reject] = []
 
     def _end_chunk(self) -> Chunk:
-        chunk = Chunk(self._output.data[: self._written], self._rows, self._rejects)
+        chunk = Chunk(self._output[: self._written], self._rows, self._rejects)
         self._start_chunk()
         return chunk
-
-
-def compile_kernel() -> None:
-    """Compile the kernel, or load it from its cache; else the first block does it. Some seconds the first time."""
-    nothing = np.empty(0, np.uint8)
-    encode_rows(nothing, 0, 0, nothing, 0, nothing)
-    record_end(nothing, 0, 0)
 
 
 def _end_of_lines(block: Block) -> int:

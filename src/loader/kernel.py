@@ -100,15 +100,3 @@ def _encode_field(
     if kind == Kind.INTEGER:
         return encode_integer(source, position, target, written, 4), written + 8, date
     return encode_integer(source, position, target, written, 8), written + 12, date
-
-
-@kernel
-def record_end(block: Bytes, position: int, end: int) -> int:
-    """Return where the record that begins at `position` ends: behind the first newline outside quotes, or at `end`."""
-    quotes = 0
-    for index in range(position, end):
-        if block[index] == QUOTE:
-            quotes += 1
-        elif block[index] == NEWLINE and quotes % 2 == 0:
-            return index + 1
-    return end

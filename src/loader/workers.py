@@ -14,7 +14,7 @@ from loader.blocks import Block
 from loader.buffers import BufferPool
 from loader.claim import Attempt
 from loader.database import Connection, Database
-from loader.encode import Encoder, compile_kernel
+from loader.encode import Encoder
 from loader.errors import LoaderError
 from loader.interrupt import POLL_SECONDS, Interrupt, Stopped
 from loader.ledger import BlockRow
@@ -155,7 +155,6 @@ class Workers:
         raise error
 
     def _fill_parts(self, connection: Connection, index: int) -> None:
-        compile_kernel()
         encoder = Encoder(self._attempt.column_count)
         # The first parts end one after the other, so that not all workers wait for a commit at once.
         target_bytes = self._part_target_bytes * (index + 1) // self._count

@@ -1,0 +1,154 @@
+"""The kernel as its callers see it: machine code from a file, which numba compiles where there is none yet.
+
+Numba takes half a second and 80 MB of a run to be imported and to find what it has compiled. Its work is therefore kept as
+an object file, which LLVM alone loads in 10 ms.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import os
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from llvmlite import binding  # pyright: ignore[reportMissingTypeStubs] - there are none
+
+from loader.code_cache import cache_folder
+
+_Llvm = Any  # of llvmlite, which has no types
+llvm: _Llvm = binding
+_lock = threading.Lock()
+
+_POINTER, _INTEGER = ctypes.c_void_p, ctypes.c_int64
+_DIGEST_BYTES = hashlib.sha256().digest_size
+
+
+class Kernel(Protocol):
+    """What kernel.py and record_ends.py define, of memory that may be written to. From any thread, without the GIL."""
+
+    def encode_rows(
+        self, block: memoryview, position: int, end: int, output: memoryview, written: int, kinds: memoryview
+    ) -> tuple[int, int, int, int]:
+        """See kernel.py."""
+        ...
+
+    def record_end(self, block: memoryview, position: int, end: int) -> int:
+        """See record_ends.py."""
+        ...
+
+    def find_cut(self, data: memoryview) -> tuple[int, int]:
+        """See record_ends.py."""
+        ...
+
+
+def load_kernel() -> Kernel:
+    """Return the kernel. Compiles it where it is called for the first time on a machine, for some seconds."""
+    with _lock:
+        return _load()
+
+
+@functools.cache
+def _load() -> Kernel:
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
+        from loader.interpreted import Interpreted
+
+        return Interpreted()
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    name, features = _processor()
+    target = llvm.Target.from_default_triple()
+    # As Numba has it. Position-independent code, which nobody needs here, takes 3 % longer.
+    relocation = "static" if target.name.startswith("x86") else "default"
+    machine = target.create_target_machine(cpu=name, features=features, opt=3, reloc=relocation, jit=True)
+    folder = cache_folder()
+    file = folder and folder / f"{hashlib.sha256(f'{name} {features}'.encode()).hexdigest()[:16]}.kernel"
+    code = file and _read(file)
+    if code is None:
+        code = _compile(machine)
+        if file is not None:
+            _keep(file, code)
+    return _Native(machine, code)
+
+
+def _processor() -> tuple[str, str]:
+    """Return what is compiled for, as Numba chooses it.
+
+    https://numba.readthedocs.io/en/stable/reference/envvars.html#envvar-NUMBA_CPU_NAME
+    """
+    name = os.environ.get("NUMBA_CPU_NAME") or llvm.get_host_cpu_name()
+    own = "" if name == "generic" else llvm.get_host_cpu_features().flatten()
+    return name, os.environ.get("NUMBA_CPU_FEATURES") or own
+
+
+def _compile(machine: _Llvm) -> bytes:
+    from loader.object_file import compile_object
+
+    return compile_object(machine)
+
+
+def _read(file: Path) -> bytes | None:
+    """Return the code that a file has, None where there is none or it is damaged: LLVM would end the process."""
+    try:
+        content = file.read_bytes()
+    except OSError:
+        return None
+    digest, code = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+    return code if hashlib.sha256(code).digest() == digest else None
+
+
+def _keep(file: Path, code: bytes) -> None:
+    """Put the code into a file, whole or not at all."""
+    with contextlib.suppress(OSError):  # no room: the next run compiles again
+        file.parent.mkdir(mode=0o700, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as unfinished:
+            unfinished.write(hashlib.sha256(code).digest() + code)
+        Path(unfinished.name).replace(file)
+
+
+class _Native:
+    """The machine code."""
+
+    def __init__(self, machine: _Llvm, code: bytes) -> None:
+        self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)  # owns the code
+        self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+        self._engine.finalize_object()
+        encoding = (_POINTER, _INTEGER, _INTEGER, _INTEGER, _POINTER, _INTEGER, _INTEGER, _POINTER, _INTEGER)
+        self._encode_rows = self._function("encode_rows", *encoding)
+        self._record_end = self._function("record_end", _POINTER, _INTEGER, _INTEGER, _INTEGER)
+        self._find_cut = self._function("find_cut", _POINTER, _INTEGER)
+
+    def encode_rows(
+        self, block: memoryview, position: int, end: int, output: memoryview, written: int, kinds: memoryview
+    ) -> tuple[int, int, int, int]:
+        """See kernel.py."""
+        found = (_INTEGER * 4)()
+        target, column_kinds = (_address(output), len(output)), (_address(kinds), len(kinds))
+        self._encode_rows(_address(block), len(block), position, end, *target, written, *column_kinds, found)
+        return found[0], found[1], found[2], found[3]
+
+    def record_end(self, block: memoryview, position: int, end: int) -> int:
+        """See record_ends.py."""
+        found = _INTEGER()
+        self._record_end(_address(block), len(block), position, end, ctypes.byref(found))
+        return found.value
+
+    def find_cut(self, data: memoryview) -> tuple[int, int]:
+        """See record_ends.py."""
+        found = (_INTEGER * 2)()
+        self._find_cut(_address(data), len(data), found)
+        return found[0], found[1]
+
+    def _function(self, name: str, *parameters: type[Any]) -> Callable[..., None]:
+        """Return a function of the code; its last parameter is where its result goes. ctypes lets go of the GIL."""
+        return ctypes.CFUNCTYPE(None, *parameters, _POINTER)(self._engine.get_function_address(name))
+
+
+def _address(memory: memoryview) -> int:
+    """Return where a buffer is, which the caller keeps alive."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(memory)) if memory else 0
