@@ -95,7 +95,7 @@ def test_the_importer_takes_of_the_loader_its_contract_and_what_reads_the_ledger
     }
     contract = {"wire", "errors", "http_address", "address_policy"}
     ledger = {"ledger", "database", "trips_table", "trips", "rejects"}
-    shared = {"embedded", "display", "printable", "command_line", "versions", "failpoint"}
+    shared = {"embedded", "display", "bar", "printable", "command_line", "versions", "failpoint"}
     assert taken <= contract | ledger | shared
 
 

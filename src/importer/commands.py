@@ -12,7 +12,8 @@ from importer import texts
 from importer.client import Client
 from importer.imports import State
 from importer.representation import Import
-from loader.display import BarDisplay, print_table, receipt_text
+from loader.bar import BarDisplay, print_table
+from loader.display import receipt_text
 from loader.wire import FAILURE_KINDS, ExitCode
 
 

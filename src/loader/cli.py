@@ -16,9 +16,8 @@ from uuid import UUID
 
 import msgspec
 
-from loader import commands
 from loader.command_line import Program, positive, run_and_leave
-from loader.display import display
+from loader.display import Display, JsonDisplay, QuietDisplay
 from loader.embedded import default_data_folder, embedded_server
 from loader.errors import LoaderError
 from loader.interrupt import SIGNALS
@@ -68,9 +67,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _dispatch(options: argparse.Namespace) -> ExitCode:
+    if options.command == "run":
+        return _run(options)
+    from loader import commands
+
     match options.command:
-        case "run":
-            return _run(options)
         case "check":
             commands.check(options.source)
         case "sample":
@@ -84,6 +85,8 @@ def _dispatch(options: argparse.Namespace) -> ExitCode:
 
 
 def _dispatch_ledger(options: argparse.Namespace, database_url: str) -> None:
+    from loader import commands
+
     match options.command:
         case "imports":
             commands.imports(database_url, as_json=options.json)
@@ -100,9 +103,9 @@ def _run(options: argparse.Namespace) -> ExitCode:
     job = _job_from_stdin() if is_supervised else _job_from(options)
     summary = None if options.summary is None else _open_summary(options.summary)
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # but for the time that `run` watches for them
-    from loader.run import run  # brings the compiler, which the other commands can do without
+    from loader.run import run
 
-    shown = display("json" if is_supervised else options.progress)
+    shown = _display("json" if is_supervised else options.progress)
     end = run(job, _opener(options, job.database_url), shown.show, is_supervised=is_supervised)
     if summary is not None and isinstance(end, Published):
         summary.write(msgspec.json.format(msgspec.json.encode(end.receipt)) + b"\n")
@@ -110,6 +113,17 @@ def _run(options: argparse.Namespace) -> ExitCode:
     with contextlib.suppress(OSError):  # nobody is there to see it: the exit code says it all the same
         shown.show(end)
     return ExitCode.PUBLISHED if isinstance(end, Published) else FAILURE_KINDS[end.failure.code].exit_code
+
+
+def _display(style: str) -> Display:
+    """Return the display of a style; auto: a bar on a terminal, else JSON lines."""
+    if style == "auto":
+        style = "bar" if sys.stdout.isatty() else "json"
+    if style == "bar":
+        from loader.bar import BarDisplay
+
+        return BarDisplay()
+    return JsonDisplay() if style == "json" else QuietDisplay()
 
 
 def _open_summary(path: Path) -> BinaryIO:

@@ -14,18 +14,18 @@ import msgspec
 from rich.table import Table
 
 from loader import claim, ledger, removal, trips_table
+from loader.bar import print_table
 from loader.database import Connection, Database
-from loader.display import print_table, size_text
+from loader.display import size_text
 from loader.embedded import embedded_server
 from loader.errors import LoaderError
 from loader.interrupt import Interrupt, Stopped, StopReason
+from loader.preview import preview_text
 from loader.wire import FailureCode
 
 
 def check(source: str) -> None:
     """Print what a source is: size, validator, header, first rows typed, an estimate."""
-    from loader.preview import preview_text  # the compiler's libraries: only where rows are looked at
-
     sys.stdout.write(preview_text(source) + "\n")
 
 

@@ -21,10 +21,10 @@ from loader.claim import Attempt, Target
 from loader.database import Connection, Database, end_backends
 from loader.errors import LoaderError
 from loader.failpoint import reach
+from loader.first_rows import first_rejects
 from loader.header import Header, read_header
 from loader.interrupt import Interrupt, Stopped
 from loader.ledger import Import
-from loader.preview import first_rejects
 from loader.progress import Meter
 from loader.pulse import Pulse
 from loader.rejection import RejectCount, parse_allowance, refuse_too_many

@@ -1,35 +1,23 @@
-"""The first rows of a file: what fails an import before a table exists, and what `loader check` shows."""
+"""What `loader check` shows of a file: size, validator, header, first rows typed, an estimate."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 
 from rich.console import Console
 from rich.table import Table
 
 from loader.display import size_text
 from loader.errors import value_text
-from loader.header import Header, first_records, read_header
+from loader.first_rows import TRIED_ROWS, first_rejects, probed_records
+from loader.header import Header, read_header
 from loader.rejects import Reason, Reject
-from loader.rows import Fault, encode_row, reject_of, split_record
+from loader.rows import split_record
 from loader.source import SourceInfo, open_source
 from loader.trips import COLUMNS, POSTGRES_TYPES
 
-# The rows that are tried: a wrong file shows itself in the first ones.
-_TRIED_ROWS = 100
 _SHOWN_ROWS = 3
 _SHOWN_CHARACTERS = 24
-
-
-def first_rejects(info: SourceInfo, header: Header) -> Iterator[Reject]:
-    """Yield the rows among the first that can't be stored."""
-    line = 2
-    for offset, record in _first_records(info, header)[:_TRIED_ROWS]:
-        row = encode_row(record, header.column_count)
-        if isinstance(row, Fault):
-            yield reject_of(row, record, line, offset)
-        line += 1 + record.count(b"\n")
 
 
 def preview_text(location: str) -> str:
@@ -40,7 +28,7 @@ def preview_text(location: str) -> str:
     finally:
         source.close()
     header = read_header(info.head, is_whole=info.head_is_whole)
-    records = [record for _, record in _first_records(info, header)]
+    records = [record for _, record in probed_records(info, header)]
     rejects = list(first_rejects(info, header))
     shown = io.StringIO()
     console = Console(file=shown, width=120, highlight=False, markup=False)
@@ -52,12 +40,8 @@ def preview_text(location: str) -> str:
     for note in header.notes:
         console.print(f"note        {note}")
     console.print(_columns(header, records[:_SHOWN_ROWS]))
-    console.print(_verdict(rejects, min(len(records), _TRIED_ROWS)))
+    console.print(_verdict(rejects, min(len(records), TRIED_ROWS)))
     return shown.getvalue().rstrip()
-
-
-def _first_records(info: SourceInfo, header: Header) -> list[tuple[int, bytes]]:
-    return list(first_records(info.head, header, is_whole=info.head_is_whole))
 
 
 def _size(info: SourceInfo) -> str:
