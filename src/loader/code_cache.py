@@ -11,9 +11,6 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-# Of numba's index and data, in a folder for each module, and our own object files.
-_PATTERNS = ("*/*.nb[ic]", "*.kernel")
-
 
 def _candidate_folders() -> Iterator[Path]:
     if given := os.environ.get("NUMBA_CACHE_DIR"):
@@ -44,15 +41,23 @@ def sources_digest() -> str:
     return hashlib.sha256(sources).hexdigest()[:16]
 
 
+@functools.cache
+def given_folder() -> Path | None:
+    """Return where NUMBA_CACHE_DIR has code compiled from these very sources, such as when an image was built."""
+    given = os.environ.get("NUMBA_CACHE_DIR")
+    folder = Path(given or "") / sources_digest()
+    return folder if given and folder.is_dir() and folder.stat().st_uid in (0, os.getuid()) else None
+
+
 def _bring(compiled: Path, folder: Path) -> None:
-    """Copy what was compiled when an image was built, whole or not at all; files only, whose modes are then ours."""
-    if folder.exists() or not compiled.is_dir() or compiled.stat().st_uid not in (0, os.getuid()):
+    """Copy what Numba compiled when an image was built, whole or not at all; files only, whose modes are then ours."""
+    if folder.exists():
         return
     with (
         contextlib.suppress(OSError),  # no room, or another process was first
         tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as new,
     ):
-        for file in (file for pattern in _PATTERNS for file in compiled.glob(pattern)):
+        for file in compiled.glob("*/*.nb[ic]"):
             copy = Path(new) / file.relative_to(compiled)
             copy.parent.mkdir(exist_ok=True)
             shutil.copyfile(file, copy)
@@ -66,6 +71,6 @@ def cache_folder() -> Path | None:
     if parent is None:
         return None
     folder = parent / sources_digest()
-    if given := os.environ.get("NUMBA_CACHE_DIR"):
-        _bring(Path(given) / folder.name, folder)
+    if (given := given_folder()) is not None:
+        _bring(given, folder)
     return folder

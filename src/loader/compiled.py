@@ -11,7 +11,6 @@ import ctypes
 import functools
 import hashlib
 import os
-import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any, Protocol
 
 from llvmlite import binding  # pyright: ignore[reportMissingTypeStubs] - there are none
 
-from loader.code_cache import cache_folder
+from loader.code_cache import cache_folder, given_folder
 
 _Llvm = Any  # of llvmlite, which has no types
 llvm: _Llvm = binding
@@ -66,13 +65,11 @@ def _load() -> Kernel:
     # As Numba has it. Position-independent code, which nobody needs here, takes 3 % longer.
     relocation = "static" if target.name.startswith("x86") else "default"
     machine = target.create_target_machine(cpu=name, features=features, opt=3, reloc=relocation, jit=True)
-    folder = cache_folder()
-    file = folder and folder / f"{hashlib.sha256(f'{name} {features}'.encode()).hexdigest()[:16]}.kernel"
-    code = file and _read(file)
+    file_name = f"{hashlib.sha256(f'{name} {features}'.encode()).hexdigest()[:16]}.kernel"
+    code = _read(given_folder(), file_name) or _read(cache_folder(), file_name)
     if code is None:
         code = _compile(machine)
-        if file is not None:
-            _keep(file, code)
+        _keep(cache_folder(), file_name, code)
     return _Native(machine, code)
 
 
@@ -92,23 +89,30 @@ def _compile(machine: _Llvm) -> bytes:
     return compile_object(machine)
 
 
-def _read(file: Path) -> bytes | None:
+def _read(folder: Path | None, file_name: str) -> bytes | None:
     """Return the code that a file has, None where there is none or it is damaged: LLVM would end the process."""
+    if folder is None:
+        return None
     try:
-        content = file.read_bytes()
+        content = (folder / file_name).read_bytes()
     except OSError:
         return None
     digest, code = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
     return code if hashlib.sha256(code).digest() == digest else None
 
 
-def _keep(file: Path, code: bytes) -> None:
+def _keep(folder: Path | None, file_name: str, code: bytes) -> None:
     """Put the code into a file, whole or not at all."""
+    if folder is None:
+        return
+    unfinished = folder / f"{file_name}.{os.getpid()}"
     with contextlib.suppress(OSError):  # no room: the next run compiles again
-        file.parent.mkdir(mode=0o700, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as unfinished:
-            unfinished.write(hashlib.sha256(code).digest() + code)
-        Path(unfinished.name).replace(file)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        try:
+            unfinished.write_bytes(hashlib.sha256(code).digest() + code)
+            unfinished.replace(folder / file_name)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 class _Native:
