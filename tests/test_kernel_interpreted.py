@@ -13,7 +13,14 @@ from encoding import INTERPRETED
 # Real processes, some seconds each.
 pytestmark = pytest.mark.slow
 
-TESTS = ["test_encode.py", "test_doubles.py", "test_timestamps.py", "test_words.py", "test_fuzz_corpus.py"]
+TESTS = [
+    "test_encode.py",
+    "test_record_ends.py",
+    "test_doubles.py",
+    "test_timestamps.py",
+    "test_words.py",
+    "test_fuzz_corpus.py",
+]
 
 
 @pytest.mark.skipif(INTERPRETED, reason="this process runs them so already")

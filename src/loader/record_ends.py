@@ -6,8 +6,14 @@ A doubled quote counts twice, so it changes nothing.
 from __future__ import annotations
 
 from loader.codes import NEWLINE, QUOTE
-from loader.jit import kernel
-from loader.machine import Bytes
+from loader.jit import inlined, kernel
+from loader.machine import Bytes, Word, memory_of, word_at
+from loader.words import byte_sum, other_bytes, word_of
+
+_NEWLINES, _QUOTES = word_of(b"\n" * 8), word_of(b'"' * 8)
+# So many words in a row are counted byte by byte of a word, each of which holds up to 255.
+_RUN_WORDS = 255
+_RUN_BYTES = _RUN_WORDS * 8
 
 
 @kernel
@@ -22,17 +28,33 @@ def record_end(block: Bytes, position: int, end: int) -> int:
     return end
 
 
+@inlined
+def _count(data: Bytes) -> tuple[int, int]:
+    """Return the numbers of newlines and of quotes."""
+    memory = memory_of(data)
+    runs_end = len(data) // _RUN_BYTES * _RUN_BYTES
+    newlines = quotes = runs_end
+    for run in range(0, runs_end, _RUN_BYTES):
+        no_newlines = no_quotes = Word(0)
+        for position in range(run, run + _RUN_BYTES, 8):
+            word = word_at(memory, position)
+            no_newlines += other_bytes(word, _NEWLINES)
+            no_quotes += other_bytes(word, _QUOTES)
+        newlines -= byte_sum(no_newlines)
+        quotes -= byte_sum(no_quotes)
+    for byte in data[runs_end:]:
+        newlines += byte == NEWLINE
+        quotes += byte == QUOTE
+    return newlines, quotes
+
+
 @kernel
 def find_cut(data: Bytes) -> tuple[int, int]:
     """Return where the last whole record ends in `data`, 0 for nowhere, and how many line ends lie before it.
 
-    The count runs over all bytes, eight or more at a time; the search for the last newline runs backwards over one record.
+    The count runs over all bytes, many at a time; the search for the last newline runs backwards over one record.
     """
-    newlines = 0
-    quotes = 0
-    for byte in data:
-        newlines += byte == NEWLINE
-        quotes += byte == QUOTE
+    newlines, quotes = _count(data)
     for index in range(len(data) - 1, -1, -1):
         if data[index] == QUOTE:
             quotes -= 1

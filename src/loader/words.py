@@ -21,7 +21,9 @@ def limits_of(limits: bytes) -> Word:
 
 ZEROS = word_of(b"0" * 8)
 _DIGIT_LIMITS = limits_of(b"\x09" * 8)
+_ABOVE_ZERO = limits_of(b"\x00" * 8)
 _ONES = word_of(b"\x01" * 8)
+_EVEN_ONES = word_of(b"\x01\x00" * 4)
 _FLAGS = word_of(b"\x80" * 8)
 _LOW_BITS = ~_FLAGS
 _SPACES = word_of(b" " * 8)
@@ -53,6 +55,19 @@ def low_bytes(word: Word, count: int) -> Word:
 def bytes_above(word: Word, limits: Word) -> Word:
     """Flag the bytes that are greater than their limits."""
     return (((word & _LOW_BITS) + limits) | word) & _FLAGS
+
+
+@kernel
+def other_bytes(word: Word, repeated: Word) -> Word:
+    """Return 1 in each byte that is not as that of a word of eight like ones, 0 in the others."""
+    return bytes_above(word ^ repeated, _ABOVE_ZERO) >> 7
+
+
+@kernel
+def byte_sum(word: Word) -> int:
+    """Return the sum of a word's bytes."""
+    pairs = (word & _EVEN_BYTES) + ((word >> 8) & _EVEN_BYTES)
+    return signed((pairs * _EVEN_ONES) >> 48)
 
 
 @kernel
