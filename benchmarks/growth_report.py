@@ -132,7 +132,9 @@ def _goals(groups: Sequence[Sequence[GrowthTrial]]) -> list[Goal]:
             worst(lambda trial: trial.resume.fetched_bytes / trial.resume.missing_bytes),
         ),
         Goal(
-            "resume: s/GB missing ÷ s/GB of the whole", RESUME_LIMIT, worst(lambda trial: trial.resume_share)
+            "resume ÷ what the whole load takes for as many bytes",
+            RESUME_LIMIT,
+            worst(lambda trial: trial.resume_share),
         ),
     ]
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import psycopg
 
 from loader.copy_writer import AttentiveWriter
+from loader.database import write_early
 from loader.trips import COLUMNS, LAYOUT_COLUMN_COUNTS, POSTGRES_TYPES
 
 # As large as the pieces that the loader hands to libpq.
@@ -49,6 +50,7 @@ def _in_memory(file: Path) -> memoryview:
 def _send(database_url: str, number: int, file: str) -> None:
     table, rows = f"part_{number}", _in_memory(Path(file))
     with psycopg.connect(database_url) as connection, connection.cursor() as cursor:
+        write_early(connection)
         for statement in (
             f"CREATE TABLE {table} (LIKE trips INCLUDING CONSTRAINTS, CHECK (part = {number}))"
             " WITH (autovacuum_enabled = off)",

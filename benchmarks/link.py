@@ -126,7 +126,8 @@ class _Direction:
 
 def main(shape: Shape) -> None:
     """Be a link. Each line of input is answered: the first with the namespaces, the next with the traffic."""
-    os.nice(-15)  # a link does not wait for a core
+    with contextlib.suppress(PermissionError):
+        os.nice(-15)  # a link does not wait for a core
     server, server_namespace = _open_end(SERVER, CLIENT, shape)
     client, client_namespace = _open_end(CLIENT, SERVER, shape)
     sys.stdin.readline()

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -68,9 +69,47 @@ def test_what_one_process_has_compiled_the_next_one_loads_without_the_compiler(c
     assert cache.encode() == (cache.digest, False)
 
 
-@pytest.mark.parametrize("kept_bytes", [0, 20_000])
-def test_a_damaged_file_is_compiled_anew(kept_bytes: int, cache: Cache) -> None:
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:20_000])
+
+
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[20_000] ^= 1
+    file.write_bytes(content)
+
+
+def give_away(file: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root gives files to others")
+    os.chown(file, 65534, 65534)
+
+
+@pytest.mark.parametrize("spoil", [truncate, flip_a_bit, give_away])
+def test_damaged_and_foreign_code_is_compiled_anew(spoil: Callable[[Path], None], cache: Cache) -> None:
     (file,) = cache.folder.glob("*/*.kernel")
-    file.write_bytes(file.read_bytes()[:kept_bytes])
+    spoil(file)
     assert cache.encode() == (cache.digest, True)
     assert cache.encode() == (cache.digest, False)
+
+
+SEALED = """
+import ctypes, sys
+PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN = 65, 1
+if ctypes.CDLL(None).prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0) != 0:
+    sys.exit(3)
+from loader.compiled import load_kernel
+from loader.errors import LoaderError
+try:
+    load_kernel()
+except LoaderError as error:
+    print(error)
+"""
+
+
+def test_where_memory_can_not_be_made_executable_that_is_said() -> None:
+    ended = subprocess.run([sys.executable, "-c", SEALED], capture_output=True, text=True, check=False)
+    if ended.returncode == 3:
+        pytest.skip("this kernel has no PR_SET_MDWE (Linux 6.3)")
+    assert ended.returncode == 0, ended.stderr
+    assert "memory can't be made executable" in ended.stdout

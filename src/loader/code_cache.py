@@ -19,7 +19,8 @@ def _candidate_folders() -> Iterator[Path]:
         yield Path(cache_home) / "large-file-importer" / "kernels"
     if home := os.environ.get("HOME"):
         yield Path(home) / ".cache" / "large-file-importer" / "kernels"
-    yield Path(tempfile.gettempdir()) / f"large-file-importer-{os.getuid()}" / "kernels"
+    with contextlib.suppress(FileNotFoundError):  # there is none
+        yield Path(tempfile.gettempdir()) / f"large-file-importer-{os.getuid()}" / "kernels"
 
 
 def _first_writable_folder() -> Path | None:
@@ -35,6 +36,7 @@ def _first_writable_folder() -> Path | None:
     return None
 
 
+@functools.cache
 def sources_digest() -> str:
     """What the cache must change with. Numba looks at a kernel's own file, not at those of the kernels that it calls."""
     sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
@@ -46,7 +48,15 @@ def given_folder() -> Path | None:
     """Return where NUMBA_CACHE_DIR has code compiled from these very sources, such as when an image was built."""
     given = os.environ.get("NUMBA_CACHE_DIR")
     folder = Path(given or "") / sources_digest()
-    return folder if given and folder.is_dir() and folder.stat().st_uid in (0, os.getuid()) else None
+    try:
+        return folder if given and folder.is_dir() and is_trusted(folder.stat()) else None
+    except PermissionError:
+        return None
+
+
+def is_trusted(status: os.stat_result) -> bool:
+    """Whether compiled code of this owner may be run: root's and our own."""
+    return status.st_uid in (0, os.getuid())
 
 
 def _bring(compiled: Path, folder: Path) -> None:

@@ -16,9 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from llvmlite import binding  # pyright: ignore[reportMissingTypeStubs] - there are none
+import llvmlite  # pyright: ignore[reportMissingTypeStubs] - there are none
+from llvmlite import binding  # pyright: ignore[reportMissingTypeStubs] - as above
 
-from loader.code_cache import cache_folder, given_folder
+from loader.code_cache import cache_folder, given_folder, is_trusted
+from loader.errors import LoaderError
+from loader.wire import FailureCode
 
 _Llvm = Any  # of llvmlite, which has no types
 llvm: _Llvm = binding
@@ -29,7 +32,7 @@ _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 class Kernel(Protocol):
-    """What kernel.py and record_ends.py define, of memory that may be written to. From any thread, without the GIL."""
+    """What kernel.py and record_ends.py define, of memory that may be written to; from any thread."""
 
     def encode_rows(
         self, block: memoryview, position: int, end: int, output: memoryview, written: int, kinds: memoryview
@@ -54,10 +57,11 @@ def load_kernel() -> Kernel:
 
 @functools.cache
 def _load() -> Kernel:
-    if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
+    if os.environ.get("NUMBA_DISABLE_JIT", "") not in ("", "0"):
         from loader.interpreted import Interpreted
 
         return Interpreted()
+    _refuse_where_code_cannot_run()
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     name, features = _processor()
@@ -65,12 +69,25 @@ def _load() -> Kernel:
     # As Numba has it. Position-independent code, which nobody needs here, takes 3 % longer.
     relocation = "static" if target.name.startswith("x86") else "default"
     machine = target.create_target_machine(cpu=name, features=features, opt=3, reloc=relocation, jit=True)
-    file_name = f"{hashlib.sha256(f'{name} {features}'.encode()).hexdigest()[:16]}.kernel"
+    made_for = f"{target.triple} {name} {features} {llvmlite.__version__}"
+    file_name = f"{hashlib.sha256(made_for.encode()).hexdigest()[:16]}.kernel"
     code = _read(given_folder(), file_name) or _read(cache_folder(), file_name)
     if code is None:
         code = _compile(machine)
         _keep(cache_folder(), file_name, code)
     return _Native(machine, code)
+
+
+def _refuse_where_code_cannot_run() -> None:
+    """Raise where memory can't be made executable: LLVM would not look, and the first call would end the process."""
+    try:
+        llvm.check_jit_execution()
+    except OSError as error:
+        raise LoaderError(
+            FailureCode.INTERNAL_ERROR,
+            "This system does not let the loader run what it has compiled: memory can't be made executable.",
+            "Allow it: see systemd's MemoryDenyWriteExecute, or SELinux's execmem.",
+        ) from error
 
 
 def _processor() -> tuple[str, str]:
@@ -94,7 +111,8 @@ def _read(folder: Path | None, file_name: str) -> bytes | None:
     if folder is None:
         return None
     try:
-        content = (folder / file_name).read_bytes()
+        with (folder / file_name).open("rb") as file:
+            content = file.read() if is_trusted(os.fstat(file.fileno())) else b""
     except OSError:
         return None
     digest, code = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]

@@ -186,6 +186,18 @@ def parse_url(url: str) -> dict[str, str]:
     return given
 
 
+def write_early(connection: Connection) -> None:
+    """Have the server write pages to the disk while a session makes them, where its commits would wait for all of them.
+
+    With wal_level=minimal a table that is made and filled in one transaction is not logged but synced at the commit. The
+    value is the largest that there is.
+    https://www.postgresql.org/docs/current/runtime-config-resource.html#GUC-BACKEND-FLUSH-AFTER
+    """
+    connection.execute(
+        "SELECT set_config('backend_flush_after', '2MB', false) WHERE current_setting('wal_level') = 'minimal'"
+    )
+
+
 def end_backends(connection: Connection) -> None:
     """Wait, through a connection of this process, until none of its others has a backend left; end those that linger.
 

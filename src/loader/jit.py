@@ -17,7 +17,7 @@ from loader.code_cache import cache_folder
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Numba raises at import where cache=True and no folder can be written (a read-only image): then every run compiles.
+# Numba raises at import where cache=True and no folder can be written: then every run compiles.
 _CACHE_FOLDER = cache_folder()
 if _CACHE_FOLDER is not None:
     # numba.core.config makes its attributes from the environment at import
@@ -26,10 +26,14 @@ if _CACHE_FOLDER is not None:
 
 def kernel(function: Callable[P, R]) -> Callable[P, R]:
     """Compile a function at its first call, to run without the GIL, with C's arithmetic (no check for division by 0)."""
+    # numba has no types; a compiled function is called as its source is
+    return cast("Callable[P, R]", numba.njit(nogil=True, error_model="numpy")(function))
+
+
+def kept_kernel(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile a function likewise, and keep it and what it calls for other processes."""
     compiled = numba.njit(nogil=True, cache=_CACHE_FOLDER is not None, error_model="numpy")(function)
-    return cast(
-        "Callable[P, R]", compiled
-    )  # numba has no types; a compiled function is called as its source is
+    return cast("Callable[P, R]", compiled)  # as above
 
 
 def inlined(function: Callable[P, R]) -> Callable[P, R]:

@@ -227,7 +227,6 @@ class Load:
             attempt,
             worker_count,
             part_bytes(info.size_bytes),
-            None if data_end is None else data_end - loaded_bytes,
             pool,
             self._interrupt,
             self._meter,

@@ -19,7 +19,8 @@ llvm: _Llvm = binding
 
 _BYTES, _LENGTH, _POSITION = types.CPointer(types.uint8), types.int64, types.int64
 _RESULT = types.CPointer(types.int64)
-# What numba's wrapper would call if a kernel raised an exception. None does: so these need not be there.
+# What numba's wrapper calls when a kernel has raised an exception. None does: so these need not be there.
+_UNUSED = ("Py", "_Py", "numba_", "NRT_", "_ZN08NumbaEnv")
 _TRAP = "{ call void @llvm.trap() unreachable }"
 
 
@@ -79,13 +80,19 @@ def compile_object(machine: _Llvm) -> bytes:
 
 
 def _stubs(module: _Llvm) -> list[str]:
-    """Return definitions of all that a module has of elsewhere."""
-    declared = [
-        re.sub(r"^;.*\n|#\d+", "", str(function)) for function in module.functions if function.is_declaration
+    """Return definitions of all that a module has of elsewhere. Raises RuntimeError where it may be called."""
+    functions = [
+        each for each in module.functions if each.is_declaration and not each.name.startswith("llvm.")
     ]
-    functions = [text.strip() for text in declared if "@llvm." not in text]
-    variables = [str(variable).strip() for variable in module.global_variables if variable.is_declaration]
+    variables = [each for each in module.global_variables if each.is_declaration]
+    if needed := [each.name for each in (*functions, *variables) if not each.name.startswith(_UNUSED)]:
+        raise RuntimeError(f"The kernel needs what is not there when it runs: {', '.join(needed)}.")
     return [
-        *(text.replace("declare", "define", 1) + _TRAP for text in functions),
-        *(f"{text.replace(' external', '', 1)} zeroinitializer" for text in variables),
+        *(_declaration(each).replace("declare", "define", 1) + _TRAP for each in functions),
+        *(_declaration(each).replace("external ", "", 1) + " zeroinitializer" for each in variables),
     ]
+
+
+def _declaration(value: _Llvm) -> str:
+    """Return what LLVM's assembly says of a value, without comments, attributes and alignment."""
+    return re.sub(r"^;.*\n|#\d+|, align \d+", "", str(value)).strip()

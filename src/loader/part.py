@@ -32,19 +32,6 @@ REJECT_BYTES_PER_COPY = 16 * MIB
 WRITE_BYTES = 128 * 1024
 
 
-def prepare_session(connection: Connection) -> None:
-    """Have the server write a table to disk while it is filled, where its commit would wait for all of that.
-
-    With wal_level=minimal a table that is made and filled in one transaction is not logged but synced at the commit. The
-    setting's largest value, 2 MB, is 0 where a system can't do that.
-    https://www.postgresql.org/docs/current/runtime-config-resource.html#GUC-BACKEND-FLUSH-AFTER
-    """
-    connection.execute(
-        "SELECT set_config(name, max_val, false) FROM pg_settings"
-        " WHERE name = 'backend_flush_after' AND current_setting('wal_level') = 'minimal'"
-    )
-
-
 class Part:
     """A part in the making. Nothing of it is there before `load` has returned."""
 

@@ -11,7 +11,7 @@ from loader.machine import Bytes, Word, memory_of, word_at
 from loader.words import byte_sum, other_bytes, word_of
 
 _NEWLINES, _QUOTES = word_of(b"\n" * 8), word_of(b'"' * 8)
-# So many words in a row are counted byte by byte of a word, each of which holds up to 255.
+# Each byte of a sum holds up to 255: so many words are added up before it is emptied.
 _RUN_WORDS = 255
 _RUN_BYTES = _RUN_WORDS * 8
 

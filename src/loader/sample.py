@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from loader.jit import kernel
+from loader.jit import kept_kernel, kernel
 from loader.trips import COLUMNS
 
 Text = npt.NDArray[np.uint8]
@@ -82,7 +82,7 @@ def write_sample(out: BinaryIO, rows: int, seed: int) -> None:
         out.write(buffer[: _put_rows(buffer, draws, first, end, rows, seed & _MASK)].data)
 
 
-@kernel
+@kept_kernel
 def _put_rows(out: Text, draws: Draws, first: int, end: int, rows: int, seed: int) -> int:
     at = 0
     for row in range(first, end):

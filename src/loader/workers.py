@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from loader.blocks import Block
 from loader.buffers import BufferPool
 from loader.claim import Attempt
-from loader.database import Connection, Database
+from loader.database import Connection, Database, write_early
 from loader.encode import Encoder
 from loader.errors import LoaderError
 from loader.interrupt import POLL_SECONDS, Interrupt, Stopped
 from loader.ledger import BlockRow
-from loader.part import Part, prepare_session
+from loader.part import Part
 from loader.progress import Meter
 from loader.raw_source import SourceClosed
 from loader.rejection import RejectCount
@@ -55,7 +55,6 @@ class Workers:
         attempt: Attempt,
         count: int,
         part_target_bytes: int,
-        missing_bytes: int | None,
         pool: BufferPool,
         interrupt: Interrupt,
         meter: Meter,
@@ -65,7 +64,6 @@ class Workers:
         self._attempt = attempt
         self._count = count
         self._part_target_bytes = part_target_bytes
-        self._missing_bytes = missing_bytes
         self._pool = pool
         self._interrupt = interrupt
         self._meter = meter
@@ -157,12 +155,10 @@ class Workers:
         raise error
 
     def _fill_parts(self, connection: Connection, index: int) -> None:
-        prepare_session(connection)
+        write_early(connection)
         encoder = Encoder(self._attempt.column_count)
-        target_bytes = self._part_target_bytes
-        if self._missing_bytes is None or self._missing_bytes > target_bytes * self._count:
-            # The first parts end one after the other, so that not all workers wait for a commit at once.
-            target_bytes = target_bytes * (index + 1) // self._count
+        # The first parts end one after the other, so that not all workers wait for a commit at once.
+        target_bytes = self._part_target_bytes * (index + 1) // self._count
         while (first := self._take()) is not None:
             part = Part(
                 connection, self._attempt, encoder, self._interrupt, self._reject_count.add, self._loaded
