@@ -19,6 +19,8 @@ MEASURES = (trial.WALL, trial.DATABASE_CPU, trial.CLIENT_CPU_A_GB, trial.MEMORY)
 # In pixels.
 LABEL_WIDTH, BAR_WIDTH, VALUE_WIDTH = 110, 140, 60
 TITLE_HEIGHT, ROW_HEIGHT, BAR_HEIGHT, MARGIN = 50, 26, 16, 10
+# A bar so many times as long as the next is cut, so that the others can be told apart.
+CUT_RATIO = 3
 OURS, OTHERS = "#1a7f5a", "#8a94a6"
 
 
@@ -53,19 +55,32 @@ def draw(trials: Sequence[Trial], conditions: dict[str, str]) -> str:
 
 def _bars(left: float, labels: Sequence[str], measure: Measure, trials: Sequence[Trial]) -> list[str]:
     values = [[measure.of(each) for each in trials if each.label == label] for label in labels]
-    scale = BAR_WIDTH / max(max(found) for found in values)
+    *_, second, longest = sorted(max(found) for found in values)
+    scale = BAR_WIDTH / (second if longest > CUT_RATIO * second else longest)
     shapes: list[str] = []
     for row, (label, found) in enumerate(zip(labels, values, strict=True)):
         middle = statistics.median(found)
         colour = OURS if label == LOADER else OTHERS
         shapes += [
-            f'<rect x="{left}" y="{_middle(row) - BAR_HEIGHT / 2}" width="{middle * scale:.1f}" height="{BAR_HEIGHT}"'
-            f' fill="{colour}"/>',
-            f'<line x1="{left + min(found) * scale:.1f}" x2="{left + max(found) * scale:.1f}" y1="{_middle(row)}"'
-            f' y2="{_middle(row)}" stroke="black"/>',
-            _text(left + max(found) * scale + 4, _middle(row) + 4, f"{middle:,.{measure.digits}f}"),
+            f'<rect x="{left}" y="{_middle(row) - BAR_HEIGHT / 2}" width="{min(middle * scale, BAR_WIDTH):.1f}"'
+            f' height="{BAR_HEIGHT}" fill="{colour}"/>',
+            _spread(left, [value * scale for value in found], _middle(row)),
+            _text(
+                left + min(max(found) * scale, BAR_WIDTH) + 4,
+                _middle(row) + 4,
+                f"{middle:,.{measure.digits}f}",
+            ),
         ]
     return shapes
+
+
+def _spread(left: float, lengths: Sequence[float], middle: float) -> str:
+    """Return a line from the least to the most; of a bar that is cut, a cut across it."""
+    if max(lengths) > BAR_WIDTH:
+        foot, head = left + BAR_WIDTH - 16, left + BAR_WIDTH - 8
+        return f'<line x1="{foot}" x2="{head}" y1="{middle + 10}" y2="{middle - 10}" stroke="white" stroke-width="4"/>'
+    least, most = left + min(lengths), left + max(lengths)
+    return f'<line x1="{least:.1f}" x2="{most:.1f}" y1="{middle}" y2="{middle}" stroke="black"/>'
 
 
 def _middle(row: int) -> float:

@@ -26,7 +26,6 @@ from mid_load import backends, resume_serving, start_until_stalled
 from postgres_server import own_server
 from transaction_pooler import TransactionPooler
 
-from loader.database import Database, write_early
 from loader.wire import FailureCode
 
 pytestmark = pytest.mark.slow
@@ -230,11 +229,3 @@ def test_a_pooler_that_keeps_no_sessions_is_refused_at_the_probe(
     assert (last.failure.code, last.staging) == (FailureCode.DATABASE_UNSUPPORTED, "none")
     assert "pooler" in last.failure.message
     assert query(database_url, "SELECT to_regclass('trips'), to_regnamespace('loader')") == [(None, None)]
-
-
-@pytest.mark.parametrize(("wal_level", "early"), [("minimal", "2MB"), ("replica", "0")])
-def test_pages_are_written_early_where_the_commit_would_wait_for_them(wal_level: str, early: str) -> None:
-    settings = {"wal_level": wal_level, "max_wal_senders": "0"}
-    with own_server(settings=settings) as own, Database(own.url).connection("test") as connection:
-        write_early(connection)
-        assert connection.execute("SHOW backend_flush_after").fetchall() == [(early,)]
