@@ -16,7 +16,7 @@ from contenders import loader
 from file_server import SENT
 from measure import Usage, run_pipeline
 from server import LastCopy, Server
-from timed_messages import TimedMessage, timed_messages
+from timed_messages import TimedMessage, phase_began, timed_messages
 from trial import Entry
 
 from loader.wire import ExitCode, ProgressMessage
@@ -143,13 +143,13 @@ def _load(server: Server, entry: Entry) -> Loading:
     first, last = _piece_seconds(messages, entry.source_bytes)
     return Loading(
         wall_seconds=usage.wall_seconds,
-        rows_seconds=_began(messages, "publishing") - _began(messages, "loading"),
+        rows_seconds=phase_began(messages, "publishing") - phase_began(messages, "loading"),
         client_cpu_seconds=usage.cpu_seconds,
         database_cpu_seconds=cpu_seconds,
         peak_bytes=usage.peak_bytes,
         first_piece_seconds=first,
         last_piece_seconds=last,
-        publish_seconds=messages[-1][0] - _began(messages, "publishing"),
+        publish_seconds=messages[-1][0] - phase_began(messages, "publishing"),
         table_bytes=table_bytes,
         drop_table_seconds=drop_table_seconds,
     )
@@ -199,13 +199,6 @@ def _sent_bytes(source_url: str) -> int:
     url = urlsplit(source_url)._replace(path=SENT, query="").geturl()
     with urllib.request.urlopen(url) as answer:  # noqa: S310 - it is our own server's
         return int(answer.read())
-
-
-def _began(messages: Sequence[TimedMessage], phase: str) -> float:
-    """Return when the first message of a phase came."""
-    return next(
-        at for at, message in messages if isinstance(message, ProgressMessage) and message.phase == phase
-    )
 
 
 def _piece_seconds(messages: Sequence[TimedMessage], source_bytes: int) -> tuple[float, float]:

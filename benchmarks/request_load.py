@@ -45,7 +45,7 @@ def get_on_schedule(url: str, paths: Sequence[str], *, a_second: float, seconds:
         answers: list[Answer] = []
         for number in range(first, count, _SCHEDULED_CONNECTIONS):
             due = began + number / a_second
-            time.sleep(max(due - time.perf_counter(), 0))
+            time.sleep(max(due - time.perf_counter(), 0))  # each request has its time
             sent = time.perf_counter()
             _ask(connection, 200, "GET", paths[number % len(paths)])
             answers.append(Answer(time.perf_counter() - due, sent - due))

@@ -82,13 +82,13 @@ def start_and_cancel(server: Server, entry: Entry, folder: Path) -> tuple[Start,
         empty_bytes = server.database_bytes()
         import_id, start = _start(client, entry)
         while (staged_bytes := server.database_bytes() - empty_bytes) < STAGED_SHARE * entry.source_bytes:
-            time.sleep(POLL_SECONDS)
+            time.sleep(POLL_SECONDS)  # between two looks
         last_copy = LastCopy(server)
         asked_at = time.perf_counter()
         client.cancel(import_id)
         while (found := client.get(import_id)).state not in FINISHED:
             last_copy.look()
-            time.sleep(POLL_SECONDS)
+            time.sleep(POLL_SECONDS)  # between two looks
         ended_at = time.perf_counter()
         _check(found, State.CANCELLED)
     stopped_at = last_copy.ended_at or ended_at

@@ -16,10 +16,10 @@ from contenders import loader
 from measure import run_pipeline
 from report import Goal, goals_table, spread, table
 from server import Server
-from timed_messages import TimedMessage, timed_messages
+from timed_messages import TimedMessage, phase_began, timed_messages
 from trial import Entry
 
-from loader.wire import Message, Probed, ProgressMessage, Published, Started
+from loader.wire import Message, Probed, Published, Started
 
 CONTENDER = loader("--progress=json")
 FILE_BYTES = 1_000_000
@@ -94,15 +94,10 @@ def report(trials: Sequence[StartTrial], imports: dict[str, float]) -> str:
 
 def _phases(began: float, messages: Sequence[TimedMessage], ended: float) -> dict[str, float]:
     """Return what passed until each mark was reached, since the mark before it."""
-    publishing = next(
-        at
-        for at, message in messages
-        if isinstance(message, ProgressMessage) and message.phase == "publishing"
-    )
     marks = [
         ("Python and imports, to the first message", _first(messages, Started)),
         ("source and database, to `probed`", _first(messages, Probed)),
-        ("rows, to `publishing`", publishing),
+        ("rows, to `publishing`", phase_began(messages, "publishing")),
         ("publish, to `published`", _first(messages, Published)),
         ("end of the process", ended),
     ]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 import msgspec
 
-from loader.wire import Message
+from loader.wire import Message, ProgressMessage
 
 TimedMessage = tuple[float, Message]  # by perf_counter
 
@@ -32,3 +32,10 @@ def timed_messages() -> Generator[tuple[int, list[TimedMessage]]]:
     finally:
         os.close(write_end)
         thread.join()
+
+
+def phase_began(messages: Sequence[TimedMessage], phase: str) -> float:
+    """Return when the first message of a phase came."""
+    return next(
+        at for at, message in messages if isinstance(message, ProgressMessage) and message.phase == phase
+    )

@@ -161,7 +161,7 @@ class Client:
                 give_up_at = now + _RECONNECT_SECONDS if give_up_at is None else give_up_at
                 if now >= give_up_at:
                     raise
-            time.sleep(_RECONNECT_DELAY_SECONDS)
+            time.sleep(_RECONNECT_DELAY_SECONDS)  # a service that is starting is not asked without pause
 
     def _events(self, answer: httpx.Response) -> Iterator[tuple[str, Import]]:
         """Yield each event's id and import (https://html.spec.whatwg.org/multipage/server-sent-events.html)."""

@@ -14,23 +14,23 @@ class StoreError(Exception):
         self.hint = hint
 
 
-class StoreLocked(StoreError):  # noqa: N818 - a state of the store; the same holds for those below
+class StoreLocked(StoreError):  # noqa: N818 - a state of the store
     """Another service uses it. Raised at start only."""
 
 
-class StoreNewer(StoreError):  # noqa: N818
+class StoreNewer(StoreError):  # noqa: N818 - as above
     """A newer version of this program has written it. Raised at start only."""
 
 
-class StoreCorrupt(StoreError):  # noqa: N818
+class StoreCorrupt(StoreError):  # noqa: N818 - as above
     """It is damaged, or no SQLite file. It is kept as it is."""
 
 
-class StoreBusy(StoreError):  # noqa: N818
+class StoreBusy(StoreError):  # noqa: N818 - as above
     """Another program holds a lock on it. Nothing was changed; the same call may soon succeed."""
 
 
-class StoreFull(StoreError):  # noqa: N818
+class StoreFull(StoreError):  # noqa: N818 - as above
     """There is no room to write. Nothing was changed; reading goes on."""
 
 

@@ -127,7 +127,7 @@ def _start_or_join(folder: Path) -> Path:
             ready_since = ready_since or time.monotonic()
             if time.monotonic() - ready_since > UNREACHABLE_SECONDS:
                 raise failure(folder, "runs, but can't be reached: perhaps in another container")
-        time.sleep(POLL_SECONDS)
+        time.sleep(POLL_SECONDS)  # between two looks
 
 
 def _stop(folder: Path) -> None:
@@ -141,7 +141,7 @@ def _stop(folder: Path) -> None:
             except (ProcessLookupError, PermissionError):
                 return  # it was killed; its children notice, and whoever starts the next waits for them
             told = process_id
-        time.sleep(POLL_SECONDS)
+        time.sleep(POLL_SECONDS)  # between two looks
     remove_socket_folder(folder)
     os.close(server_lock)
 
