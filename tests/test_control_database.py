@@ -14,12 +14,13 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from uuid import UUID
 
+import msgspec
 import pytest
-from store_driver import PROGRESS, brought_to, finished, submitted, there
+from store_driver import FAILURE, PROGRESS, brought_to, finished, job, submitted, there
 
 from importer.control_database import MIGRATIONS
 from importer.errors import StoreBusy, StoreCorrupt, StoreError, StoreFull, StoreLocked, StoreNewer
-from importer.imports import Ending, State
+from importer.imports import FINISHED, Ending, State
 from importer.store import Store
 
 pytestmark = pytest.mark.anyio
@@ -164,6 +165,108 @@ async def test_a_database_of_our_version_is_not_migrated_again(path: Path) -> No
     await store.close()
     with closing(sqlite3.connect(path)) as other:
         assert other.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
+
+
+STATES_BEFORE = [
+    ("succeeded", 1, None, '{"receipt": 1}', None),
+    ("failed", 10, FAILURE, None, None),
+    ("failed", 1, msgspec.structs.replace(FAILURE, retryable=False), None, None),
+    ("cancelled", 0, None, None, None),
+    ("running", 2, None, None, "loading"),
+    ("queued", 3, FAILURE, None, None),
+]
+TIME = "2024-02-01T12:00:00.000000+00:00"
+
+
+def make_database_of_version_1(path: Path) -> None:
+    """Make the file as version 1 of the service did, with imports in six states, their attempts, and a number that is gone."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.executescript(f"PRAGMA foreign_keys = ON; {MIGRATIONS[0]}; PRAGMA user_version = 1")
+        for number, (state, attempts, error, receipt, phase) in enumerate(STATES_BEFORE, 1):
+            connection.execute(
+                "INSERT INTO import VALUES (?, ?, ?, ?, ?, 7, ?, NULL, ?, 0, ?, ?, ?, NULL, ?, ?)",
+                [
+                    number,
+                    str(UUID(int=number)),
+                    f"key {number}",
+                    msgspec.json.encode(job()).decode(),
+                    state,
+                    phase,
+                    attempts,
+                    TIME,
+                    TIME if attempts else None,
+                    TIME if state in FINISHED else None,
+                    error and msgspec.json.encode(error).decode(),
+                    receipt,
+                ],
+            )
+            for attempt in range(1, attempts + 1):
+                connection.execute(
+                    "INSERT INTO attempt VALUES (?, ?, ?, ?, NULL, NULL, 'log')",
+                    [number, attempt, TIME, None if (state, attempt) == ("running", attempts) else TIME],
+                )
+        connection.execute(
+            "INSERT INTO import SELECT 42, 'x', 'x', job, 'cancelled', 1, NULL, NULL, 0, 0, ?, NULL, ?,"
+            " NULL, NULL, NULL FROM import WHERE sequence = 1",
+            [TIME, TIME],
+        )
+        connection.execute("DELETE FROM import WHERE sequence = 42")
+
+
+def dump(path: Path, table: str, columns: str) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(f"SELECT {columns} FROM {table} ORDER BY 1, 2").fetchall()
+
+
+COLUMNS_BEFORE = (
+    "sequence, id, idempotency_key, job, state, version, phase, progress, attempt_count, retry_count, created_at,"
+    " started_at, finished_at, not_before, error, receipt"
+)
+
+
+async def test_a_database_of_version_1_is_migrated_with_all_imports_and_attempts(path: Path) -> None:
+    make_database_of_version_1(path)
+    imports, attempts = dump(path, "import", COLUMNS_BEFORE), dump(path, "attempt", "*")
+    assert len(attempts) == 17
+    store = await Store.open(path)
+    assert dump(path, "import", COLUMNS_BEFORE) == imports
+    assert dump(path, "attempt", "*") == attempts
+    assert dump(path, "pragma_foreign_key_check", "*") == []
+    assert dump(path, "import", "sequence, keeps_staging, locked_count") == [
+        (number, int(number == 2), 0) for number in range(1, 7)
+    ]
+
+    assert (await submitted(store)).sequence == 43  # a number is never used again
+    failed = UUID(int=2)
+    assert len(await store.attempts(failed)) == 10
+    await store.request_removal(failed)
+    assert await store.delete(failed)
+    assert await store.attempts(failed) == []
+    await store.close()
+    assert len(dump(path, "attempt", "*")) == 7  # foreign keys are enforced
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("UPDATE import SET phase = 'indexing', error = '{}' WHERE state = 'running'")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "INSERT INTO attempt SELECT 99, number, started_at, finished_at, exit_code, error, log FROM attempt LIMIT 1",
+        "UPDATE import SET error = 'no JSON' WHERE state = 'failed'",
+    ],
+    ids=["an attempt without import", "a row that can't be migrated"],
+)
+async def test_a_migration_that_fails_changes_nothing(path: Path, damage: str) -> None:
+    make_database_of_version_1(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute(damage)
+    imports, attempts = dump(path, "import", "*"), dump(path, "attempt", "*")
+    with pytest.raises(StoreError) as refused:
+        await Store.open(path)
+    assert str(path) in refused.value.message
+    assert dump(path, "import", "*") == imports
+    assert dump(path, "attempt", "*") == attempts
+    assert dump(path, "pragma_user_version", "user_version, 1") == [(1, 1)]
 
 
 async def make_database(path: Path) -> None:

@@ -193,6 +193,7 @@ async def test_only_a_failure_counts_as_a_retry_and_a_retry_asked_for_begins_ane
     assert (asked.retry_count, asked.attempt_count, asked.error, asked.progress) == (0, 3, None, None)
 
 
+FORBIDDEN = msgspec.structs.replace(FAILURE, code=FailureCode.SOURCE_FORBIDDEN, retryable=False)
 BAD_ROW = msgspec.structs.replace(FAILURE, code=FailureCode.BAD_ROW, retryable=False)
 
 
@@ -200,9 +201,10 @@ BAD_ROW = msgspec.structs.replace(FAILURE, code=FailureCode.BAD_ROW, retryable=F
     ("phase", "ending", "kept"),
     [
         ("loading", Ending(State.QUEUED, -9, FAILURE), True),
-        ("loading", Ending(State.FAILED, -9, FAILURE), True),
+        ("loading", Ending(State.FAILED, -9, FAILURE, keeps_staging=True), True),
+        ("loading", Ending(State.FAILED, 66, FORBIDDEN, keeps_staging=True), True),
         ("rolling_back", Ending(State.QUEUED, 143, FAILURE), False),
-        ("rolling_back", Ending(State.FAILED, 143, FAILURE), False),
+        ("rolling_back", Ending(State.FAILED, 143, FAILURE, keeps_staging=True), False),
         ("loading", Ending(State.FAILED, 65, BAD_ROW), False),
         ("loading", Ending(State.CANCELLED, 143, FAILURE), False),
     ],
@@ -248,8 +250,8 @@ async def test_a_claim_among_thousands_looks_at_one(store: Store, path: Path) ->
         few = steps(other, NEXT_IN_QUEUE, now)
         other.execute(
             "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 5000)"
-            " INSERT INTO import (id, job, state, version, attempt_count, retry_count, created_at)"
-            " SELECT 'import-' || i, job, 'queued', 1, 0, 0, created_at FROM import, n"
+            " INSERT INTO import (id, job, state, version, attempt_count, retry_count, locked_count, keeps_staging,"
+            " created_at) SELECT 'import-' || i, job, 'queued', 1, 0, 0, 0, 0, created_at FROM import, n"
         )
         other.commit()
         assert steps(other, NEXT_IN_QUEUE, now) == few

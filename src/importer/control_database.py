@@ -26,7 +26,9 @@ from importer.errors import StoreBusy, StoreCorrupt, StoreError, StoreFull, Stor
 R = TypeVar("R")
 
 # The n-th brings a file from version n-1 to n; the version is SQLite's user_version, 0 in a new file.
-MIGRATIONS = (resources.files("importer").joinpath("schema.sql").read_text(),)
+MIGRATIONS = tuple(
+    resources.files("importer").joinpath(f"schema_{version}.sql").read_text() for version in (1, 2)
+)
 
 # No other program writes here, but a backup or somebody's shell may hold a lock for a moment.
 BUSY_TIMEOUT_SECONDS = 2.0
@@ -71,7 +73,7 @@ class ControlDatabase:
             self._check()
             self._writer = self._connect("rw")
             opened.callback(self._writer.close)
-            self._writer.executescript("PRAGMA journal_mode = WAL; PRAGMA foreign_keys = ON;")
+            self._writer.execute("PRAGMA journal_mode = WAL")
             self._migrate()
             self._reader = self._connect("ro")
             # The writer is closed last, and so writes all into the one file and removes the others.
@@ -150,10 +152,24 @@ class ControlDatabase:
                 )
 
     def _migrate(self) -> None:
-        for number in range(_version(self._writer), len(MIGRATIONS)):
-            self._writer.executescript(
-                f"BEGIN IMMEDIATE; {MIGRATIONS[number]}; PRAGMA user_version = {number + 1}; COMMIT;"
-            )
+        """Bring the file to our version in one transaction, then have foreign keys enforced.
+
+        Not before: a migration that rebuilds a table drops it, which deletes the rows that refer to it. Inside a transaction
+        the setting can't be changed. Raises StoreCorrupt where a row refers to none; nothing is changed then.
+        """
+        self._writer.execute("PRAGMA foreign_keys = OFF")
+        if (version := _version(self._writer)) < len(MIGRATIONS):
+            script = ";".join(MIGRATIONS[version:])
+            self._writer.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {len(MIGRATIONS)};")
+            orphan = self._writer.execute("PRAGMA foreign_key_check").fetchone()
+            if orphan is not None:
+                table, row, parent, _ = orphan
+                raise self._error(
+                    sqlite3.SQLITE_CORRUPT,
+                    f"row {row} of {table} refers to a row of {parent} that is not there",
+                )
+            self._writer.execute("COMMIT")
+        self._writer.execute("PRAGMA foreign_keys = ON")
 
     @contextlib.contextmanager
     def _explained(self) -> Generator[None]:

@@ -38,6 +38,8 @@ _RUNNING = StoredImport(
     ),
     attempt_count=1,
     retry_count=0,
+    locked_count=0,
+    keeps_staging=False,
     created_at=_BEGIN,
     started_at=_BEGIN + datetime.timedelta(milliseconds=20),
     finished_at=None,

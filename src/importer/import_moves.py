@@ -33,8 +33,9 @@ def submit(
     }
     inserted = import_rows.imports(
         connection,
-        "INSERT INTO import (id, idempotency_key, job, state, version, attempt_count, retry_count, created_at)"
-        " VALUES (:id, :key, :job, 'queued', 1, 0, 0, :now) ON CONFLICT (idempotency_key) DO NOTHING"
+        "INSERT INTO import"
+        " (id, idempotency_key, job, state, version, attempt_count, retry_count, locked_count, keeps_staging, created_at)"
+        " VALUES (:id, :key, :job, 'queued', 1, 0, 0, 0, 0, :now) ON CONFLICT (idempotency_key) DO NOTHING"
         f" RETURNING {IMPORT_COLUMNS}",
         row,
     )
@@ -76,12 +77,13 @@ def finish_attempt(
         for origin in (State.RUNNING, State.CANCELLING)
         if (is_end or ending.state is State.QUEUED) and may_move(origin, ending.state)
     ]
+    keeps_staging = ending.state is State.FAILED and ending.keeps_staging
     moved = import_rows.update_import(
         connection,
         import_id,
         origins,
         "state = :state, phase = NULL, finished_at = :finished_at, retry_count = retry_count + :retried,"
-        " error = :error, receipt = :receipt, not_before = :not_before,"
+        " error = :error, receipt = :receipt, not_before = :not_before, keeps_staging = :keeps_staging,"
         # what was rolled back has come nowhere, and what the roll back counted was no progress of the import
         " progress = CASE WHEN :is_kept AND phase IS NOT 'rolling_back' THEN progress END",
         {
@@ -91,7 +93,8 @@ def finish_attempt(
             "error": json_text(ending.error) if ending.state in (State.QUEUED, State.FAILED) else None,
             "receipt": json_text(ending.receipt),
             "not_before": time_text(ending.not_before),
-            "is_kept": ending.state in (State.QUEUED, State.SUCCEEDED) or _is_retryable(ending),
+            "is_kept": ending.state in (State.QUEUED, State.SUCCEEDED) or keeps_staging,
+            "keeps_staging": keeps_staging,
         },
     )
     for one in moved:
@@ -107,10 +110,6 @@ def finish_attempt(
             },
         )
     return moved
-
-
-def _is_retryable(ending: Ending) -> bool:
-    return ending.state is State.FAILED and ending.error is not None and ending.error.retryable
 
 
 def _body(job: Job) -> Job:

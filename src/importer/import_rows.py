@@ -19,6 +19,7 @@ IMPORT_COLUMNS = ", ".join(Import.__struct_fields__)
 ATTEMPT_COLUMNS = ", ".join(Attempt.__struct_fields__)
 
 _JSON_COLUMNS = frozenset({"job", "progress", "error", "receipt"})
+_FLAG_COLUMNS = frozenset({"keeps_staging"})
 
 
 def imports(connection: sqlite3.Connection, sql: str, parameters: Parameters) -> list[Import]:
@@ -63,7 +64,10 @@ def time_text(moment: datetime | None) -> str | None:
 
 
 def _fields(row: sqlite3.Row) -> dict[str, object]:
-    return {
-        name: msgspec.json.decode(row[name]) if name in _JSON_COLUMNS and row[name] is not None else row[name]
-        for name in row.keys()  # noqa: SIM118 - a Row iterates over its values
-    }
+    return {name: _value(name, row[name]) for name in row.keys()}  # noqa: SIM118 - a Row iterates over its values
+
+
+def _value(name: str, stored: str | int | None) -> object:
+    if name in _FLAG_COLUMNS:
+        return stored == 1
+    return msgspec.json.decode(stored) if name in _JSON_COLUMNS and isinstance(stored, str) else stored

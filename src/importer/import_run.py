@@ -13,7 +13,7 @@ from importer.failpoint import reach
 from importer.imports import Ending, Import, State
 from importer.ledger_reader import LedgerReader
 from importer.loader_process import Loaders
-from importer.outcome import Asked, End, Known, Retries, Staged, decide, needs_ledger
+from importer.outcome import Asked, End, Known, Retries, Staged, decide, keeps_staging, needs_ledger
 from importer.patience import jittered, until_stored
 from importer.store import Store
 from loader.errors import LoaderError
@@ -123,6 +123,7 @@ class ImportRun:
             log=end.log,
             receipt=outcome.receipt,
             not_before=not_before,
+            keeps_staging=keeps_staging(end),
         )
         moved = await until_stored(lambda: self._store.finish_attempt(self.import_id, ending))
         reach()

@@ -81,6 +81,7 @@ class Ending(msgspec.Struct, frozen=True):
     receipt: Receipt | None = None
     not_before: datetime.datetime | None = None
     is_retried: bool = True  # QUEUED with an error: it counts as one of the import's retries
+    keeps_staging: bool = False  # FAILED: what is committed is kept for a retry
 
 
 class Import(msgspec.Struct, frozen=True):
@@ -95,6 +96,8 @@ class Import(msgspec.Struct, frozen=True):
     progress: Progress | None
     attempt_count: int  # loaders that were started for it
     retry_count: int  # of them, those that failed and were followed by another, since somebody asked for it
+    locked_count: int  # attempts in a row that ended as table_locked
+    keeps_staging: bool  # it failed, and what it has committed is kept for a retry
     created_at: datetime.datetime
     started_at: datetime.datetime | None  # of the first attempt
     finished_at: datetime.datetime | None

@@ -20,7 +20,7 @@ from loader.errors import LoaderError
 _INTERVAL_SECONDS = 3600.0
 # After a look that failed: the database that was away, and left somebody's failure in doubt, may be back.
 _POSTPONED_SECONDS = 30.0
-# A retryable failure keeps what was committed for a person to go on from, with /retry: until the day after.
+# What a failed import has committed and a retry can use, where the failure spoils nothing of it, waits for a day.
 _KEPT = datetime.timedelta(hours=24)
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
@@ -88,6 +88,6 @@ class Janitor:
 
 
 def _is_kept(found: Import) -> bool:
-    if found.error is None or not found.error.retryable or found.finished_at is None:
+    if not found.keeps_staging or found.finished_at is None:
         return False
     return datetime.datetime.now(datetime.UTC) < found.finished_at + _KEPT

@@ -98,6 +98,17 @@ def needs_ledger(end: End) -> bool:
     return end.last is None or (isinstance(end.last, Failed) and end.last.staging != "none")
 
 
+def keeps_staging(end: End) -> bool:
+    """Whether what the loader had committed is to stay for a retry, should the import have failed.
+
+    The loader knows whether the failure spoils it. One that ended without its last message, as a killed one does, has
+    found nothing wrong with it.
+    """
+    if not isinstance(end.last, Failed):
+        return True
+    return end.last.staging == "kept" or (end.last.staging == "unknown" and end.last.failure.retryable)
+
+
 def decide(
     end: End, standing: Known, asked: Asked, fruitless: int = 0, retries: Retries = RETRIES
 ) -> Outcome:

@@ -82,12 +82,13 @@ class Store:
         return await self._move(
             import_id,
             [State.FAILED, State.CANCELLED],
-            "state = 'queued', finished_at = NULL, error = NULL, progress = NULL, retry_count = 0",
+            "state = 'queued', finished_at = NULL, error = NULL, progress = NULL, retry_count = 0, locked_count = 0,"
+            " keeps_staging = 0",
         )
 
     async def request_removal(self, import_id: UUID) -> Import | None:
         """Ask for the rows and the record of a finished import to go; None: it is in another state, or gone."""
-        return await self._move(import_id, FINISHED, "state = 'removing'")
+        return await self._move(import_id, FINISHED, "state = 'removing', keeps_staging = 0")
 
     # What happens to it
 
@@ -136,7 +137,7 @@ class Store:
         return await self._move(
             import_id,
             [State.FAILED],
-            "state = 'succeeded', error = NULL, receipt = :receipt",
+            "state = 'succeeded', error = NULL, receipt = :receipt, keeps_staging = 0",
             {"receipt": json_text(receipt)},
         )
 
