@@ -44,6 +44,16 @@ def fails_retryably(_: str) -> None:
     end("source_unreachable", 66, retryable=True)
 
 
+def finds_a_bad_row(_: str) -> None:
+    """Fail for good, without having removed what was committed."""
+    end("bad_row", 65, staging="unknown")
+
+
+def is_forbidden(_: str) -> None:
+    """Fail for good, with what was committed kept."""
+    end("source_forbidden", 66, staging="kept")
+
+
 def dies(number: str) -> None:
     os.kill(os.getpid(), int(number))
 

@@ -179,7 +179,7 @@ TIME = "2024-02-01T12:00:00.000000+00:00"
 
 
 def make_database_of_version_1(path: Path) -> None:
-    """Make the file as version 1 of the service did, with imports in six states, their attempts, and a number that is gone."""
+    """Make the file as version 1 of the service did: imports in six states, their attempts, a number that is gone."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.executescript(f"PRAGMA foreign_keys = ON; {MIGRATIONS[0]}; PRAGMA user_version = 1")
         for number, (state, attempts, error, receipt, phase) in enumerate(STATES_BEFORE, 1):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -15,6 +17,7 @@ from mid_load import resume_serving
 from supervision import DEADLINE_SECONDS, ODD, assert_all_gone, loader, stall, supervising, until
 
 from importer import janitor
+from importer.import_rows import time_text
 from importer.imports import State
 from importer.outcome import Retries
 from loader import claim
@@ -32,19 +35,67 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 async def test_staging_of_an_import_that_failed_for_good_is_dropped(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
-    """The first loader is stopped with parts committed; the second ends as no loader should, and says nothing."""
+    """The first loader is stopped with parts committed; the second fails, and says that something may be left."""
     stall(server)
     async with supervising(tmp_path, database_url) as scene:
-        import_id = await scene.submit(server.url)
+        import_id = await scene.submit(f"{server.origin}/finds_a_bad_row")
         await scene.until_part()
     assert "staging" in leftovers(database_url)
     async with supervising(tmp_path, database_url, command=ODD) as scene:
         found = await scene.until_state(import_id, State.FAILED)
         assert found.error is not None
-        assert found.error.code is FailureCode.INTERNAL_ERROR
-        assert "Traceback" in (await scene.attempts(import_id))[-1].log
+        assert found.error.code is FailureCode.BAD_ROW
         await until("the end of its staging", lambda: "staging" not in leftovers(database_url))
     await assert_all_gone(database_url)
+
+
+@pytest.mark.parametrize("name", ["is_forbidden", "ends_without_a_word"])
+async def test_staging_that_a_failure_does_not_spoil_is_kept_for_a_day(
+    name: str, tmp_path: Path, database_url: str, server: HttpServer
+) -> None:
+    """No retry by the service helps: the failure is final, or nobody knows what it is."""
+    stall(server)
+    async with supervising(tmp_path, database_url) as scene:
+        import_id = await scene.submit(f"{server.origin}/{name}")
+        other = await scene.submit(f"{server.origin}/finds_a_bad_row")
+        await scene.until_part()
+        await until("parts of both", lambda: query(database_url, TWO_STAGED))
+    async with supervising(tmp_path, database_url, command=ODD) as scene:
+        found = await scene.until_state(import_id, State.FAILED)
+        assert found.error is not None
+        assert not found.error.retryable
+        assert found.progress is not None
+        await scene.until_state(other, State.FAILED)
+        await until("the end of the other's staging", lambda: len(query(database_url, STAGED)) == 1)
+    resume_serving(server)
+    set_column(tmp_path, import_id, "finished_at", datetime.now(UTC) - timedelta(hours=23))
+    async with supervising(tmp_path, database_url) as scene:  # which looks at once
+        await scene.store.retry(import_id)
+        scene.supervisor.wake()
+        await scene.until(import_id, lambda found: found.state is not State.FAILED)
+        assert (await scene.receipt(import_id)).attempts == 2
+    await assert_all_gone(database_url)
+
+
+async def test_staging_that_nobody_goes_on_from_is_dropped_after_a_day(
+    tmp_path: Path, database_url: str, server: HttpServer
+) -> None:
+    stall(server)
+    async with supervising(tmp_path, database_url) as scene:
+        import_id = await scene.submit(f"{server.origin}/is_forbidden")
+        await scene.until_part()
+    async with supervising(tmp_path, database_url, command=ODD) as scene:
+        await scene.until_state(import_id, State.FAILED)
+    set_column(tmp_path, import_id, "finished_at", datetime.now(UTC) - timedelta(hours=25))
+    async with supervising(tmp_path, database_url, command=ODD):
+        await until("the end of its staging", lambda: "staging" not in leftovers(database_url))
+    await assert_all_gone(database_url)
+
+
+def set_column(folder: Path, import_id: UUID, column: str, time: datetime) -> None:
+    """Give an import of a control DB that no service has open another time."""
+    with contextlib.closing(sqlite3.connect(folder / "importer.sqlite", isolation_level=None)) as connection:
+        connection.execute(f"UPDATE import SET {column} = ? WHERE id = ?", [time_text(time), str(import_id)])
 
 
 async def test_staging_of_a_failure_that_may_pass_is_kept_for_a_retry(
@@ -69,7 +120,7 @@ async def test_staging_that_somebody_holds_keeps_no_other_from_being_dropped(
 ) -> None:
     stall(server)
     async with supervising(tmp_path, database_url) as scene:
-        import_ids = [await scene.submit(server.url) for _ in range(2)]
+        import_ids = [await scene.submit(f"{server.origin}/finds_a_bad_row") for _ in range(2)]
         await scene.until_part()
         await until("parts of both", lambda: query(database_url, TWO_STAGED))
     with psycopg.connect(database_url, autocommit=True) as other:
@@ -89,12 +140,7 @@ async def test_old_records_are_deleted(tmp_path: Path, database_url: str) -> Non
         old, new = [await scene.submit("https://example.org/fails") for _ in range(2)]
         await scene.until_state(old, State.FAILED)
         await scene.until_state(new, State.FAILED)
-    with contextlib.closing(
-        sqlite3.connect(tmp_path / "importer.sqlite", isolation_level=None)
-    ) as connection:
-        connection.execute(
-            "UPDATE import SET finished_at = '2024-02-01T00:00:00.000000+00:00' WHERE id = ?", [str(old)]
-        )
+    set_column(tmp_path, old, "finished_at", datetime(2024, 2, 1, tzinfo=UTC))
     async with supervising(tmp_path, database_url, command=ODD) as scene:
         await scene.until_gone(old)
         assert await scene.store.get(new) is not None
@@ -125,7 +171,7 @@ async def test_housekeeping_that_the_database_prevents_is_done_when_it_is_back(
     name = database_url.rpartition("/")[2].partition("?")[0]
     stall(server)
     async with supervising(tmp_path, database_url) as scene:
-        import_id = await scene.submit(server.url)
+        import_id = await scene.submit(f"{server.origin}/finds_a_bad_row")
         await scene.until_part()
     with psycopg.connect(postgres, autocommit=True) as connection:
         connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
