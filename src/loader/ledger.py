@@ -36,6 +36,8 @@ class Import(msgspec.Struct, frozen=True):
     column_count: int
     created_at: datetime.datetime
     receipt: str | None  # JSON of wire.Receipt
+    digest: str | None  # SHA-256 of the bytes that the probe read; None: not known
+    table_oid: int | None  # of the import's table; None: not made yet
 
 
 class BlockRow(msgspec.Struct, frozen=True):
@@ -76,7 +78,9 @@ def select_imports(
     with connection.cursor(row_factory=class_row(Import)) as cursor:
         return cursor.execute(
             "SELECT import_key, id, state, attempt, mode, location, source_bytes, validator, data_start, column_count,"
-            " created_at, receipt::text FROM loader.import WHERE " + condition + " ORDER BY import_key",
+            " created_at, receipt::text, digest, table_oid FROM loader.import WHERE "
+            + condition
+            + " ORDER BY import_key",
             parameters,
         ).fetchall()
 
@@ -141,7 +145,7 @@ def rejects(connection: Connection, import_key: int) -> Iterator[Reject]:
     ):
         yield from cursor.execute(
             "SELECT line, byte_offset, column_name, value, reason, original FROM loader.reject"
-            " WHERE import_key = %s ORDER BY line",
+            " WHERE import_key = %s ORDER BY byte_offset",
             [import_key],
         )
 
@@ -151,22 +155,26 @@ def first_reject(connection: Connection, import_key: int) -> Reject | None:
     with connection.cursor(row_factory=args_row(Reject)) as cursor:
         return cursor.execute(
             "SELECT line, byte_offset, column_name, value, reason, original FROM loader.reject"
-            " WHERE import_key = %s ORDER BY line LIMIT 1",
+            " WHERE import_key = %s ORDER BY byte_offset LIMIT 1",
             [import_key],
         ).fetchone()
 
 
 def insert_part(connection: Connection, import_key: int) -> int:
-    """Insert a part, of which `set_row_count` must tell the rest in the same transaction; return its number."""
+    """Insert a part, of which `complete_part` must tell the rest in the same transaction; return its number."""
     with connection.cursor(row_factory=scalar_row) as cursor:
         return cursor.execute(
             "INSERT INTO loader.part (import_key) VALUES (%s) RETURNING part", [import_key]
         ).fetchall()[0]
 
 
-def set_row_count(connection: Connection, part: int, row_count: int) -> None:
-    """Complete a part's row."""
-    connection.execute("UPDATE loader.part SET row_count = %s WHERE part = %s", [row_count, part])
+def complete_part(connection: Connection, part: int, row_count: int) -> None:
+    """Complete a part's row, once its table is made and filled."""
+    connection.execute(
+        "UPDATE loader.part SET row_count = %s,"
+        " table_oid = format('loader.import_%%s_part_%%s', import_key, part)::regclass WHERE part = %s",
+        [row_count, part],
+    )
 
 
 def insert_blocks(connection: Connection, import_key: int, part: int, blocks: Sequence[BlockRow]) -> None:

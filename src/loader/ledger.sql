@@ -1,5 +1,13 @@
--- The ledger: what is loaded, and nothing else says it. Made once per database, in one transaction.
+-- The ledger, version 2: what is loaded, and nothing else says it. Made once per database, in one transaction.
 CREATE SCHEMA loader;
+
+-- One row: the version of these tables, and the database whose object identifiers (OIDs) they hold.
+CREATE TABLE loader.ledger (
+    only_row  boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    version   integer NOT NULL,
+    oid_scope text NOT NULL  -- system identifier, database and ledger table; a restored backup has another one
+);
+INSERT INTO loader.ledger (version, oid_scope) VALUES (2, '');
 
 -- One row an import, until it is rolled back or removed.
 CREATE TABLE loader.import (
@@ -16,6 +24,8 @@ CREATE TABLE loader.import (
     column_count smallint NOT NULL,           -- fields of a record
     created_at   timestamptz NOT NULL DEFAULT now(),
     receipt      jsonb,                       -- of a published import
+    digest       text,                        -- SHA-256 of the bytes that the probe reads; null: of version 1
+    table_oid    oid,                         -- of loader.import_<import_key> as made here; null: not made yet
     CHECK ((state = 'published') <= (receipt IS NOT NULL))
 );
 
@@ -27,7 +37,8 @@ CREATE TABLE loader.part (
     part         integer PRIMARY KEY DEFAULT nextval('loader.part_number'),  -- trips.part of its rows
     import_key   integer NOT NULL REFERENCES loader.import,
     row_count    bigint,                      -- as the server counted them; null only within the part's transaction
-    committed_at timestamptz NOT NULL DEFAULT now()
+    committed_at timestamptz NOT NULL DEFAULT now(),
+    table_oid    oid                          -- of that table; null only within the part's transaction
 );
 CREATE INDEX ON loader.part (import_key);
 
@@ -40,6 +51,7 @@ CREATE TABLE loader.block (
     line_count    bigint NOT NULL,            -- physical lines in it
     row_count     bigint NOT NULL,            -- rows sent to the server
     reject_count  bigint NOT NULL,
+    record_count  bigint,                     -- records counted while cutting, before anything is encoded
     PRIMARY KEY (import_key, byte_start)      -- no byte is loaded twice
 );
 CREATE INDEX ON loader.block (part);
@@ -53,7 +65,7 @@ CREATE TABLE loader.reject (
     column_name text,                         -- null: the whole row is at fault
     value       text,                         -- the field, or the row, at fault: its beginning
     reason      text NOT NULL,
-    original    bytea NOT NULL                -- the record's bytes, without its line end
+    original    bytea NOT NULL,               -- the record's bytes, without its line end
+    PRIMARY KEY (import_key, byte_offset)     -- a table without a key can't be deleted from once it is published
 );
-CREATE INDEX ON loader.reject (import_key, line);
 CREATE INDEX ON loader.reject (part);

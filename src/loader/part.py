@@ -86,7 +86,7 @@ class Part:
                 rows, more = self._copy(table, chunks)
                 row_count += rows
             self._record(number)
-            ledger.set_row_count(connection, number, row_count)
+            ledger.complete_part(connection, number, row_count)
             _create_indexes(connection, import_key, number)
             connection.execute(f"SET LOCAL default_statistics_target = {STATISTICS_TARGET}".encode())
             connection.execute(sql.SQL("ANALYZE {}").format(table))

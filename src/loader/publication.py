@@ -53,6 +53,11 @@ def create_import_table(connection: Connection, import_key: int, interrupt: Inte
             connection.execute(
                 sql.SQL("ALTER TABLE {} ALTER import_key SET DEFAULT {}").format(table, import_key)
             )
+            connection.execute(
+                "UPDATE loader.import SET table_oid = format('loader.import_%%s', import_key)::regclass"
+                " WHERE import_key = %s AND table_oid IS NULL",
+                [import_key],
+            )
 
     try:
         with_lock_timeout(connection, create, interrupt)

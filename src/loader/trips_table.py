@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import resources
-
+from loader import ledger_version
 from loader.database import Connection
 from loader.errors import LoaderError
 from loader.trips import COLUMNS, POSTGRES_TYPES
@@ -12,8 +11,6 @@ from loader.wire import FailureCode
 OLDEST_SERVER = 150000
 # Those that keep UTF-8 as it is. https://www.postgresql.org/docs/current/multibyte.html
 _ENCODINGS = ("UTF8", "SQL_ASCII")
-# What every loader locks while it looks for, and makes, what all share: two first imports at once are in turn.
-_MAKE_LOCK = 0x74726970
 
 # ANALYZE reads 300 rows for each unit of the target: enough for a planner, and milliseconds for any part.
 STATISTICS_TARGET = 10
@@ -36,18 +33,17 @@ def prepare(connection: Connection) -> None:
     Raises DATABASE_UNSUPPORTED, DATABASE_UNAVAILABLE (a standby), DATABASE_RIGHTS, TABLE_MISMATCH.
     """
     _check_server(connection)
+    ledger_version.bring_up_to_date(connection)
     with connection.transaction():
-        connection.execute("SELECT pg_advisory_xact_lock(%s)", [_MAKE_LOCK])
-        if not _exists(connection, "loader.reject"):
-            connection.execute(resources.files("loader").joinpath("ledger.sql").read_bytes())
+        ledger_version.make(connection)
         if not _exists(connection, "public.trips"):
             connection.execute(_CREATE_TRIPS.encode())
     _check(connection)
 
 
 def exists(connection: Connection) -> bool:
-    """Whether the database has a ledger and `trips`."""
-    return _exists(connection, "loader.reject") and _exists(connection, "public.trips")
+    """Whether the database has a ledger, which is brought up to date, and `trips`. Raises as `bring_up_to_date` does."""
+    return ledger_version.bring_up_to_date(connection) and _exists(connection, "public.trips")
 
 
 def columns(connection: Connection, table: str) -> list[tuple[object, ...]]:

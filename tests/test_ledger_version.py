@@ -1,0 +1,135 @@
+"""The ledger's version: an older ledger is upgraded in one step, a newer one is refused, a restored one gets its OIDs."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psycopg
+import pytest
+from loader_process import Loaders, fresh_database, query
+
+from loader import ledger, ledger_version, trips_table
+from loader.database import Database
+from loader.errors import LoaderError
+from loader.wire import FailureCode
+
+# pg_dump's output of a database that the loader filled while its ledger had version 1.
+VERSION_1 = Path(__file__).with_name("ledger_version_1.sql").read_text()
+
+CATALOG = {
+    "columns": "SELECT attrelid::regclass::text, attname, format_type(atttypid, atttypmod), attnotnull,"
+    " pg_get_expr(adbin, adrelid) FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid"
+    " LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum"
+    " WHERE relnamespace = 'loader'::regnamespace AND relname !~ '^import_[0-9]' AND attnum > 0 ORDER BY 1, 2",
+    "constraints": "SELECT conrelid::regclass::text, pg_get_constraintdef(pg_constraint.oid) FROM pg_constraint"
+    " JOIN pg_class ON pg_class.oid = conrelid WHERE relnamespace = 'loader'::regnamespace"
+    " AND relname !~ '^import_[0-9]' ORDER BY 1, 2",
+    "indexes": "SELECT indexdef FROM pg_indexes WHERE schemaname = 'loader' AND tablename !~ '^import_[0-9]' ORDER BY 1",
+    "version": "SELECT version FROM loader.ledger",
+}
+
+
+def upgraded(database_url: str) -> None:
+    with psycopg.connect(database_url) as connection:
+        connection.execute(VERSION_1.encode())
+    with Database(database_url).connection("test") as connection:
+        assert ledger_version.bring_up_to_date(connection)
+
+
+def test_an_upgraded_ledger_is_like_a_new_one(postgres: str, database_url: str) -> None:
+    upgraded(database_url)
+    with fresh_database(postgres) as new_url:
+        with Database(new_url).connection("test") as connection:
+            trips_table.prepare(connection)
+        for what, catalog in CATALOG.items():
+            assert query(database_url, catalog) == query(new_url, catalog), what
+
+
+def test_an_upgrade_keeps_each_import_and_learns_the_oids_of_its_tables(database_url: str) -> None:
+    upgraded(database_url)
+    with Database(database_url).connection("test") as connection:
+        found = ledger.select_imports(connection)
+        assert [(each.import_key, each.state) for each in found] == [
+            (1, "published"),
+            (2, "removing"),
+            (3, "loading"),
+        ]
+        assert [ledger.totals(connection, each.import_key).rows_copied for each in found] == [3, 5, 4]
+        assert [each.line for each in ledger.rejects(connection, 1)] == [5]
+    tables = "SELECT import_key, table_oid::regclass::text FROM loader.import ORDER BY 1"
+    assert query(database_url, tables) == [(key, f"loader.import_{key}") for key in (1, 2, 3)]
+    tables = "SELECT part, table_oid::regclass::text FROM loader.part ORDER BY 1"
+    assert query(database_url, tables) == [
+        (part, f"loader.import_{key}_part_{part}") for key, part in ((1, 1), (2, 2), (3, 5))
+    ]
+    assert query(database_url, "SELECT record_count FROM loader.block ORDER BY import_key") == [
+        (4,),
+        (5,),
+        (4,),
+    ]
+
+
+def test_many_programs_upgrade_one_ledger_at_the_same_time(database_url: str) -> None:
+    with psycopg.connect(database_url) as connection:
+        connection.execute(VERSION_1.encode())
+
+    def upgrade(_: int) -> bool:
+        with Database(database_url).connection("test") as connection:
+            return ledger_version.bring_up_to_date(connection)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(upgrade, range(8))) == [True] * 8
+    assert query(database_url, "SELECT version FROM loader.ledger") == [(ledger_version.VERSION,)]
+
+
+def test_an_upgrade_that_fails_changes_nothing(database_url: str) -> None:
+    with psycopg.connect(database_url) as connection:
+        connection.execute(VERSION_1.encode())
+        connection.execute("INSERT INTO loader.reject SELECT * FROM loader.reject")  # no key can be made
+    with (
+        pytest.raises(LoaderError),
+        Database(database_url).connection("test") as connection,
+    ):
+        ledger_version.bring_up_to_date(connection)
+    assert query(database_url, "SELECT to_regclass('loader.ledger') IS NULL") == [(True,)]
+
+
+def test_an_upgrade_waits_for_no_loader_of_the_older_version(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_version, "_LOCK_TIMEOUT_SECONDS", 1)
+    with psycopg.connect(database_url) as connection:
+        connection.execute(VERSION_1.encode())
+    with psycopg.connect(database_url) as older:
+        older.execute("INSERT INTO loader.part (import_key) VALUES (3)")
+        with (
+            pytest.raises(LoaderError) as raised,
+            Database(database_url).connection("test") as connection,
+        ):
+            ledger_version.bring_up_to_date(connection)
+        assert raised.value.code is FailureCode.IMPORT_BUSY
+
+
+def test_a_ledger_of_a_newer_version_is_refused(loaders: Loaders, database_url: str) -> None:
+    with Database(database_url).connection("test") as connection:
+        trips_table.prepare(connection)
+        connection.execute("UPDATE loader.ledger SET version = version + 1")
+    loader = loaders.start("imports")
+    assert loader.wait() == 78
+    assert "Use the newer version" in loader.stderr
+
+
+def test_after_a_restore_the_tables_are_found_by_their_names_again(database_url: str) -> None:
+    upgraded(database_url)
+    with Database(database_url).connection("test") as connection:
+        # As a dump of another database would have it, restored here: its OIDs mean nothing, or other tables.
+        connection.execute("UPDATE loader.ledger SET oid_scope = 'another database'")
+        connection.execute("UPDATE loader.import SET table_oid = 'pg_class'::regclass")
+        connection.execute("UPDATE loader.part SET table_oid = 'pg_class'::regclass")
+        assert ledger_version.bring_up_to_date(connection)
+    tables = "SELECT import_key, table_oid::regclass::text FROM loader.import ORDER BY 1"
+    assert query(database_url, tables) == [(key, f"loader.import_{key}") for key in (1, 2, 3)]
+    assert query(database_url, "SELECT count(*) FROM loader.part WHERE table_oid = 'pg_class'::regclass") == [
+        (0,)
+    ]
