@@ -128,6 +128,7 @@ def test_postgres_is_spoken_to_in_the_database_modules_alone() -> None:
         "pulse",
         "copy_writer",
         "ledger",
+        "ledger_version",
         "claim",
         "part",
         "publication",
