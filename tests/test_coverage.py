@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,6 +30,7 @@ def test_blocks_and_gaps_together_cover_the_data_exactly_once(
     kept = [span for span in spans if data.draw(st.booleans())]
     plan = list(gaps(kept, start, end))
     assert [piece for piece in plan if isinstance(piece, Span)] == kept
+    assert all(piece.start < (piece.end or end) for piece in plan)  # no empty gap
     assert find_flaw([Span(piece.start, piece.end or end, 0) for piece in plan], start, end) is None
 
 
@@ -45,6 +47,20 @@ def test_a_missing_a_repeated_and_a_shifted_block_are_flaws(
         assert find_flaw([*spans[: index + 1], victim, *spans[index + 1 :]], start, end) is not None
         shifted = Span(victim.start, victim.end + 1, 0)
         assert find_flaw([*spans[:index], shifted, *spans[index + 1 :]], start, end) is not None
+
+
+@pytest.mark.parametrize(
+    ("spans", "flaw"),
+    [
+        ([Span(2, 5, 1), Span(8, 10, 1)], "bytes from 5 are covered by no block"),
+        ([Span(2, 5, 1), Span(4, 10, 1)], "bytes from 4 are covered twice"),
+        ([Span(1, 10, 1)], "bytes from 1 are covered twice"),
+        ([Span(2, 9, 1)], "blocks end at byte 9 and the data at 10"),
+        ([], "blocks end at byte 2 and the data at 10"),
+    ],
+)
+def test_a_flaw_says_where_it_is(spans: list[Span], flaw: str) -> None:
+    assert find_flaw(spans, 2, 10) == flaw
 
 
 def test_the_last_gap_is_open_where_the_end_is_not_known() -> None:

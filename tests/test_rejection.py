@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+from itertools import count
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from loader.errors import LoaderError
-from loader.rejection import RejectCount, parse_allowance, refuse_too_many
+from loader.rejection import Allowance, RejectCount, parse_allowance, refuse_too_many
 from loader.rejects import Reason, Reject
 from loader.wire import FailureCode
 
@@ -35,11 +40,14 @@ def test_the_first_bad_row_of_a_strict_import_is_told_with_its_place() -> None:
 
 
 def test_a_count_is_exact_and_includes_earlier_attempts() -> None:
-    count = RejectCount(parse_allowance("5"), 2, None)
-    count.add(rejects(3), END)
+    counted = RejectCount(parse_allowance("5"), 2, None)
+    counted.add(rejects(3), END)
     with pytest.raises(LoaderError) as caught:
-        count.add(rejects(1), END)
-    assert caught.value.code is FailureCode.TOO_MANY_REJECTS
+        counted.add(rejects(1), END)
+    failure = caught.value.failure
+    assert failure.code is FailureCode.TOO_MANY_REJECTS
+    assert failure.message.startswith("6 rows rejected, 5 allowed;")
+    assert failure.message.endswith("(line 2, byte 20, column tolls).")
 
 
 def test_a_percentage_is_exact_over_the_whole_file() -> None:
@@ -52,16 +60,47 @@ def test_a_percentage_is_exact_over_the_whole_file() -> None:
         refuse_too_many(allowance, 11, 10_000, first)
     failure = caught.value.failure
     assert (failure.line, failure.byte_offset, failure.column, failure.value) == (2, 20, "tolls", "x")
+    assert failure.message.startswith("11 of 10,000 rows were rejected, 0.1% allowed;")
 
 
-def test_a_percentage_ends_an_import_early_only_when_no_rest_of_the_file_could_save_it() -> None:
-    # Eleven empty lines and 98 rows of 24 bytes, or one more without line end: of 110 records 11 may be rejects.
-    count = RejectCount(parse_allowance("10%"), 0, data_bytes=11 + 98 * 24)
-    count.add(rejects(11), END)
-    with pytest.raises(LoaderError):
-        count.add(rejects(1), END)
+def test_no_row_may_be_rejected_of_a_percentage_of_nothing() -> None:
+    with pytest.raises(LoaderError) as caught:
+        RejectCount(parse_allowance("0%"), 0, 1_000_000).add(rejects(1), END)
+    assert caught.value.code is FailureCode.TOO_MANY_REJECTS
+
+
+def test_a_row_that_is_bad_as_a_whole_is_told_without_a_column() -> None:
+    whole = Reject(2, 20, None, "x,y", Reason.FIELD_COUNT, b"x,y\n")
+    with pytest.raises(LoaderError) as caught:
+        RejectCount(parse_allowance("0"), 0, None).add([whole], END)
+    assert caught.value.failure.message.endswith("(line 2, byte 20).")
+
+
+def most_rows(rejects: int, data_bytes: int) -> int:
+    """Return how many rows a file with so many rejects can have: empty lines are rejected, the others have no values."""
+    size, rows = rejects * len("\n"), rejects
+    while size + 23 <= data_bytes:  # the last row without its line end
+        size, rows = size + 24, rows + 1
+    return rows
+
+
+@given(st.integers(1, 1_000), st.fractions(0, 1, max_denominator=1000))
+def test_a_percentage_ends_an_import_as_soon_as_no_rest_of_the_file_could_save_it(
+    data_bytes: int, share: Fraction
+) -> None:
+    too_many = next(n for n in count(1) if n > share * most_rows(n, data_bytes) or n > data_bytes)
+    counted = RejectCount(Allowance(None, share), 0, data_bytes)
+    counted.add(rejects(too_many - 1), END)
+    if too_many <= data_bytes:
+        with pytest.raises(LoaderError) as caught:
+            counted.add(rejects(1), END)
+        assert caught.value.code is FailureCode.TOO_MANY_REJECTS
+
+
+def test_a_percentage_of_a_file_of_unknown_size_is_judged_at_its_end() -> None:
     endless = RejectCount(parse_allowance("10%"), 0, data_bytes=None)
     endless.add(rejects(1000), END)
+    assert endless.rejects == 1000
 
 
 def test_every_line_may_be_empty_when_all_rows_may_be_rejected() -> None:
@@ -86,7 +125,7 @@ def test_a_last_record_that_is_cut_off_is_a_truncation_however_many_may_be_rejec
 
 
 def test_a_last_record_with_a_line_end_or_all_its_fields_is_a_reject_like_any_other() -> None:
-    count = RejectCount(parse_allowance("2"), 0, None)
-    count.add([Reject(9, 100, None, "HV0003,B034", Reason.FIELD_COUNT, b"HV0003,B034")], 112)
-    count.add([Reject(9, 100, "tolls", "x", Reason.DOUBLE_SYNTAX, b"row")], 103)
-    assert count.rejects == 2
+    counted = RejectCount(parse_allowance("2"), 0, None)
+    counted.add([Reject(9, 100, None, "HV0003,B034", Reason.FIELD_COUNT, b"HV0003,B034")], 112)
+    counted.add([Reject(9, 100, "tolls", "x", Reason.DOUBLE_SYNTAX, b"row")], 103)
+    assert counted.rejects == 2

@@ -90,7 +90,7 @@ class RejectCount:
             if self._allowance.count is None and self._data_bytes is None:
                 continue
             # All bytes but one for each reject may be rows, the last of them without line end.
-            most_rows = count + ((self._data_bytes or 0) - count) // _LEAST_ROW_BYTES + 1
+            most_rows = count + ((self._data_bytes or 0) - count + 1) // _LEAST_ROW_BYTES
             if not self._allowance.permits(count, most_rows):
                 raise self._refusal(count, reject)
 
