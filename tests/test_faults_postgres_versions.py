@@ -1,4 +1,4 @@
-"""PostgreSQL 15 to 18: a whole life of imports in every version that is installed."""
+"""PostgreSQL 15 to 19: a whole life of imports in every version that is installed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from postgres_server import installed, own_server
 from loader.wire import FailureCode
 
 pytestmark = pytest.mark.slow
-VERSIONS = (15, 16, 17, 18)
+VERSIONS = (15, 16, 17, 18, 19)
 
 
 @pytest.mark.long
