@@ -94,7 +94,7 @@ def test_the_importer_takes_of_the_loader_its_contract_and_what_reads_the_ledger
         if name.startswith("loader.")
     }
     contract = {"wire", "errors", "http_address", "address_policy"}
-    ledger = {"ledger", "database", "trips_table", "trips", "rejects"}
+    ledger = {"ledger", "database", "trips_notes", "trips_table", "trips", "rejects"}
     shared = {"embedded", "display", "bar", "printable", "command_line", "versions", "failpoint"}
     assert taken <= contract | ledger | shared
 
@@ -133,6 +133,7 @@ def test_postgres_is_spoken_to_in_the_database_modules_alone() -> None:
         "part",
         "publication",
         "removal",
+        "trips_notes",
         "trips_table",
         "load",
         "versions",  # asks libpq for its own

@@ -15,7 +15,7 @@ from uuid import UUID
 import msgspec
 import psycopg
 
-from loader import claim, coverage, ledger, publication, removal, trips_table
+from loader import claim, coverage, ledger, publication, removal, trips_notes, trips_table
 from loader.buffers import BufferPool
 from loader.claim import Attempt, Target
 from loader.database import Connection, Database, end_backends
@@ -73,6 +73,7 @@ class Load:
         self._is_readable_again = True  # the source, by another attempt
         self._rows_before = 0  # what the meter said before the current attempt sent any
         self._committed_bytes = 0  # what the last attempt found committed
+        self._notes: list[str] = []  # on the file and on trips, by the last attempt
         self._fruitless_attempts = 0  # since then: that sent rows and lost the database
 
     def until_published(self) -> Receipt:
@@ -110,6 +111,7 @@ class Load:
             database.refuse_shared_sessions(control)
             end_backends(control)  # of the attempt before: what was lost to us, the server may not know yet
             self._prepare(control)
+            self._notes = probe.header.notes + trips_notes.find_notes(control)
             reach()
             target = self._target(probe)
             claimed = self._claim(control, target)
@@ -202,7 +204,7 @@ class Load:
                 compression=probe.info.compression,
                 attempt=attempt.number,
                 resumed=attempt.number > 1,
-                notes=probe.header.notes,
+                notes=self._notes,
             )
         )
 
@@ -274,7 +276,7 @@ class Load:
             attempts=attempt.number,
             seconds=round(time.monotonic() - self._started, 3),
             published_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            notes=probe.header.notes,
+            notes=self._notes,
         )
 
     def _tidy(self, control: Connection) -> None:

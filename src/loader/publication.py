@@ -18,6 +18,7 @@ from loader.database import Connection
 from loader.errors import LoaderError
 from loader.failpoint import reach
 from loader.interrupt import Interrupt
+from loader.trips_notes import ANALYZE_ONLY_SERVER
 from loader.trips_table import STATISTICS_TARGET
 from loader.wire import FailureCode, Receipt
 
@@ -147,8 +148,8 @@ def publish(
 
 def analyze(connection: Connection) -> None:
     """Refresh the statistics of trips as a whole; those of the parts are there. Nothing depends on its success."""
-    if connection.info.server_version < 180000:
-        return  # no ONLY there: it would read every part of every import once more
+    if connection.info.server_version < ANALYZE_ONLY_SERVER:
+        return  # it would read every part of every import once more; a note says so
     with contextlib.suppress(psycopg.Error):
         connection.execute(f"SET default_statistics_target = {STATISTICS_TARGET}".encode())
         _set_lock_timeout(connection, _LOCK_TIMEOUT_SECONDS)
