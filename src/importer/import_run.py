@@ -66,29 +66,38 @@ class ImportRun:
     async def drive(self) -> None:
         """Write down what the loader reports, and in the end what becomes of the import.
 
-        An import that was cancelled and has left staging stays `cancelling`, and its attempt open.
+        A publish is written down when it is reported, since the loader then tidies up, for minutes at most. An import
+        that was cancelled and has left staging stays `cancelling`, and its attempt open.
         """
         try:
             while not self._process.has_ended:
                 await self._process.changed.wait()
                 self._process.changed.clear()
                 await self._report()
+                if self.end is None and (publish := self._process.publish) is not None:
+                    await self._conclude(publish, "absent")
         finally:
             self._process.kill()  # nothing, unless we are stopped, or have a defect
-        self.end = await self._process.end()
+        process_end = await self._process.end()
         self._log.info(
             "loader ended",
-            exit_code=self.end.exit_code,
-            was_silent=self.end.was_silent,
-            was_stalled=self.end.was_stalled,
+            exit_code=process_end.exit_code,
+            was_silent=process_end.was_silent,
+            was_stalled=process_end.was_stalled,
         )
+        if self.end is not None:
+            return
         reach()
         standing: Known = "unknown"
-        if not self._is_suspended and needs_ledger(self.end):  # else the next attempt looks
+        if not self._is_suspended and needs_ledger(process_end):  # else the next attempt looks
             with contextlib.suppress(LoaderError):  # the database is away
                 standing = await self._ledger.standing(self.import_id)
         reach()
-        while not await self._settle(self.end, standing):
+        await self._conclude(process_end, standing)
+
+    async def _conclude(self, end: End, standing: Known) -> None:
+        self.end = end
+        while not await self._settle(end, standing):
             pass  # cancel was asked for between the look and the move
 
     async def _report(self) -> None:

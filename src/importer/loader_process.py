@@ -23,7 +23,7 @@ import msgspec
 from importer.failpoint import reach
 from importer.outcome import End
 from loader.database import parse_url
-from loader.wire import Failed, Job, Message, ProgressMessage, Published
+from loader.wire import ExitCode, Failed, Job, Message, ProgressMessage, Published
 
 # -P: the folder that the service runs in is no place to import from.
 LOADER = (sys.executable, "-P", "-m", "loader")
@@ -98,6 +98,13 @@ class LoaderProcess:
     def has_ended(self) -> bool:
         """Whether `end` returns at once."""
         return self._end.done()
+
+    @property
+    def publish(self) -> End | None:
+        """How it ends, known before it does: once the rows are visible it tidies up, and no exit code takes them back."""
+        if isinstance(self._last, Published):
+            return End(ExitCode.PUBLISHED, self._last, self._log.text())
+        return None
 
     async def end(self) -> End:
         """Wait for its end, whoever else does."""
@@ -192,6 +199,7 @@ class LoaderProcess:
             return
         if isinstance(message, Published | Failed):
             self._last = message
+            self._tell(self._announce)
         elif isinstance(message, ProgressMessage):
             self._moved = self._moved or self.progress is None or _place(message) != _place(self.progress)
             self.progress = message

@@ -210,5 +210,6 @@ class Supervisor:
                 self._cleanup.finish_cancel(run.import_id, run.end)
             if found is None or found.state is not State.QUEUED:
                 self._reached.pop(run.import_id, None)
-            if found is not None and found.state is State.FAILED:
+            has_replaced = found is not None and found.job.mode == "replace"
+            if found is not None and (found.state is State.FAILED or has_replaced):
                 self._janitor.call()

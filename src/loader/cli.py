@@ -21,7 +21,7 @@ from loader.display import Display, JsonDisplay, QuietDisplay
 from loader.embedded import default_data_folder, embedded_server
 from loader.errors import LoaderError
 from loader.interrupt import SIGNALS
-from loader.wire import FAILURE_KINDS, ExitCode, FailureCode, Job, Published
+from loader.wire import FAILURE_KINDS, ExitCode, FailureCode, Job, Message, Published, Receipt
 
 _EXAMPLES = {
     "": """
@@ -106,12 +106,13 @@ def _run(options: argparse.Namespace) -> ExitCode:
     from loader.run import run
 
     shown = _display("json" if is_supervised else options.progress)
-    end = run(job, _opener(options, job.database_url), shown.show, is_supervised=is_supervised)
-    if summary is not None and isinstance(end, Published):
-        summary.write(msgspec.json.format(msgspec.json.encode(end.receipt)) + b"\n")
-        summary.close()
-    with contextlib.suppress(OSError):  # nobody is there to see it: the exit code says it all the same
-        shown.show(end)
+
+    def show(message: Message) -> None:
+        if summary is not None and isinstance(message, Published):
+            _write_summary(summary, message.receipt)
+        shown.show(message)
+
+    end = run(job, _opener(options, job.database_url), show, is_supervised=is_supervised)
     return ExitCode.PUBLISHED if isinstance(end, Published) else FAILURE_KINDS[end.failure.code].exit_code
 
 
@@ -136,6 +137,16 @@ def _open_summary(path: Path) -> BinaryIO:
             f"The summary can't be written to {path}: {error.strerror}.",
             "Name a file in a folder that you may write to.",
         ) from error
+
+
+def _write_summary(summary: BinaryIO, receipt: Receipt) -> None:
+    """Write the receipt; the import is published, so that a full disk is no failure."""
+    try:
+        with summary:
+            summary.write(msgspec.json.format(msgspec.json.encode(receipt)) + b"\n")
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"warning: the summary could not be written: {error.strerror}\n")
 
 
 def _job_from(options: argparse.Namespace) -> Job:

@@ -10,12 +10,12 @@ import contextlib
 import datetime
 import time
 from collections.abc import Callable
+from concurrent.futures import wait
 from uuid import UUID
 
 import msgspec
-import psycopg
 
-from loader import claim, coverage, ledger, publication, removal, trips_notes, trips_table
+from loader import aside, claim, coverage, ledger, publication, removal, trips_notes, trips_table
 from loader.buffers import BufferPool
 from loader.claim import Attempt, Target
 from loader.database import Connection, Database, end_backends
@@ -23,7 +23,7 @@ from loader.errors import LoaderError
 from loader.failpoint import reach
 from loader.first_rows import first_rejects
 from loader.header import Header, read_header
-from loader.interrupt import Interrupt, Stopped
+from loader.interrupt import POLL_SECONDS, Interrupt
 from loader.ledger import Import
 from loader.progress import Meter
 from loader.pulse import Pulse
@@ -44,6 +44,8 @@ _DATABASE_RETRY_SECONDS = 1.0
 # So many attempts in a row that load and commit nothing end it, too: what ends sessions late in each part, such as a
 # limit on the length of transactions, would do so for ever.
 _MOST_FRUITLESS_ATTEMPTS = 10
+# Dropping 300 GB takes two minutes. Tidying that takes longer than this hangs, and keeps nobody waiting for the exit.
+_TIDY_SECONDS = 300.0
 
 
 class _Probe(msgspec.Struct, frozen=True):
@@ -125,7 +127,6 @@ class Load:
             reach()
             publication.publish(control, attempt, target, receipt, self._interrupt)
             reach()
-            self._tidy(control)
             return receipt
 
     def _probe(self, source: Source) -> _Probe:
@@ -279,9 +280,15 @@ class Load:
             notes=self._notes,
         )
 
-    def _tidy(self, control: Connection) -> None:
-        """Refresh statistics and drop what was replaced. The import is published: what fails here is left to `gc`."""
-        with contextlib.suppress(psycopg.Error, LoaderError, Stopped):
-            publication.analyze(control)
-            for replaced in removal.unheld(control, "removing"):
-                removal.remove(control, replaced.import_key, self._interrupt, lambda _part, _parts: None)
+    def tidy(self) -> None:
+        """Refresh statistics and remove what was replaced: what is left then, the next publish or `gc` removes.
+
+        Ends at a request to stop, and in bounded time. The import is published, so that nothing here is a failure.
+        """
+        database = Database(self._database_url)
+        deadline = time.monotonic() + _TIDY_SECONDS
+        tidied = aside.begin(lambda: removal.tidy(database, self._interrupt))
+        while self._interrupt.reason is None and time.monotonic() < deadline:
+            if wait([tidied], POLL_SECONDS).done:
+                break
+        database.abort()

@@ -23,11 +23,12 @@ from loader.trips_table import STATISTICS_TARGET
 from loader.wire import FailureCode, Receipt
 
 TRIPS = sql.Identifier("public", "trips")
-# A statement that needs a lock on trips waits this long at a time, because readers queue behind it while it waits,
-_LOCK_TIMEOUT_SECONDS = 1
-# then lets them pass for this long,
-_LOCK_PAUSE_SECONDS = 1.0
-# and gives up after this long in all: longer than a report runs, shorter than a night's pg_dump.
+# A statement that needs a lock on trips waits this long at first, because new readers queue behind it while it waits.
+_LOCK_TIMEOUT_SECONDS = 1.0
+# Each failed try doubles the wait, up to this: a lock comes free only if the wait is longer than the readers that overlap.
+# New readers wait no longer than this; between two tries they pass for as long as the last try took.
+_MAX_LOCK_TIMEOUT_SECONDS = 8.0
+# The loader gives up after this long in all: longer than a report runs, shorter than a night's pg_dump.
 _LOCK_BUDGET_SECONDS = 600.0
 # Classes of SQLSTATE that a publish meets where trips is gone or altered, or has a new constraint that the rows break, or
 # that no import can have.
@@ -162,28 +163,40 @@ def with_lock_timeout(
     interrupt: Interrupt,
     budget_seconds: float | None = None,
 ) -> None:
-    """Do what needs a lock on trips or a part, again and again while others hold it, without keeping readers queued behind.
+    """Do what needs a lock on trips or a part, again and again while others hold it; readers pass between two tries.
 
-    A pending detach of another's is such a hold (SQLSTATE 55000): a table can have only one. Raises TABLE_LOCKED after
-    `budget_seconds` (None: _LOCK_BUDGET_SECONDS), Stopped.
+    A table can have only one pending detach, so that of another session counts as a lock (SQLSTATE 55000). Raises
+    TABLE_LOCKED after `budget_seconds` (None: _LOCK_BUDGET_SECONDS), Stopped.
     """
     budget_seconds = _LOCK_BUDGET_SECONDS if budget_seconds is None else budget_seconds
     deadline = time.monotonic() + budget_seconds
-    _set_lock_timeout(connection, _LOCK_TIMEOUT_SECONDS)
+    timeout_seconds = min(_LOCK_TIMEOUT_SECONDS, budget_seconds)
     while True:
+        _set_lock_timeout(connection, timeout_seconds)
         try:
             action()
         except (pg.LockNotAvailable, pg.DeadlockDetected, pg.ObjectNotInPrerequisiteState) as error:
+            if isinstance(error, pg.ObjectNotInPrerequisiteState) and not _is_detach_pending(connection):
+                raise  # not a lock: publications, for instance, refuse changes of tables without a key
             if time.monotonic() > deadline:
                 raise LoaderError(
                     FailureCode.TABLE_LOCKED,
                     f"Other sessions kept trips, or a part of it, locked for {budget_seconds:.0f} s.",
                     "Find them in pg_locks (a long report, pg_dump, an open transaction), then run the command again.",
                 ) from error
-            interrupt.sleep(_LOCK_PAUSE_SECONDS)
+            interrupt.sleep(timeout_seconds)
+            timeout_seconds = min(2 * timeout_seconds, _MAX_LOCK_TIMEOUT_SECONDS)
         else:
             _set_lock_timeout(connection, 0)
             return
+
+
+def _is_detach_pending(connection: Connection) -> bool:
+    """Whether trips or an import has a partition that somebody has begun to detach."""
+    return connection.execute(
+        "SELECT EXISTS (SELECT FROM pg_inherits WHERE inhdetachpending AND (inhparent = to_regclass('public.trips')"
+        " OR inhparent IN (SELECT table_oid FROM loader.import)))"
+    ).fetchone() == (True,)
 
 
 def table_changed(what: str) -> LoaderError:
@@ -195,8 +208,8 @@ def table_changed(what: str) -> LoaderError:
     )
 
 
-def _set_lock_timeout(connection: Connection, seconds: int) -> None:
-    connection.execute(f"SET lock_timeout = '{seconds}s'".encode())
+def _set_lock_timeout(connection: Connection, seconds: float) -> None:
+    connection.execute(f"SET lock_timeout = '{round(1000 * seconds)}ms'".encode())
 
 
 def _publish(connection: Connection, attempt: claim.Attempt, target: claim.Target, receipt: Receipt) -> None:

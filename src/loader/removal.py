@@ -10,15 +10,20 @@ from collections.abc import Callable, Generator
 from functools import partial
 from typing import Literal
 
+import psycopg
 from psycopg import errors as pg
 from psycopg import sql
 from psycopg.rows import tuple_row
 
 from loader import claim, ledger, publication
-from loader.database import Connection
+from loader.database import Connection, Database
+from loader.errors import LoaderError
 from loader.failpoint import reach
 from loader.interrupt import Interrupt
 from loader.ledger import Import
+
+# Tidying waits this long for a lock that others hold: new readers queue behind it meanwhile.
+_TIDY_LOCK_SECONDS = 0.1
 
 
 def mark(connection: Connection, import_key: int, *, published: bool) -> bool:
@@ -60,6 +65,16 @@ def remove(
     reach()
     unlocked(partial(_drop_import, connection, import_key))
     on_part(len(parts), len(parts))
+
+
+def tidy(database: Database, interrupt: Interrupt) -> None:
+    """Refresh the statistics of trips and remove what others have left in state `removing`, without waiting for locks."""
+    with database.connection("tidy") as connection:
+        reach()
+        publication.analyze(connection)
+        for left in unheld(connection, "removing"):
+            with contextlib.suppress(LoaderError, psycopg.Error):  # `gc` says what is in the way
+                remove(connection, left.import_key, interrupt, lambda _part, _parts: None, _TIDY_LOCK_SECONDS)
 
 
 def drop_part(connection: Connection, import_key: int, part: int) -> None:

@@ -34,7 +34,7 @@ OpenDatabase = Callable[[], AbstractContextManager[str]]
 def run(
     job: Job, open_database: OpenDatabase, show: Callable[[Message], None], *, is_supervised: bool
 ) -> Published | Failed:
-    """Run a job to its end and return the last message, which is not shown yet.
+    """Run a job to its end; show all messages and return the last one. Of a publish, the tidying comes after it.
 
     Must be called in the main thread: signals are its business. A supervised run takes the end of stdin for a SIGHUP.
     """
@@ -43,11 +43,14 @@ def run(
     with Watch(interrupt, on_sigterm=job.on_sigterm, watch_stdin=is_supervised) as watch:
 
         def work() -> None:
+            story = _Story(job, interrupt, show)
             try:
-                ends.append(_Story(job, interrupt, show).tell(open_database))
+                story.tell(open_database)
             except BaseException as error:  # whatever ends the thread: the main thread waits for it
-                ends.append(Failed(known(error).failure, "unknown", job.import_id))
-            watch.wake()
+                story.end(Failed(known(error).failure, "unknown", job.import_id))
+            finally:
+                ends.extend(story.ends)
+                watch.wake()
 
         threading.Thread(target=work, name="story", daemon=True).start()
         is_aborted = False
@@ -60,7 +63,7 @@ def run(
 
 
 class _Story:
-    """What happens between the first message and the last."""
+    """What happens from the first message to the last, and after it."""
 
     def __init__(self, job: Job, interrupt: Interrupt, show: Callable[[Message], None]) -> None:
         self._job = job
@@ -68,15 +71,18 @@ class _Story:
         self._meter = Meter()
         self._lock = threading.Lock()
         self._show = show
+        self._ticker: Ticker | None = None
+        self.ends: list[Published | Failed] = []  # the last message, once it was shown
 
     def _send(self, message: Message) -> None:
         # a supervisor, a pipe's reader or a terminal that is gone: what is left to do is done without them
         with self._lock, contextlib.suppress(OSError):
             self._show(message)
 
-    def tell(self, open_database: OpenDatabase) -> Published | Failed:
+    def tell(self, open_database: OpenDatabase) -> None:
+        """Load, say how it ended, and then tidy up."""
         self._send(Started(os.getpid(), importlib.metadata.version("large-file-importer")))
-        ticker = Ticker(self._meter, self._send)
+        self._ticker = Ticker(self._meter, self._send)
         try:
             with contextlib.ExitStack() as stack:
 
@@ -84,16 +90,29 @@ class _Story:
                     reach()
                     return stack.enter_context(open_database())
 
-                return self._load(self._interrupt.call(opened))
+                self._load(self._interrupt.call(opened))
         except Exception as error:
             # the database was never opened: what earlier attempts at this import have left, nobody looked at
             import_id = self._job.import_id
-            return Failed(self._failure(error), "none" if import_id is None else "unknown", import_id)
-        finally:
-            ticker.end()
+            self.end(Failed(self._failure(error), "none" if import_id is None else "unknown", import_id))
 
-    def _load(self, database_url: str) -> Published | Failed:
+    def end(self, last: Published | Failed) -> None:
+        """Show the last message. There is one: what goes wrong afterwards changes nothing."""
+        if self.ends:
+            return
+        if self._ticker is not None:
+            self._ticker.end()
+        self.ends.append(last)
+        self._send(last)
+
+    def _load(self, database_url: str) -> None:
         load = Load(self._job, database_url, self._interrupt, self._meter, self._send)
+        last = self._publish(load, database_url)
+        self.end(last)
+        if isinstance(last, Published):
+            load.tidy()
+
+    def _publish(self, load: Load, database_url: str) -> Published | Failed:
         try:
             return Published(self._interrupt.call(load.until_published, _END_SECONDS))
         except Exception as error:
