@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, NoReturn, cast
 
+from loader.raw_source import TAIL_BYTES
+
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
@@ -31,6 +33,7 @@ class Request:
     number: int  # counted from 0
     target: str
     headers: Mapping[str, str]  # names in lower case
+    is_tail: bool  # of the last bytes exactly, as a probe asks for them
 
     @property
     def first(self) -> int | None:
@@ -76,7 +79,8 @@ class HttpServer:
         self.last_modified = last_modified
         self.ranges = ranges
         self.faults: list[Fault | None] = []  # of the next answers, in the order the requests come in
-        self.rule: Callable[[Request], Fault | None] = lambda _: None  # once `faults` is used up
+        # once `faults` is used up; a probe's look at the tail is not its business, or no rule could tell it from late ranges
+        self.rule: Callable[[Request], Fault | None] = lambda _: None
         self.requests: list[Request] = []
         self.cut_handshakes = 0  # of the next connections, in the middle of TLS' handshake
         self.connection_count = 0
@@ -132,13 +136,14 @@ class HttpServer:
     def begin(self, target: str, headers: Mapping[str, str]) -> tuple[Request, Fault | None]:
         """Record a request, choose what is wrong with its answer."""
         with self._lock:
-            request = Request(len(self.requests), target, headers)
+            tail = f"bytes={self.size_bytes - TAIL_BYTES}-{self.size_bytes - 1}"
+            request = Request(len(self.requests), target, headers, headers.get("range") == tail)
             self.requests.append(request)
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
             if self.faults:
                 return request, self.faults.pop(0)
-        return request, self.rule(request)
+        return request, None if request.is_tail else self.rule(request)
 
     def end(self) -> None:
         """An answer is done with."""

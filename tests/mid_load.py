@@ -27,7 +27,7 @@ COMMITS = "SELECT FROM pg_stat_activity WHERE query = 'COMMIT' AND wait_event = 
 def stall_late(request: Request) -> Fault | None:
     if request.first is None:
         return Fault(body_bytes=STALL_BYTES, then="stall")
-    return Fault(before="stall") if request.first >= STALL_BYTES else None
+    return Fault(before="stall") if request.first >= STALL_BYTES and not request.is_tail else None
 
 
 def stall_after_probe(request: Request) -> Fault | None:

@@ -51,6 +51,41 @@ def test_a_last_modified_date_proves_a_file_where_a_weak_etag_does_not() -> None
     assert server.requests[1].headers["if-unmodified-since"] == MODIFIED
 
 
+NOW = "Mon, 01 Jan 2024 12:00:00 GMT"
+
+
+@pytest.mark.parametrize(
+    ("modified", "date", "is_strong"),
+    [
+        ("Mon, 01 Jan 2024 11:59:59 GMT", NOW, True),
+        (NOW, NOW, False),
+        ("Mon, 01 Jan 2024 12:00:01 GMT", NOW, False),
+        (NOW, None, True),  # a response without Date is of now
+        (NOW, "yesterday", True),
+        ("Tue, 31 Dec 2999 23:59:59 GMT", None, False),
+        ("yesterday", NOW, False),
+        ("9" * 5_000, NOW, False),
+    ],
+)
+def test_a_date_less_than_a_second_old_proves_nothing(
+    modified: str, date: str | None, is_strong: bool
+) -> None:
+    with HttpServer(SMALL, etag=None, last_modified=modified) as server:
+        server.rule = lambda _: Fault(headers={"Date": date})
+        info, whole = probe_and_read(server.url)
+    assert (info.validator, info.resumable) == ((modified, True) if is_strong else (None, False))
+    assert whole.data == SMALL
+
+
+def test_a_server_that_refuses_ranges_is_read_as_one_stream() -> None:
+    with HttpServer(CONTENT) as server:
+        server.rule = lambda request: None if request.first is None else Fault(status=416)
+        info, whole = probe_and_read(server.url)
+    assert (info.validator, info.resumable) == ('"v1"', True)
+    assert (whole.data, whole.length_verified) == (CONTENT, True)
+    assert [request.first for request in server.requests] == [0, None]
+
+
 def test_the_middle_of_a_stream_is_reached_by_skipping() -> None:
     with HttpServer(CONTENT, ranges=False) as server, opened(server.url) as source:
         source.probe()
@@ -123,6 +158,21 @@ def test_another_size_in_the_second_request_is_source_changed() -> None:
     with HttpServer(SMALL, etag=None) as server, opened(server.url) as source:
         source.probe()
         server.content = CONTENT
+        with pytest.raises(LoaderError) as caught:
+            read(source)
+    assert caught.value.code is FailureCode.SOURCE_CHANGED
+
+
+def test_a_length_that_one_response_announces_holds_for_the_next() -> None:
+    with HttpServer(SMALL, ranges=False) as server, opened(server.url) as source:
+        server.faults = [
+            Fault(framing="chunked"),
+            None,
+            Fault(headers={"Content-Length": str(len(SMALL) - 1)}),
+        ]
+        source.probe()
+        assert read(source).data == SMALL
+        assert read(source).data == SMALL
         with pytest.raises(LoaderError) as caught:
             read(source)
     assert caught.value.code is FailureCode.SOURCE_CHANGED

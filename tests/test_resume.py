@@ -71,9 +71,11 @@ def collect(loaders: Loaders) -> None:
 
 
 def asked(server: HttpServer) -> list[tuple[int, int]]:
-    """Return the ranges [start, end) that were asked for, but for the looks at the beginning."""
+    """Return the ranges [start, end) that were asked for, but for a probe's looks at head and tail."""
     found = [
-        re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("range", "")) for request in server.requests
+        re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("range", ""))
+        for request in server.requests
+        if not request.is_tail
     ]
     ranges = [(int(match[1]), int(match[2]) + 1) for match in found if match]
     return sorted(span for span in ranges if span != (0, HEAD_BYTES))

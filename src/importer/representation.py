@@ -132,7 +132,7 @@ class Receipt(msgspec.Struct, frozen=True):
     source_bytes: Annotated[int, Meta(description="As transferred, compressed or not.")]
     data_bytes: Annotated[int, Meta(description="Decompressed, with the header.")]
     length_verified: Annotated[
-        bool, Meta(description="The server announced the file's end, or a checksum proved it.")
+        bool, Meta(description="A response announced the file's end or marked it, and the file ended there.")
     ]
     blocks: Annotated[int, Meta(description="Byte ranges that were encoded.")]
     parts: Annotated[int, Meta(description="Tables that were committed.")]

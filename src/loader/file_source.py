@@ -10,7 +10,7 @@ from pathlib import Path
 from loader.errors import LoaderError
 from loader.forward_reader import ForwardReader
 from loader.printable import printable
-from loader.raw_source import HEAD_BYTES, RawInfo
+from loader.raw_source import HEAD_BYTES, TAIL_BYTES, RawInfo, digest_of
 from loader.wire import FailureCode
 
 STDIN = "-"
@@ -35,9 +35,11 @@ class FileSource:
             os.close(self._descriptor)
 
     def probe(self) -> RawInfo:
-        """Look at the first bytes. Raises LoaderError."""
+        """Look at the first and the last bytes. Raises LoaderError."""
         head = bytearray(min(HEAD_BYTES, self._size_bytes))
         self.read_at(0, memoryview(head))
+        tail = bytearray(min(TAIL_BYTES, self._size_bytes - len(head)))
+        self.read_at(self._size_bytes - len(tail), memoryview(tail))
         return RawInfo(
             location=self._location,
             size_bytes=self._size_bytes,
@@ -46,6 +48,7 @@ class FileSource:
             readable_again=True,
             head=bytes(head),
             head_is_whole=len(head) == self._size_bytes,
+            digest=digest_of(head, tail),
         )
 
     def read_at(self, offset: int, view: memoryview) -> int:
@@ -99,6 +102,7 @@ class StreamSource:
             readable_again=False,
             head=head[:HEAD_BYTES],
             head_is_whole=len(head) <= HEAD_BYTES,
+            digest=None,
         )
 
     def read_at(self, offset: int, view: memoryview) -> int:

@@ -24,8 +24,8 @@ _CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,18})-(\d{1,18})|\*)/(\d{1,18}|\*)")
 _READABLE_CODINGS = frozenset({"", "identity", "gzip", "x-gzip", "zstd", "aws-chunked"})
 # What http.client undoes, and what is nothing. Of any other it takes the frames for data.
 _READABLE_TRANSFERS = frozenset({"", "identity", "chunked"})
-# As much as a Content-Range may tell: an exabyte.
-_MOST_BYTES = 10**18
+# Below an exabyte, as the numbers of a Content-Range.
+_CONTENT_LENGTH = re.compile(r"[0-9]{1,18}")
 
 
 class ContentRange(msgspec.Struct, frozen=True):
@@ -68,11 +68,29 @@ def check_coding(headers: Message, location: str) -> None:
         )
 
 
-def announced_size(content_length: int | None, location: str) -> int | None:
-    """Return the size that a Content-Length announces. Raises SOURCE_PROTOCOL where no file is so large."""
-    if content_length is not None and content_length >= _MOST_BYTES:
-        raise protocol_error(location, "its Content-Length is that of no file")
-    return content_length
+def announced_length(headers: Message, location: str) -> int | None:
+    """Return the body's length in bytes by Content-Length; None: there is none.
+
+    Raises SOURCE_PROTOCOL for a length that can't be read, and for several that differ (RFC 9112, 6.3).
+    """
+    lengths = {value.strip() for value in headers.get_all("Content-Length", [])}
+    if not lengths:
+        return None
+    length = lengths.pop()
+    if lengths or _CONTENT_LENGTH.fullmatch(length) is None:
+        raise protocol_error(location, f"Content-Length {shown(length)} is not the length of a file")
+    return int(length)
+
+
+def cut_off(location: str, missing_bytes: int) -> AttemptFailed:
+    """Make the failure of a body that ends before its announced end."""
+    return AttemptFailed(
+        LoaderError(
+            FailureCode.SOURCE_TRUNCATED,
+            f"{location}: a response ends {missing_bytes:,} bytes before its announced end",
+            "Try again: the same command resumes from what is loaded.",
+        )
+    )
 
 
 def check_status(status: int, headers: Message, location: str) -> None:

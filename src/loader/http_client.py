@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import http.client
 import ssl
 import threading
@@ -9,7 +10,7 @@ from collections.abc import Mapping
 
 from loader.errors import LoaderError
 from loader.http_address import HttpAddress, InvalidAddress
-from loader.http_answer import check_status, failed_attempt, protocol_error
+from loader.http_answer import announced_length, check_status, cut_off, failed_attempt, protocol_error
 from loader.http_connection import Dialer, HttpConnection
 from loader.raw_source import SourceClosed
 from loader.retry import AttemptFailed, Patience
@@ -39,23 +40,43 @@ class Answer:
         self._client = client
         self._connection = connection
         self._response = response
+        self._received_bytes = 0
+
+    @functools.cached_property
+    def announced_bytes(self) -> int | None:
+        """The body's length by Content-Length, in whatever framing it comes. Raises SOURCE_PROTOCOL."""
+        return announced_length(self.headers, self.address.location)
 
     @property
-    def unread_bytes(self) -> int | None:
-        """What Content-Length announced and has not come yet; None: it was not announced."""
-        return self._response.length
+    def is_chunked(self) -> bool:
+        """Whether the body's end is marked by a last chunk."""
+        return self._response.chunked
 
     @property
     def is_delimited(self) -> bool:
         """Whether the body's end is announced or marked, rather than being where the connection ends."""
-        return self._response.chunked or self._response.length is not None
+        return self.is_chunked or self.announced_bytes is not None
 
     def receive(self, view: memoryview) -> int:
-        """Fill `view` from the body; return how many bytes: fewer where the body ends. Raises AttemptFailed."""
+        """Fill `view` from the body; return how many bytes: fewer only where the body ends as announced.
+
+        Raises AttemptFailed, for a body shorter than its Content-Length with SOURCE_TRUNCATED; SOURCE_PROTOCOL for a longer.
+        """
+        filled = 0
         try:
-            return self._response.readinto(view)
+            # http.client's readinto returns 0 both at the end and where the connection breaks before it
+            while filled < len(view) and (count := self._response.readinto(view[filled:])):
+                filled += count
         except (OSError, http.client.HTTPException) as error:
             raise failed_attempt(error, self.address.location) from error
+        self._received_bytes += filled
+        if self.announced_bytes is not None:
+            missing_bytes = self.announced_bytes - self._received_bytes
+            if missing_bytes < 0:
+                raise protocol_error(self.address.location, "a body is longer than its Content-Length")
+            if filled < len(view) and missing_bytes > 0:
+                raise cut_off(self.address.location, missing_bytes)
+        return filled
 
     def finish(self) -> None:
         """Keep the connection for the next request if the body was read to its end; else close it."""

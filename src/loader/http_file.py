@@ -5,6 +5,8 @@ Sections are those of RFC 9110.
 
 from __future__ import annotations
 
+import email.utils
+import time
 from email.message import Message
 
 import msgspec
@@ -20,8 +22,9 @@ class HttpFile(msgspec.Struct, frozen=True):
     """What identifies the probed file."""
 
     location: str
-    size_bytes: int | None
-    validator: str | None
+    size_bytes: int | None = None
+    validator: str | None = None
+    head: bytes = b""  # its first bytes, as the probe read them
 
     def precondition(self) -> dict[str, str]:
         """Return the header that makes a changed file answer 412 instead of its bytes (13.1.1, 13.1.4)."""
@@ -59,8 +62,30 @@ class HttpFile(msgspec.Struct, frozen=True):
 
 
 def validator_of(headers: Message) -> str | None:
-    """Return the strong ETag (8.8.3), else the Last-Modified (8.8.2), else None: a weak ETag proves no bytes."""
+    """Return the strong ETag (8.8.3), else the strong Last-Modified (8.8.2), else None: a weak one proves no bytes."""
     etag = headers.get("ETag", "").strip()
-    validator = etag if etag.startswith('"') else headers.get("Last-Modified", "").strip()
+    validator = etag if etag.startswith('"') else _strong_date(headers)
     # it is sent back and stored: a header folded over lines, or with control characters, is none
     return validator if validator and validator.isprintable() else None
+
+
+def _strong_date(headers: Message) -> str | None:
+    """Return the Last-Modified if it is at least a second older than the response's Date (8.8.2.2).
+
+    The file may change once more within a younger one's second. Without Date the response is of now (6.6.1).
+    """
+    modified = headers.get("Last-Modified", "").strip()
+    try:
+        age_seconds = (
+            _timestamp(headers.get("Date")) - email.utils.parsedate_to_datetime(modified).timestamp()
+        )
+    except (ValueError, OverflowError):
+        return None
+    return modified if age_seconds >= 1 else None
+
+
+def _timestamp(date: str | None) -> float:
+    try:
+        return email.utils.parsedate_to_datetime(date or "").timestamp()
+    except (ValueError, OverflowError):
+        return time.time()

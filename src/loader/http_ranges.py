@@ -6,13 +6,11 @@ import threading
 from collections.abc import Iterator
 
 from loader.admission import Admission
-from loader.errors import LoaderError
-from loader.http_answer import ContentRange, content_range, protocol_error, shown
+from loader.http_answer import ContentRange, content_range, cut_off, protocol_error, shown
 from loader.http_client import Answer, HttpClient
 from loader.http_file import HttpFile
 from loader.raw_source import MOST_SIDE_BY_SIDE
 from loader.retry import AttemptFailed, Patience, RetryBudget
-from loader.wire import FailureCode
 
 # One `readinto`: large enough that Python's part does not show, small enough that little is fetched again
 # when a connection breaks within it.
@@ -34,9 +32,12 @@ class HttpRanges:
         self._closed = closed
         self._admission = Admission(MOST_SIDE_BY_SIDE, closed)
 
-    def read_at(self, offset: int, view: memoryview) -> None:
-        """Fill `view` with the bytes from `offset` on, which the file has. Raises LoaderError and SourceClosed."""
-        budget = RetryBudget(self._patience, self._patience.attempts, self._closed)
+    def read_at(self, offset: int, view: memoryview, attempts: int | None = None) -> None:
+        """Fill `view` with the bytes from `offset` on, which the file has; `attempts` None: as patience has it.
+
+        Raises LoaderError and SourceClosed.
+        """
+        budget = RetryBudget(self._patience, attempts or self._patience.attempts, self._closed)
         received = refilled_at = 0
         while received < len(view):
             try:
@@ -55,7 +56,7 @@ class HttpRanges:
             try:
                 self._file.check_answer(answer)
                 if answer.status == 200:
-                    self._file.check_size(answer.unread_bytes)
+                    self._file.check_size(answer.announced_bytes)
                     what = "it sends the whole file, after it had sent a range"
                     raise AttemptFailed(protocol_error(self._file.location, what))
                 span = checked_range(answer, offset, offset + len(view), self._file.size_bytes)
@@ -87,14 +88,16 @@ def checked_range(answer: Answer, first: int, end: int, size_bytes: int | None) 
 def receive_range(answer: Answer, view: memoryview) -> Iterator[int]:
     """Fill `view` with the body; yield after each step how many bytes. Raises AttemptFailed and SOURCE_PROTOCOL."""
     location = answer.address.location
-    if answer.unread_bytes not in (None, len(view)):
-        what = f"an answer of {len(view)} bytes by Content-Range has Content-Length {answer.unread_bytes}"
+    if answer.announced_bytes not in (None, len(view)):
+        what = f"an answer of {len(view)} bytes by Content-Range has Content-Length {answer.announced_bytes}"
         raise protocol_error(location, what)
     for begin in range(0, len(view), STEP_BYTES):
         step = view[begin : begin + STEP_BYTES]
-        # http.client's readinto does not raise when the body ends early
         if (count := answer.receive(step)) < len(step):
-            what = f"{location}: an answer ends {len(view) - begin - count:,} bytes too early"
-            hint = "Try again later: the same command goes on."
-            raise AttemptFailed(LoaderError(FailureCode.SOURCE_UNREACHABLE, what, hint))
+            raise cut_off(location, len(view) - begin - count)
         yield count
+    # reading the last chunk's mark also frees the connection for the next request
+    if answer.is_chunked and answer.receive(memoryview(bytearray(1))):
+        raise protocol_error(
+            location, f"an answer of {len(view)} bytes by Content-Range has more in its chunks"
+        )

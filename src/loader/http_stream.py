@@ -5,27 +5,30 @@ It is not retried once its bytes have begun to flow: a server without ranges wou
 
 from __future__ import annotations
 
+import msgspec
+
 from loader.errors import LoaderError
 from loader.forward_reader import ForwardReader
-from loader.http_answer import protocol_error
+from loader.http_answer import cut_off, protocol_error
 from loader.http_client import Answer, HttpClient
 from loader.http_file import HttpFile
 from loader.http_ranges import STEP_BYTES
 from loader.retry import AttemptFailed
-from loader.wire import FailureCode
 
 
 class HttpStream:
     """One answer's body, by offsets that go forward."""
 
     def __init__(self, answer: Answer, file: HttpFile) -> None:
-        """`file`: with its size, if that is known from here or from an answer before."""
+        """`file`: with its size, if an earlier response has announced it."""
         self._answer = answer
-        self._file = file
+        if file.size_bytes is None:
+            file = msgspec.structs.replace(file, size_bytes=answer.announced_bytes)
+        self.file = file  # with the size that this response has announced
         self._reader = ForwardReader(self._readinto, file.location)
         self._received_bytes = 0
         # its end is announced or marked, rather than being where the connection ends
-        self.is_delimited = answer.is_delimited or file.size_bytes is not None
+        self.is_delimited = answer.is_chunked or file.size_bytes is not None
 
     @property
     def position(self) -> int:
@@ -40,7 +43,7 @@ class HttpStream:
         """Fill `view` from `offset` on; return how many bytes: fewer only at the end. Raises LoaderError."""
         try:
             count = self._reader.read_at(offset, view)
-            if self._reader.position == self._file.size_bytes:
+            if self._reader.position == self.file.size_bytes:
                 self._reader.peek(1)  # that it is the end is seen by looking behind it
             return count
         except AttemptFailed as failure:
@@ -53,15 +56,13 @@ class HttpStream:
     def _readinto(self, view: memoryview) -> int:
         count = self._answer.receive(view[:STEP_BYTES])
         self._received_bytes += count
-        if self._file.size_bytes is None:
+        if self.file.size_bytes is None:
             return count
-        missing = self._file.size_bytes - self._received_bytes
+        missing = self.file.size_bytes - self._received_bytes
         if missing < 0:
-            raise self._file.changed(f"it had {self._file.size_bytes:,} bytes, and now it has more")
+            raise self.file.changed(f"it had {self.file.size_bytes:,} bytes, and now it has more")
         if count == 0 and missing > 0:
-            what = f"{self._file.location}: the answer ends {missing:,} bytes before its announced end"
-            hint = "Try again. This server can't go on in the middle: each try transfers the whole file."
-            raise AttemptFailed(LoaderError(FailureCode.SOURCE_TRUNCATED, what, hint))
+            raise cut_off(self.file.location, missing)
         return count
 
 
@@ -72,8 +73,14 @@ def open_stream(client: HttpClient, file: HttpFile) -> HttpStream:
         file.check_answer(answer)
         if answer.status != 200:
             raise protocol_error(file.location, f"{answer.status} is no answer to a request for all of it")
-        file.check_size(answer.unread_bytes)
+        file.check_size(answer.announced_bytes)
+        stream = HttpStream(answer, file)
+        head = stream.peek(len(file.head))
+        if len(head) < len(file.head) and file.head.startswith(head):
+            raise cut_off(file.location, len(file.head) - len(head))
+        if head != file.head:
+            raise file.changed("its first bytes are others")
     except (AttemptFailed, LoaderError):
         answer.finish()
         raise
-    return HttpStream(answer, file)
+    return stream

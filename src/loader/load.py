@@ -143,7 +143,7 @@ class Load:
             raise LoaderError(
                 FailureCode.LENGTH_UNVERIFIED,
                 f"Nothing says where {info.location} ends: if it were cut off, nobody would see it.",
-                "Compressed files prove their end; else get a copy, or do without --require-verified-length.",
+                "Have the server announce a length, download a copy, or do without --require-verified-length.",
             )
 
     def _prepare(self, control: Connection) -> None:

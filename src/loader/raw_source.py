@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Protocol
 
 import msgspec
@@ -11,6 +12,9 @@ from loader.wire import FailureCode
 
 # Enough for a header and some thousand rows, or for what is not a CSV to show itself; a moment's transfer.
 HEAD_BYTES = 256 * 1024
+
+# The end of the file that its digest covers beside the head: where exports of one table differ, and a moment's transfer.
+TAIL_BYTES = 64 * 1024
 
 # How soon a wait notices that the source was closed: a person's "at once", and nothing of a CPU.
 GLANCE_SECONDS = 0.1
@@ -32,6 +36,14 @@ def ended_early(location: str, end: int, known_bytes: int) -> LoaderError:
     )
 
 
+def digest_of(head: bytes | bytearray, tail: bytes | bytearray) -> str:
+    """Return the SHA-256 of a file's first bytes, followed by that of its last ones where they are known.
+
+    64 or 128 hexadecimal digits: of two digests of one file the longer begins with the shorter.
+    """
+    return "".join(hashlib.sha256(each).hexdigest() for each in (head, tail) if each)
+
+
 class RawInfo(msgspec.Struct, frozen=True):
     """What the first look found. Everything is as transferred: compressed bytes where the file is compressed."""
 
@@ -42,6 +54,7 @@ class RawInfo(msgspec.Struct, frozen=True):
     readable_again: bool  # opened anew it begins anew, which no pipe does
     head: bytes  # the first bytes, up to HEAD_BYTES
     head_is_whole: bool  # head is all there is
+    digest: str | None  # see `digest_of`; None: read once, as a pipe is, it has no identity
 
 
 class RawSource(Protocol):

@@ -47,6 +47,7 @@ class SourceInfo(msgspec.Struct, frozen=True):
     readable_again: bool  # opened anew it begins anew, which no pipe does
     head: bytes  # the first bytes, decompressed, up to HEAD_BYTES
     head_is_whole: bool  # head is all there is
+    digest: str | None  # of bytes as transferred, see raw_source.py; None: no identity, as of stdin
 
 
 class Source(Protocol):
@@ -91,7 +92,8 @@ class _OpenedSource:
 
     @property
     def length_verified(self) -> bool:
-        return self._unpacking is not None or self._raw.length_verified
+        # a compressed file that is cut off between two members or frames is a whole one in itself
+        return self._raw.length_verified
 
     @property
     def compressed_bytes(self) -> int | None:
@@ -134,6 +136,7 @@ class _OpenedSource:
             readable_again=raw.readable_again,
             head=head,
             head_is_whole=is_whole,
+            digest=raw.digest,
         )
 
     def _filling(self, fill: Fill, end: int | None) -> Fill:

@@ -222,7 +222,7 @@ class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
     validator: str | None  # the ETag or Last-Modified that every response carried
     source_bytes: int  # as transferred, compressed or not
     data_bytes: int  # decompressed, header included; the blocks cover each byte after the header exactly once
-    length_verified: bool  # the end of the file was announced by the server, or checked by its checksum
+    length_verified: bool  # a response announced the end of the file or marked it, and the file ended there
     blocks: int
     parts: int
     rows_parsed: int
