@@ -36,7 +36,8 @@ def block_of(data: bytes, behind: bytes = b"") -> Block:
     start = end - len(data)
     _buffer.view[start:end] = data
     _buffer.view[end:] = behind[:SLACK_BYTES].ljust(SLACK_BYTES, b"7")
-    return Block(_buffer, start, end, BYTE_OFFSET, FIRST_LINE, data.count(b"\n"), len(data))
+    lines, records = data.count(b"\n"), len(records_of(data))
+    return Block(_buffer, start, end, BYTE_OFFSET, FIRST_LINE, lines, records, len(data))
 
 
 def encode(

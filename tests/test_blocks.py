@@ -66,6 +66,7 @@ def test_blocks_join_to_the_file_and_are_cut_only_between_records(
         source_bytes += block.source_bytes
         newlines = content(block).count(b"\n")
         assert block.line_count == newlines + (not content(block).endswith(b"\n"))
+        assert block.record_count == len(records(content(block)))
     assert seen == data
     assert source_bytes == len(data)
     boundaries = {len(b"".join(records(data)[: count + 1])) for count in range(len(records(data)))}

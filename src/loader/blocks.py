@@ -23,6 +23,7 @@ class Block(msgspec.Struct, frozen=True):
     byte_offset: int  # in the (decompressed) file, of the byte at `start`
     first_line: int  # physical line of the file at `start`; the header is line 1
     line_count: int  # line ends in the block, those within quotes too; one more for an unended last line
+    record_count: int  # records in it: line ends outside quotes, and an unended last record
     source_bytes: int  # what it took of the source as transferred
 
 
@@ -42,14 +43,16 @@ def cut(segments: Iterable[Segment], first_line: int, release: Callable[[Buffer]
         buffer.view[start : segment.start] = rest
         byte_offset = segment.byte_offset - len(rest)
         source_bytes += segment.source_bytes
-        length, line_count = kernel.find_cut(buffer.view[start : segment.end])
+        length, line_count, record_count = kernel.find_cut(buffer.view[start : segment.end])
         rest = bytes(buffer.view[start + length : segment.end])
         if len(rest) > HEAD_ROOM_BYTES:
             raise _record_too_long(rest, byte_offset + length, first_line + line_count)
         if length == 0:
             release(buffer)
             continue
-        yield Block(buffer, start, start + length, byte_offset, first_line, line_count, source_bytes)
+        yield Block(
+            buffer, start, start + length, byte_offset, first_line, line_count, record_count, source_bytes
+        )
         first_line += line_count
         byte_offset += length
         source_bytes = 0
@@ -63,7 +66,7 @@ def _unended(rest: bytes, byte_offset: int, first_line: int, source_bytes: int) 
     start, end = HEAD_ROOM_BYTES, HEAD_ROOM_BYTES + len(rest)
     buffer.view[start:end] = rest
     line_count = rest.count(b"\n") + (not rest.endswith(b"\n"))
-    return Block(buffer, start, end, byte_offset, first_line, line_count, source_bytes)
+    return Block(buffer, start, end, byte_offset, first_line, line_count, 1, source_bytes)
 
 
 def _record_too_long(beginning: bytes, byte_offset: int, line: int) -> LoaderError:

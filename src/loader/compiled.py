@@ -44,7 +44,7 @@ class Kernel(Protocol):
         """See record_ends.py."""
         ...
 
-    def find_cut(self, data: memoryview) -> tuple[int, int]:
+    def find_cut(self, data: memoryview) -> tuple[int, int, int]:
         """See record_ends.py."""
         ...
 
@@ -160,11 +160,11 @@ class _Native:
         self._record_end(_address(block), len(block), position, end, ctypes.byref(found))
         return found.value
 
-    def find_cut(self, data: memoryview) -> tuple[int, int]:
+    def find_cut(self, data: memoryview) -> tuple[int, int, int]:
         """See record_ends.py."""
-        found = (_INTEGER * 2)()
+        found = (_INTEGER * 3)()
         self._find_cut(_address(data), len(data), found)
-        return found[0], found[1]
+        return found[0], found[1], found[2]
 
     def _function(self, name: str, *parameters: type[Any]) -> Callable[..., None]:
         """Return a function of the code; its last parameter is where its result goes. ctypes lets go of the GIL."""

@@ -21,7 +21,7 @@ class Interpreted:
         """See record_ends.py."""
         return record_ends.record_end(_array(block), position, end)
 
-    def find_cut(self, data: memoryview) -> tuple[int, int]:
+    def find_cut(self, data: memoryview) -> tuple[int, int, int]:
         """See record_ends.py."""
         return record_ends.find_cut(_array(data))
 

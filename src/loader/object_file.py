@@ -53,8 +53,8 @@ def record_end(block: _Llvm, block_bytes: int, position: int, end: int, result: 
 
 
 def find_cut(data: _Llvm, data_bytes: int, result: _Llvm) -> None:
-    """Do what the kernel's function does, and put its two numbers into the result."""
-    result[0], result[1] = record_ends.find_cut(carray(data, data_bytes))
+    """Do what the kernel's function does, and put its three numbers into the result."""
+    result[0], result[1], result[2] = record_ends.find_cut(carray(data, data_bytes))
 
 
 _ENTRIES = (
