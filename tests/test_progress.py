@@ -27,6 +27,19 @@ def test_nothing_is_invented_before_a_second_has_been_measured() -> None:
     assert progress.percent == 50.0
 
 
+def test_a_second_is_enough_for_a_rate_and_an_eta() -> None:
+    clock = Clock()
+    meter = Meter(clock)
+    meter.start(1000, 0, 0, 0)
+    meter.enter("loading")
+    meter.add(500, 5, 0)
+    clock.now = 0.99
+    assert meter.message().progress.bytes_per_second is None
+    clock.now = 1.0
+    progress = meter.message().progress
+    assert (progress.bytes_per_second, progress.rows_per_second, progress.eta_seconds) == (500.0, 5.0, 1.0)
+
+
 def test_rate_and_eta_are_of_the_last_ten_seconds() -> None:
     clock = Clock()
     meter = Meter(clock)

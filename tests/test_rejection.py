@@ -103,6 +103,14 @@ def test_a_percentage_of_a_file_of_unknown_size_is_judged_at_its_end() -> None:
     assert endless.rejects == 1000
 
 
+def test_the_rest_of_a_file_has_room_for_no_more_rows_than_its_rejects_leave() -> None:
+    # 100 empty lines and 100 rows of 24 bytes: of at most 201 records 100 may be rejects.
+    count = RejectCount(parse_allowance("50%"), 0, data_bytes=100 + 100 * 24)
+    count.add(rejects(100), END)
+    with pytest.raises(LoaderError):
+        count.add(rejects(1), END)
+
+
 def test_every_line_may_be_empty_when_all_rows_may_be_rejected() -> None:
     RejectCount(parse_allowance("100%"), 0, data_bytes=1000).add(rejects(1000), END)
 

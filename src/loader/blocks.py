@@ -45,8 +45,8 @@ def cut(segments: Iterable[Segment], first_line: int, release: Callable[[Buffer]
         source_bytes += segment.source_bytes
         length, line_count, record_count = kernel.find_cut(buffer.view[start : segment.end])
         rest = bytes(buffer.view[start + length : segment.end])
-        if len(rest) > HEAD_ROOM_BYTES:
-            raise _record_too_long(rest, byte_offset + length, first_line + line_count)
+        if len(rest) > HEAD_ROOM_BYTES:  # longer than a segment: no record ends in this one
+            raise _record_too_long(rest, byte_offset, first_line)
         if length == 0:
             release(buffer)
             continue
