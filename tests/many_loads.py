@@ -19,10 +19,11 @@ from loader import buffers, raw_source  # noqa: E402
 buffers.SEGMENT_BYTES = buffers.HEAD_ROOM_BYTES = SEGMENT_BYTES
 raw_source.HEAD_BYTES = HEAD_BYTES
 
-from loader import first_rows, workers  # noqa: E402 - after the sizes that they take over
+from loader import commit_schedule, first_rows  # noqa: E402 - after the sizes that they take over
 
 first_rows.TRIED_ROWS = 3
-setattr(workers, "_LEAST_PART_BYTES", 4 * SEGMENT_BYTES)  # noqa: B010 - private to the module on purpose
+commit_schedule.ONE_PART_BYTES = 0
+setattr(commit_schedule, "_MIN_PART_BYTES", 2 * SEGMENT_BYTES)  # noqa: B010 - private to the module on purpose
 
 from loader.run import run  # noqa: E402
 from loader.wire import Job  # noqa: E402

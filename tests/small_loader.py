@@ -8,9 +8,13 @@ from loader import buffers
 
 buffers.SEGMENT_BYTES = buffers.HEAD_ROOM_BYTES = 64 * 1024
 
-from loader import workers  # noqa: E402 - after the sizes that it takes over
+from loader import commit_schedule  # noqa: E402 - after the sizes that it takes over
 
-setattr(workers, "_LEAST_PART_BYTES", 512 * 1024)  # noqa: B010 - private to the module on purpose
+commit_schedule.ONE_PART_BYTES = 0
+part_bytes = int(os.environ.get("SMALL_LOADER_PART_BYTES", "262144"))
+setattr(commit_schedule, "_MIN_PART_BYTES", part_bytes)  # noqa: B010 - private to the module on purpose
+if seconds := os.environ.get("SMALL_LOADER_PART_SECONDS"):
+    setattr(commit_schedule, "_MIN_PART_SECONDS", float(seconds))  # noqa: B010
 
 from loader import database, interrupt, load, publication, pulse, rollback, run  # noqa: E402
 

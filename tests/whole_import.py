@@ -12,7 +12,7 @@ import pytest
 from loader_process import assert_nothing_is_left, checksum, checksum_of, row_count
 from source_reading import QUICK
 
-from loader import delivery, source, workers
+from loader import commit_schedule, delivery, source
 from loader.retry import Patience
 from loader.run import run
 from loader.wire import Failed, Failure, FailureCode, Job, Published, Receipt
@@ -55,6 +55,7 @@ class WholeImport:
     def _run(self, job: Job, patience: Patience) -> Published | Failed:
         with pytest.MonkeyPatch.context() as small:
             small.setattr(delivery, "SEGMENT_BYTES", 64 * 1024)
-            small.setattr(workers, "_LEAST_PART_BYTES", 512 * 1024)
+            small.setattr(commit_schedule, "ONE_PART_BYTES", 0)
+            small.setattr(commit_schedule, "_MIN_PART_BYTES", 256 * 1024)
             small.setattr(source, "Patience", lambda: patience)
             return run(job, lambda: nullcontext(self.database_url), lambda _: None, is_supervised=False)

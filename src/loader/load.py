@@ -31,7 +31,7 @@ from loader.rejection import RejectCount, parse_allowance, refuse_too_many
 from loader.remainder import Remainder
 from loader.source import Source, SourceInfo, open_source
 from loader.wire import FailureCode, Job, Message, Probed, Receipt
-from loader.workers import Workers, default_worker_count, part_bytes
+from loader.workers import Workers, default_worker_count
 
 # How many ranges are fetched at once, each into a buffer of the pool; more, of parts of a buffer, where the source is
 # slow (delivery.py).
@@ -229,7 +229,7 @@ class Load:
             database,
             attempt,
             worker_count,
-            part_bytes(info.size_bytes),
+            info.size_bytes,
             pool,
             self._interrupt,
             self._meter,

@@ -10,9 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from loader import commit_schedule
 from loader.blocks import Block
 from loader.buffers import BufferPool
 from loader.claim import Attempt
+from loader.commit_schedule import CommitSchedule
 from loader.database import Connection, Database, write_early
 from loader.encode import Encoder
 from loader.errors import LoaderError
@@ -25,10 +27,6 @@ from loader.rejection import RejectCount
 
 # A third worker on two cores was no faster; more than four are for the server to bear, and for --workers to say.
 _MOST_DEFAULT_WORKERS = 4
-# What a crash may cost: a part is loaded again. Smaller ones would make more tables to no use.
-_LEAST_PART_BYTES = 1 << 30
-# More partitions than this make planning and locking slow, however large the file.
-_MOST_PARTS = 128
 # How long a worker may take to end the block before one with a bad row: the first bad row is the one that is told.
 _EARLIER_BLOCKS_SECONDS = 30.0
 # How long all threads together have to end after they were aborted: a little longer than that takes where the database
@@ -41,11 +39,6 @@ def default_worker_count() -> int:
     return min(len(os.sched_getaffinity(0)), _MOST_DEFAULT_WORKERS)
 
 
-def part_bytes(file_bytes: int | None) -> int:
-    """Return how much of a file goes into one part."""
-    return max(_LEAST_PART_BYTES, (file_bytes or 0) // _MOST_PARTS)
-
-
 class Workers:
     """The threads of one attempt, and the first thing that went wrong in them."""
 
@@ -54,16 +47,17 @@ class Workers:
         database: Database,
         attempt: Attempt,
         count: int,
-        part_target_bytes: int,
+        file_bytes: int | None,
         pool: BufferPool,
         interrupt: Interrupt,
         meter: Meter,
         reject_count: RejectCount,
     ) -> None:
+        """`file_bytes`: size of the file as transferred; None: not announced."""
         self._database = database
         self._attempt = attempt
         self._count = count
-        self._part_target_bytes = part_target_bytes
+        self._schedule = CommitSchedule(file_bytes)
         self._pool = pool
         self._interrupt = interrupt
         self._meter = meter
@@ -74,6 +68,10 @@ class Workers:
         self._lock = threading.Lock()
         self._failures: list[BaseException] = []
         self._refused = 0
+        self._is_read = self._is_loading = False
+        self._needs_all = threading.Event()  # workers; a small file needs only the first one
+        if (file_bytes or 0) >= commit_schedule.ONE_PART_BYTES:
+            self._needs_all.set()
 
     def run(
         self, blocks: Iterator[Block], close_source: Callable[[], None], on_part: Callable[[], None]
@@ -128,13 +126,18 @@ class Workers:
         try:
             for block in blocks:
                 self._blocks.put(block)
+                if block.byte_offset + block.end - block.start >= commit_schedule.ONE_PART_BYTES:
+                    self._needs_all.set()
         except BaseException as error:
             self._fail(error)
+        self._is_read = True
         for _ in range(self._count):
             self._blocks.put(None)
 
     def _work(self, index: int) -> None:
         try:
+            if index > 0 and not self._is_needed():
+                return
             with contextlib.ExitStack() as stack:
                 try:
                     connection = stack.enter_context(self._database.connection(f"worker {index}"))
@@ -146,8 +149,17 @@ class Workers:
             self._fail(error)
             self._closed.set()
 
+    def _is_needed(self) -> bool:
+        """Wait until it is known whether the first worker is enough; raises Stopped."""
+        while not self._needs_all.wait(POLL_SECONDS):
+            self._check()
+            if self._is_read and self._is_loading:
+                return False
+        return True
+
     def _refuse(self, error: LoaderError) -> None:
         """Do with fewer workers, as long as the server admits any."""
+        self._needs_all.set()
         with self._lock:
             self._refused += 1
             if self._refused < self._count:
@@ -155,38 +167,50 @@ class Workers:
         raise error
 
     def _fill_parts(self, connection: Connection, index: int) -> None:
+        self._is_loading = True
         write_early(connection)
         encoder = Encoder(self._attempt.column_count)
-        # The first parts end one after the other, so that not all workers wait for a commit at once.
-        target_bytes = self._part_target_bytes * (index + 1) // self._count
         while (first := self._take()) is not None:
             part = Part(
                 connection, self._attempt, encoder, self._interrupt, self._reject_count.add, self._loaded
             )
-            self._parts.put(part.load(self._take_up_to(first, target_bytes)))
-            target_bytes = self._part_target_bytes
+            self._parts.put(part.load(self._take_until_due(index, first)))
 
     def _take(self) -> Block | None:
         """Return the next block of the file, or None after the last; raises Stopped when there is to be no more."""
         while True:
-            self._interrupt.check()
-            if self._closed.is_set():
-                raise Stopped
-            try:
-                return self._blocks.get(timeout=POLL_SECONDS)
-            except queue.Empty:
-                continue
+            with contextlib.suppress(queue.Empty):
+                return self._poll()
 
-    def _take_up_to(self, first: Block, target_bytes: int) -> Iterator[Block]:
+    def _poll(self) -> Block | None:
+        """The same, but raise queue.Empty when there was none for a while."""
+        self._check()
+        return self._blocks.get(timeout=POLL_SECONDS)
+
+    def _check(self) -> None:
+        self._interrupt.check()
+        if self._closed.is_set():
+            raise Stopped
+
+    def _take_until_due(self, index: int, first: Block) -> Iterator[Block]:
+        """Yield blocks until the part that they are for is to be committed."""
+        self._schedule.begin(index)
         block: Block | None = first
-        taken = 0
         while block is not None:
-            taken += block.end - block.start
+            self._schedule.add(index, block.end - block.start, block.source_bytes)
             yield block
-            if taken >= target_bytes:
-                return
-            block = self._take()
-        self._blocks.put(None)  # the end is seen once more, by the loop over parts
+            block = self._take_unless_due(index)
+        self._schedule.end(index)
+
+    def _take_unless_due(self, index: int) -> Block | None:
+        """Return the next block, or None after the last or when the worker's part is due, if there is a block or not."""
+        while not self._schedule.is_due(index):
+            with contextlib.suppress(queue.Empty):
+                block = self._poll()
+                if block is None:
+                    self._blocks.put(None)  # the end is seen once more, by the loop over parts
+                return block
+        return None
 
     def _loaded(self, block: Block, row: BlockRow) -> None:
         self._pool.release(block.buffer)
