@@ -10,7 +10,7 @@ buffers.SEGMENT_BYTES = buffers.HEAD_ROOM_BYTES = 64 * 1024
 
 from loader import commit_schedule  # noqa: E402 - after the sizes that it takes over
 
-commit_schedule.ONE_PART_BYTES = 0
+commit_schedule.ONE_PART_BYTES = int(os.environ.get("SMALL_LOADER_ONE_PART_BYTES", "0"))
 part_bytes = int(os.environ.get("SMALL_LOADER_PART_BYTES", "262144"))
 setattr(commit_schedule, "_MIN_PART_BYTES", part_bytes)  # noqa: B010 - private to the module on purpose
 if seconds := os.environ.get("SMALL_LOADER_PART_SECONDS"):

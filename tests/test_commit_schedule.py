@@ -15,7 +15,9 @@ COMMIT_SECONDS = 3.0
 class Load:
     """Workers that load a file at one rate together, in steps of a second, by a clock that is set by hand."""
 
-    def __init__(self, workers: int, file_bytes: int | None, bytes_per_second: float, growth: int = 1) -> None:
+    def __init__(
+        self, workers: int, file_bytes: int | None, bytes_per_second: float, growth: int = 1
+    ) -> None:
         """`growth`: bytes of data in a byte of the file."""
         self.now = 0.0
         self.parts: list[int] = []  # bytes of data in each
@@ -65,7 +67,8 @@ def test_a_crash_costs_at_most_a_minute_or_a_tenth_of_the_time_spent(
 
 
 @pytest.mark.parametrize(
-    ("workers", "hours", "parts"), [(1, 24, 70), (2, 4, 75), (2, 24, 105), (4, 1, 80), (4, 4, 125), (4, 24, 175)]
+    ("workers", "hours", "parts"),
+    [(1, 24, 70), (2, 4, 75), (2, 24, 105), (4, 1, 80), (4, 4, 125), (4, 24, 175)],
 )
 def test_a_slow_import_has_parts_by_the_logarithm_of_its_time(workers: int, hours: int, parts: int) -> None:
     assert 0.7 * parts <= len(Load(workers, None, 100_000).run(hours * HOUR).parts) <= parts

@@ -204,12 +204,14 @@ def test_with_few_connections_it_does_with_fewer_workers(
     assert (receipt.attempts, receipt.rows_published) == (1, row_count(visitor))
 
 
+@pytest.mark.parametrize("one_part_bytes", ["0", "1000000000"])  # a worker a core, or a single one
 def test_without_a_connection_for_a_worker_it_backs_off_until_there_is_one(
-    own: OwnServer, visitor: str, server: HttpServer, tmp_path: Path
+    one_part_bytes: str, own: OwnServer, visitor: str, server: HttpServer, tmp_path: Path
 ) -> None:
     own.alter("ALTER ROLE visitor CONNECTION LIMIT 2")
+    environment = {"SMALL_LOADER_ONE_PART_BYTES": one_part_bytes}
     with psycopg.connect(visitor):
-        loader = Loaders(tmp_path, visitor).start("run", server.url)
+        loader = Loaders(tmp_path, visitor).start("run", server.url, environment=environment)
         wait_for("another attempt", lambda: has_begun_again(loader))
         assert row_count(own.url) == 0
     assert loader.receipt().attempts >= 2

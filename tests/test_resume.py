@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -94,6 +95,43 @@ def test_only_what_is_not_committed_is_asked_for(
     assert asked(server)
     for start, end in asked(server):
         assert not [block for block in committed if int(str(block[0])) < end and int(str(block[1])) > start]
+
+
+# What no part of the sample reaches.
+ONE_GIB = str(1 << 30)
+
+
+def test_a_part_is_committed_by_time_while_the_source_is_silent(
+    loaders: Loaders, server: HttpServer, whole: str
+) -> None:
+    by_time = {"SMALL_LOADER_PART_BYTES": ONE_GIB, "SMALL_LOADER_PART_SECONDS": "0.2"}
+    loader = start_until_stalled(loaders, server, environment=by_time)
+
+    def is_all_committed() -> bool:  # that the server has sent but for the last records and one segment
+        committed = query(
+            loaders.database_url, "SELECT coalesce(max(byte_end), 0) >= 1400000 FROM loader.block"
+        )
+        return committed == [(True,)]
+
+    wait_for("all that was read to be committed", is_all_committed)
+    loader.send(signal.SIGKILL)
+    loader.wait()
+    server.rule = lambda _: None
+    receipt = loaders.start("run", server.url).receipt()
+    assert receipt.attempts == 2
+    assert checksum(loaders.database_url) == whole
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_a_small_file_is_one_part_however_many_workers_there_are(
+    compress: Callable[[bytes], bytes], loaders: Loaders, sample: bytes, tmp_path: Path, whole: str
+) -> None:
+    path = tmp_path / "trips.csv"
+    path.write_bytes(compress(sample))
+    small = {"SMALL_LOADER_PART_BYTES": ONE_GIB, "SMALL_LOADER_ONE_PART_BYTES": str(len(sample) + 1)}
+    receipt = loaders.start("run", str(path), "--workers", "3", environment=small).receipt()
+    assert receipt.parts == 1
+    assert checksum(loaders.database_url) == whole
 
 
 def test_another_number_of_workers_goes_on(loaders: Loaders, server: HttpServer, whole: str) -> None:

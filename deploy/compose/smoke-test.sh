@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
 # What a stranger does first, and CI each time: everything up, a sample imported, another one stopped in the middle. It goes on.
+# Then a crash in mid-load, with a database that is slow enough for it to show: what it costs is at most a minute of work.
 # Leaves all of it running; `docker compose --profile demo down --volumes` takes it away.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+export ROWS=${ROWS:-6000000}   # 960 MB
 api=http://127.0.0.1:${IMPORTER_PORT:-8000}
 
 field() { python3 -c 'import functools, json, sys; print(functools.reduce(lambda found, name: (found or {}).get(name), sys.argv[1].split("."), json.load(sys.stdin)))' "$1"; }
 get() { curl --fail --silent --show-error --retry 30 --retry-all-errors --retry-delay 1 "$api$1"; }
-rows() { docker compose exec -T postgres psql --username importer --tuples-only --no-align --command 'SELECT count(*) FROM trips' taxi; }
+query() { docker compose exec -T postgres psql --username importer --tuples-only --no-align --command "$1" taxi; }
+rows() { query 'SELECT count(*) FROM trips'; }
 submit() { # prints the import's path
     curl --fail --silent --show-error "$api/imports" --header 'Content-Type: application/json' \
         --data '{"url": "http://files:8080/sample.csv", "force": true}' | field links.self
@@ -31,4 +34,23 @@ docker compose --profile demo up --no-build --detach --wait
 succeeded "$import"
 [ "$(get "$import" | field attempt)" = 2 ]
 [ "$(rows)" = $((before + imported)) ]
-echo "two imports of $imported rows, the second of them in two attempts"
+
+import=$(submit)
+until [ "$(get "$import" | field phase)" = loading ]; do get "$import?wait=1" > /dev/null; done
+database=$(docker compose ps --quiet postgres)
+docker update --cpus 0.02 "$database" > /dev/null   # the whole sample now takes minutes
+loading=$SECONDS
+sleep 100
+[ "$(get "$import" | field phase)" = loading ]
+loaded=$(get "$import" | field progress.bytes_done)
+docker compose kill importer
+seconds=$((SECONDS - loading))
+docker update --cpus "$(nproc)" "$database" > /dev/null
+committed=$(query "SELECT coalesce(sum(byte_end - byte_start), 0) FROM loader.block JOIN loader.import USING (import_key) WHERE state = 'loading'")
+# A minute of work is 60 / seconds of what was loaded.
+[ "$committed" -ge $((loaded * (seconds - 60) / seconds)) ] || { echo "a crash after $seconds s cost $((loaded - committed)) of $loaded bytes" >&2; exit 1; }
+docker compose --profile demo up --no-build --detach --wait
+succeeded "$import"
+[ "$(rows)" = $((before + 2 * imported)) ]
+echo "a crash after $seconds s of loading kept $committed of $loaded bytes"
+echo "three imports of $imported rows, two of them in two attempts"

@@ -59,7 +59,9 @@ def _quoted_newlines(data: Bytes, end: int) -> int:
     for position in range(0, words_end, 8):
         word = word_at(memory, position)
         if other_bytes(word, _NEWLINES) == _ALL_OTHER:
-            quotes += byte_sum(other_bytes(word, _QUOTES))  # as even as the number of quotes: of eight bytes the others
+            quotes += byte_sum(
+                other_bytes(word, _QUOTES)
+            )  # as even as the number of quotes: of eight bytes the others
         else:
             for byte in data[position : position + 8]:
                 quotes += byte == QUOTE
