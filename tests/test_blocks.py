@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 import pytest
 from hypothesis import given
@@ -16,14 +17,14 @@ from loader.wire import FailureCode
 _BUFFERS = [Buffer() for _ in range(24)]
 
 
-def segments_of(data: bytes, cuts: Sequence[int]) -> Iterator[Segment]:
-    """Yield the data in pieces, each in a buffer of its own."""
+def segments_of(data: bytes, cuts: Sequence[int], offset: int = 0) -> Iterator[Segment]:
+    """Yield the data, which begin at an offset in the file, in pieces, each in a buffer of its own."""
     starts = [0, *cuts]
     ends = [*cuts, len(data)]
     for buffer, start, end in zip(_BUFFERS, starts, ends, strict=False):
         if start < end:
             buffer.view[HEAD_ROOM_BYTES : HEAD_ROOM_BYTES + end - start] = data[start:end]
-            yield Segment(buffer, HEAD_ROOM_BYTES, HEAD_ROOM_BYTES + end - start, start, end - start)
+            yield Segment(buffer, HEAD_ROOM_BYTES, HEAD_ROOM_BYTES + end - start, offset + start, end - start)
 
 
 def content(block: Block) -> bytes:
@@ -47,9 +48,9 @@ texts = st.lists(st.sampled_from([b"a", b",", b'"', b"\n", b"\r\n", b'"x\n"', b"
 )
 
 
-@given(texts, st.lists(st.integers(0, 120), max_size=20), st.integers(2, 5))
-def test_blocks_join_to_the_file_and_are_cut_only_between_records(
-    data: bytes, cuts: list[int], first_line: int
+@given(texts, st.lists(st.integers(0, 120), max_size=20), st.integers(2, 5), st.integers(0, 5))
+def test_blocks_join_to_the_file_and_are_cut_behind_the_last_record_of_each_segment(
+    data: bytes, cuts: list[int], first_line: int, offset: int
 ) -> None:
     points = sorted(point for point in set(cuts) if point <= len(data))
     released: list[Buffer] = []
@@ -57,8 +58,8 @@ def test_blocks_join_to_the_file_and_are_cut_only_between_records(
     line = first_line
     ends: list[int] = []
     source_bytes = 0
-    for block in cut(segments_of(data, points), first_line, released.append):
-        assert block.byte_offset == len(seen)
+    for block in cut(segments_of(data, points, offset), first_line, released.append):
+        assert block.byte_offset == offset + len(seen)
         assert block.first_line == line
         seen += content(block)
         line += block.line_count
@@ -69,8 +70,9 @@ def test_blocks_join_to_the_file_and_are_cut_only_between_records(
         assert block.record_count == len(records(content(block)))
     assert seen == data
     assert source_bytes == len(data)
-    boundaries = {len(b"".join(records(data)[: count + 1])) for count in range(len(records(data)))}
-    assert set(ends) <= boundaries
+    record_ends = [0, *accumulate(map(len, records(data + b"x")[:-1]))]  # not that of an unended last one
+    last_ends = {max(end for end in record_ends if end <= point) for point in [*points, len(data)]}
+    assert set(ends) == (last_ends | {len(data)}) - {0}
 
 
 def test_every_buffer_is_either_in_a_block_or_released() -> None:
@@ -82,9 +84,15 @@ def test_every_buffer_is_either_in_a_block_or_released() -> None:
     assert {id(segment.buffer) for segment in segments} == {id(buffer) for buffer in kept + released}
 
 
-def test_a_record_longer_than_a_block_is_an_error_that_says_where() -> None:
+@pytest.mark.parametrize(
+    ("filling", "column", "where"),
+    [(b"x", "hvfhs_license_num", "line 3, byte 4, column hvfhs_license_num"), (b",", None, "line 3, byte 4")],
+)
+def test_a_record_longer_than_a_block_is_an_error_that_says_where(
+    filling: bytes, column: str | None, where: str
+) -> None:
     head = b"a,b\n"
-    pieces = [head + b'"' + b"x" * (HEAD_ROOM_BYTES - 5), b"y" * HEAD_ROOM_BYTES, b"z" * HEAD_ROOM_BYTES]
+    pieces = [head + filling * (HEAD_ROOM_BYTES - 4), *[filling * HEAD_ROOM_BYTES] * 2]
 
     def segments() -> Iterator[Segment]:
         offset = 0
@@ -98,8 +106,8 @@ def test_a_record_longer_than_a_block_is_an_error_that_says_where() -> None:
         list(cut(segments(), 2, lambda _buffer: None))
     failure = caught.value.failure
     assert (failure.code, failure.line, failure.byte_offset) == (FailureCode.RECORD_TOO_LONG, 3, len(head))
-    assert failure.column == "hvfhs_license_num"
-    assert failure.value == '"' + "x" * (VALUE_CHARACTERS - 1) + "…"
+    assert (failure.column, failure.value) == (column, filling.decode() * VALUE_CHARACTERS + "…")
+    assert failure.message == f"A record is longer than {HEAD_ROOM_BYTES:,} bytes ({where})."
 
 
 @pytest.mark.parametrize(
@@ -119,9 +127,8 @@ def test_a_record_that_is_too_long_is_told_by_the_field_in_which_it_goes_on(
     assert field_that_goes_on(beginning) == (column, value)
 
 
-def test_a_record_nearly_as_long_as_a_segment_is_no_error() -> None:
-    record = b"x" * (HEAD_ROOM_BYTES - 1) + b"\n"
-    data = b"a\n" + record + b"b\n"
+def test_a_record_as_long_as_a_segment_and_its_line_end_is_no_error() -> None:
+    data = b"x" * HEAD_ROOM_BYTES + b"\nb\n"
     buffers = [Buffer(), Buffer()]
     first, second = data[:HEAD_ROOM_BYTES], data[HEAD_ROOM_BYTES:]
     for buffer, piece in zip(buffers, (first, second), strict=True):

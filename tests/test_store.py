@@ -201,6 +201,7 @@ BAD_ROW = msgspec.structs.replace(FAILURE, code=FailureCode.BAD_ROW, retryable=F
     ("phase", "ending", "kept"),
     [
         ("loading", Ending(State.QUEUED, -9, FAILURE), True),
+        ("loading", Ending(State.QUEUED, -9, FAILURE, keeps_staging=True), True),
         ("loading", Ending(State.FAILED, -9, FAILURE, keeps_staging=True), True),
         ("loading", Ending(State.FAILED, 66, FORBIDDEN, keeps_staging=True), True),
         ("rolling_back", Ending(State.QUEUED, 143, FAILURE), False),
