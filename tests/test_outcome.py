@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from importer.imports import State, may_move
-from importer.outcome import Asked, End, Known, Retries, Staged, decide, failure_of, needs_ledger
+from importer.outcome import RETRIES, Asked, End, Known, Retries, Staged, decide, failure_of, needs_ledger
 from loader.errors import LoaderError
 from loader.wire import FAILURE_KINDS, ExitCode, Failed, FailureCode, Published, Receipt
 
@@ -134,7 +134,8 @@ def test_an_end_decides_about_its_import(
     outcome = decide(end, standing, asked)
     assert (outcome.state, outcome.error and outcome.error.code) == (state, code)
     assert outcome.receipt == (RECEIPT if state is State.SUCCEEDED else None)
-    assert (outcome.retry_after_seconds > 0) == (state is State.QUEUED and asked is NOTHING)
+    is_tried_again = state is State.QUEUED and asked is NOTHING
+    assert outcome.retry_after_seconds == (RETRIES.first_delay_seconds if is_tried_again else 0)
 
 
 ENDS = [
@@ -180,7 +181,14 @@ def test_retries_come_later_each_time_and_end() -> None:
     assert outcomes[-1].error.retryable  # by a person
 
 
-def test_the_last_failed_attempt_of_a_killed_loader_says_by_which_signal() -> None:
+def test_the_retries_of_an_import_take_four_to_nine_minutes() -> None:
+    seconds = sum(RETRIES.delay_seconds(fruitless) for fruitless in range(RETRIES.attempts - 1))
+    assert 4 * 60 <= seconds <= 9 * 60
+
+
+def test_the_last_failed_attempt_of_a_killed_loader_says_why_or_by_which_signal() -> None:
+    assert "said nothing" in failure_of(SILENT).message
+    assert "came no further" in failure_of(STALLED).message
     assert "SIGSEGV" in failure_of(exited(-11)).message
     assert "signal 40" in failure_of(exited(-40)).message
 
