@@ -48,6 +48,7 @@ class BlockRow(msgspec.Struct, frozen=True):
     line_count: int
     row_count: int
     reject_count: int
+    record_count: int
 
 
 class Totals(msgspec.Struct, frozen=True):
@@ -56,9 +57,11 @@ class Totals(msgspec.Struct, frozen=True):
     blocks: int
     parts: int
     bytes: int  # decompressed
+    records: int  # counted while cutting, from the blocks
     rows_sent: int  # by the encoder's count, from the blocks
+    rows_rejected: int  # the same
     rows_copied: int  # by the server's count, from the parts
-    rows_rejected: int
+    rejects_stored: int  # rows of loader.reject
 
 
 def import_table(import_key: int) -> sql.Identifier:
@@ -112,12 +115,14 @@ def totals(connection: Connection, import_key: int) -> Totals:
     with connection.cursor(row_factory=args_row(Totals)) as cursor:
         found = cursor.execute(
             "SELECT count(*), (SELECT count(*) FROM loader.part p WHERE p.import_key = %(key)s),"
-            " coalesce(sum(byte_end - byte_start), 0)::bigint, coalesce(sum(row_count), 0)::bigint,"
+            " coalesce(sum(byte_end - byte_start), 0)::bigint, coalesce(sum(record_count), 0)::bigint,"
+            " coalesce(sum(row_count), 0)::bigint, coalesce(sum(reject_count), 0)::bigint,"
             " (SELECT coalesce(sum(row_count), 0)::bigint FROM loader.part p WHERE p.import_key = %(key)s),"
-            " coalesce(sum(reject_count), 0)::bigint FROM loader.block WHERE import_key = %(key)s",
+            " (SELECT count(*) FROM loader.reject r WHERE r.import_key = %(key)s)"
+            " FROM loader.block WHERE import_key = %(key)s",
             {"key": import_key},
         ).fetchone()
-    return found or Totals(0, 0, 0, 0, 0, 0)
+    return found or Totals(0, 0, 0, 0, 0, 0, 0, 0)
 
 
 def spans(connection: Connection, import_key: int) -> list[Span]:
@@ -180,7 +185,8 @@ def complete_part(connection: Connection, part: int, row_count: int) -> None:
 def insert_blocks(connection: Connection, import_key: int, part: int, blocks: Sequence[BlockRow]) -> None:
     """Insert the rows of a part's blocks."""
     with connection.cursor().copy(
-        "COPY loader.block (import_key, part, byte_start, byte_end, line_count, row_count, reject_count) FROM STDIN"
+        "COPY loader.block (import_key, part, byte_start, byte_end, line_count, row_count, reject_count,"
+        " record_count) FROM STDIN"
     ) as copy:
         for block in blocks:
             copy.write_row((import_key, part, *msgspec.structs.astuple(block)))

@@ -15,7 +15,7 @@ from uuid import UUID
 
 import msgspec
 
-from loader import aside, claim, coverage, ledger, publication, removal, trips_notes, trips_table
+from loader import aside, claim, ledger, proof, publication, removal, trips_notes, trips_table
 from loader.buffers import BufferPool
 from loader.claim import Attempt, Target
 from loader.database import Connection, Database, end_backends
@@ -27,7 +27,7 @@ from loader.interrupt import POLL_SECONDS, Interrupt
 from loader.ledger import Import
 from loader.progress import Meter
 from loader.pulse import Pulse
-from loader.rejection import RejectCount, parse_allowance, refuse_too_many
+from loader.rejection import RejectCount, parse_allowance
 from loader.remainder import Remainder
 from loader.source import Source, SourceInfo, open_source
 from loader.wire import FailureCode, Job, Message, Probed, Receipt
@@ -247,32 +247,33 @@ class Load:
         """Return what the import proves, having seen that it does. Raises LoaderError."""
         info, key = probe.info, attempt.import_key
         self._refuse_unverified(probe.source, info)
-        totals = ledger.totals(control, key)
-        rows_parsed = totals.rows_sent + totals.rows_rejected
-        first = ledger.first_reject(control, key)
-        refuse_too_many(self._allowance, totals.rows_rejected, rows_parsed, first)
-        flaw = coverage.find_flaw(ledger.spans(control, key), claimed.data_start, remainder.data_end)
-        if totals.rows_sent != totals.rows_copied:
-            flaw = f"{totals.rows_sent:,} rows were sent and {totals.rows_copied:,} copied"
-        if flaw is not None:
-            raise LoaderError(
-                FailureCode.INTERNAL_ERROR,
-                f"The loaded blocks do not prove that the file is whole: {flaw}.",
-                "This is a defect of the loader: please report it. Nothing was published.",
-            )
+        source_end = remainder.data_end
+        if probe.source.compressed_bytes is not None:
+            source_end = probe.source.compressed_bytes
+        rows_attached = publication.attached_row_count(control, key)
+        totals = proof.prove(
+            control,
+            key,
+            allowance=self._allowance,
+            data_start=claimed.data_start,
+            data_end=remainder.data_end,
+            source_end=source_end,
+            source_bytes=info.size_bytes,
+            rows_attached=rows_attached,
+        )
         return Receipt(
             import_id=str(claimed.id),
             import_key=key,
             source=info.location,
             validator=info.validator,
-            source_bytes=info.size_bytes or probe.source.compressed_bytes or remainder.data_end,
+            source_bytes=source_end,
             data_bytes=remainder.data_end,
             length_verified=probe.source.length_verified,
             blocks=totals.blocks,
             parts=totals.parts,
-            rows_parsed=rows_parsed,
+            rows_parsed=totals.records,
             rows_copied=totals.rows_copied,
-            rows_published=publication.attached_row_count(control, key),
+            rows_published=rows_attached,
             rows_rejected=totals.rows_rejected,
             attempts=attempt.number,
             seconds=round(time.monotonic() - self._started, 3),

@@ -107,7 +107,7 @@ class Part:
                     self._reject_bytes += sum(len(reject.original) for reject in chunk.rejects)
                     self._on_rejects(chunk.rejects, byte_end)
                 yield chunk
-            row = BlockRow(block.byte_offset, byte_end, block.line_count, rows, rejects)
+            row = BlockRow(block.byte_offset, byte_end, block.line_count, rows, rejects, block.record_count)
             self._blocks.append(row)
             self._on_block(block, row)
 

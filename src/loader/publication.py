@@ -103,13 +103,18 @@ def _attach_parts(connection: Connection, import_key: int) -> None:
 
 
 def attached_row_count(connection: Connection, import_key: int) -> int:
-    """Return how many rows are in the parts that are partitions of the import's table: those that a publish shows."""
+    """Return how many rows are in the parts that a publish shows: partitions of the import's table that are not empty.
+
+    Reads one row of each part. A part all of whose rows were deleted is read whole.
+    """
     with connection.cursor(row_factory=scalar_row) as cursor:
         return cursor.execute(
-            "SELECT coalesce(sum(row_count), 0)::bigint FROM loader.part JOIN pg_inherits"
-            " ON inhrelid = to_regclass(format('loader.import_%%s_part_%%s', import_key, part))"
-            " WHERE import_key = %s AND inhparent = to_regclass(%s)",
-            [import_key, f"loader.import_{import_key}"],
+            sql.SQL(
+                "SELECT coalesce(sum(row_count), 0)::bigint FROM loader.part p JOIN loader.import i USING (import_key)"
+                " JOIN pg_inherits ON inhrelid = p.table_oid AND inhparent = i.table_oid"
+                " CROSS JOIN LATERAL (SELECT FROM {} t WHERE t.part = p.part LIMIT 1) one WHERE import_key = %s"
+            ).format(ledger.import_table(import_key)),
+            [import_key],
         ).fetchall()[0]
 
 
