@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
+import psutil
 import psycopg
 import pytest
 from http_server import HttpServer
-from loader_process import query, row_count
+from loader_process import query, row_count, wait_for
+from test_deployment import SERVICES, at, items
 
 from loader.account import UNSHARED
 from loader.cluster import find_binaries
 from loader.wire import ExitCode
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
+COMPOSE = DEPLOY / "compose"
 LOADER = [sys.executable, "-m", "loader"]
 
 # Each compiles the kernel, or starts some processes.
@@ -81,53 +87,122 @@ def test_with_the_kernels_of_the_image_nothing_is_compiled_where_it_runs(
     assert row_count(database_url) > 0
 
 
-def test_compose_makes_a_password_once_and_a_role_that_is_no_superuser_and_can_import(
-    tmp_path: Path, postgres: str, database_url: str, server: HttpServer
-) -> None:
-    service_file = tmp_path / "pg_service.conf"
-    program = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    run(["sh", DEPLOY / "compose" / "create-credentials.sh", service_file], program)
-    written = service_file.read_text()
-    run(["sh", DEPLOY / "compose" / "create-credentials.sh", service_file], program)
-    assert service_file.read_text() == written
-    assert re.search(r"^password=[\w-]{40,}$", written, re.MULTILINE)
+class ComposePostgres:
+    """Compose's database as start-postgres.sh makes and runs it, on a port of its own."""
 
-    database = urlsplit(database_url).path.removeprefix("/")
-    socket_folder = parse_qs(urlsplit(postgres).query)["host"][0]
-    binaries = find_binaries()
-    assert binaries is not None
-    psql = binaries / "psql"
-    initialisation = {
-        "PATH": f"{psql.parent}:{os.environ['PATH']}",
-        "PGHOST": socket_folder,
-        "PGSERVICEFILE": str(service_file),
-        "POSTGRES_USER": "postgres",
-        "POSTGRES_DB": database,
-    }
-    run(["sh", DEPLOY / "compose" / "create-role.sh"], initialisation)
-    try:
-        # as Compose has it, but for where the server is
-        here = written.replace("host=postgres", f"host={socket_folder}").replace("taxi", database)
-        reachable = tmp_path / "reachable.conf"
-        reachable.write_text(here)
-        run(
-            [*LOADER, "run", server.url],
-            {"DATABASE_URL": "service=importer", "PGSERVICEFILE": str(reachable)},
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.data = folder / "18" / "docker"
+        self.unfinished = folder / "initialising"
+        binaries = find_binaries()
+        assert binaries is not None
+        self.environment = {
+            "PATH": f"{binaries}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PGSERVICEFILE": str(folder / "pg_service.conf"),
+        }
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port: int = free.getsockname()[1]
+        self.url = f"postgresql://postgres@/taxi?host={folder}&port={self._port}"
+
+    def create_credentials(self) -> str:
+        """Write the service file as Compose does, but for where the server is; return its text."""
+        service_file = self._folder / "pg_service.conf"
+        run(["sh", COMPOSE / "create-credentials.sh", service_file], self.environment)
+        text = service_file.read_text().replace("host=postgres\n", f"host=127.0.0.1\nport={self._port}\n")
+        service_file.write_text(text)
+        return text
+
+    def start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [
+                *unprivileged(),
+                *("sh", COMPOSE / "start-postgres.sh"),
+                *(
+                    f"--port={self._port}",
+                    f"--unix_socket_directories={self._folder}",
+                    "--shared_buffers=16MB",
+                ),
+            ],
+            env={
+                **self.environment,
+                "PGDATA": str(self.data),
+                "PGHOST": str(self._folder),
+                "PGPORT": str(self._port),
+            },
+            start_new_session=True,
         )
-        assert row_count(database_url) > 0
-        assert query(
-            database_url,
-            "SELECT rolsuper, rolcreatedb, rolcreaterole, rolpassword LIKE 'SCRAM-SHA-256$%'"
-            " FROM pg_authid WHERE rolname = 'importer'",
-        ) == [(False, False, False, True)]
-        assert query(database_url, "SELECT tableowner FROM pg_tables WHERE tablename = 'trips'") == [
-            ("importer",)
-        ]
-    finally:
-        with psycopg.connect(database_url, autocommit=True) as connection:
-            connection.execute(
-                "REASSIGN OWNED BY importer TO postgres; DROP OWNED BY importer; DROP ROLE importer"
-            )
+
+    def is_healthy(self) -> bool:
+        """Return what the health check of compose.yaml finds."""
+        check = items(at(SERVICES["postgres"], "healthcheck", "test"))
+        assert check[0] == "CMD"
+        command = [str(word) for word in check[1:]]
+        environment = {**os.environ, **self.environment}
+        return subprocess.run(command, env=environment, capture_output=True, check=False).returncode == 0
+
+
+@pytest.fixture
+def compose_postgres() -> Generator[ComposePostgres]:
+    with tempfile.TemporaryDirectory(prefix="compose-postgres-") as folder:  # a socket's path must be short
+        yield ComposePostgres(Path(folder))
+
+
+def kill_with_children(process: subprocess.Popen[bytes]) -> None:
+    """Kill it as a container is killed: with every process that it has started."""
+    found = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for each in found:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
+    process.wait()
+    psutil.wait_procs(found)
+
+
+def test_a_first_compose_up_killed_at_any_moment_is_completed_by_the_next(
+    compose_postgres: ComposePostgres, server: HttpServer
+) -> None:
+    data, unfinished = compose_postgres.data, compose_postgres.unfinished
+    compose_postgres.create_credentials()
+    for moment in (
+        lambda: (data / "PG_VERSION").exists(),
+        lambda: (data / "base" / "4").exists(),  # template0, the last of initdb's work
+        lambda: data.exists() and not unfinished.exists() and (data / "postmaster.pid").exists(),
+    ):
+        process = compose_postgres.start()
+        wait_for("the moment", moment)
+        kill_with_children(process)
+        assert not compose_postgres.is_healthy()
+    process = compose_postgres.start()
+    wait_for("a healthy server", compose_postgres.is_healthy)
+    run([*LOADER, "run", server.url], {**compose_postgres.environment, "DATABASE_URL": "service=importer"})
+    assert row_count(compose_postgres.url) > 0
+    assert query(
+        compose_postgres.url,
+        "SELECT rolsuper, rolcreatedb, rolcreaterole, rolpassword LIKE 'SCRAM-SHA-256$%'"
+        " FROM pg_authid WHERE rolname = 'importer'",
+    ) == [(False, False, False, True)]
+    assert query(compose_postgres.url, "SELECT tableowner FROM pg_tables WHERE tablename = 'trips'") == [
+        ("importer",)
+    ]
+    process.send_signal(signal.SIGINT)  # as `docker compose stop` does
+    assert process.wait() == 0
+
+
+def test_each_compose_start_lets_the_importer_in_which_the_health_check_tells(
+    compose_postgres: ComposePostgres,
+) -> None:
+    written = compose_postgres.create_credentials()
+    assert re.search(r"^password=[\w-]{40,}$", written, re.MULTILINE)
+    assert compose_postgres.create_credentials() == written
+    for change in ("ALTER ROLE importer NOLOGIN", "ALTER ROLE importer PASSWORD 'another'", None):
+        process = compose_postgres.start()
+        wait_for("a healthy server", compose_postgres.is_healthy)
+        if change is not None:
+            with psycopg.connect(compose_postgres.url, autocommit=True) as connection:
+                connection.execute(change.encode())
+            assert not compose_postgres.is_healthy()
+        process.send_signal(signal.SIGINT)
+        process.wait()
 
 
 def test_without_the_servers_programs_the_service_says_that_it_needs_an_address(tmp_path: Path) -> None:
