@@ -54,6 +54,15 @@ def is_forbidden(_: str) -> None:
     end("source_forbidden", 66, staging="kept")
 
 
+def loses_its_database(_: str) -> None:
+    """Fail as if the database were away, whatever others find."""
+    end("database_unavailable", 69, retryable=True, staging="unknown")
+
+
+def finds_trips_locked(_: str) -> None:
+    end("table_locked", 75, retryable=True, staging="kept")
+
+
 def dies(number: str) -> None:
     os.kill(os.getpid(), int(number))
 

@@ -74,6 +74,32 @@ async def test_failures_without_progress_are_counted_and_the_last_one_stays(
         assert await scene.exit_codes(import_id) == [66, 66, 66]
 
 
+async def test_a_database_that_only_the_service_can_use_ends_its_imports(
+    tmp_path: Path, database_url: str
+) -> None:
+    async with supervising(tmp_path, database_url, command=ODD) as scene:
+        import_id = await scene.submit("https://example.org/loses_its_database")
+        found = await scene.until_state(import_id, State.FAILED)
+        assert found.error is not None
+        assert found.error.code is FailureCode.DATABASE_UNAVAILABLE
+        assert await scene.exit_codes(import_id) == [69, 69, 69]
+
+
+async def test_attempts_that_find_trips_locked_are_counted_by_themselves_and_end(
+    tmp_path: Path, database_url: str
+) -> None:
+    retries = Retries(attempts=2, first_delay_seconds=0.01, locked_attempts=5)
+    async with supervising(tmp_path, database_url, command=ODD, retries=retries) as scene:
+        import_id = await scene.submit("https://example.org/finds_trips_locked")
+        found = await scene.until_state(import_id, State.FAILED)
+        assert found.error is not None
+        assert found.error.code is FailureCode.TABLE_LOCKED
+        assert await scene.exit_codes(import_id) == [75] * 5
+        assert (found.retry_count, found.keeps_staging) == (0, True)
+        await scene.store.retry(import_id)
+        assert (await scene.get(import_id)).locked_count == 0
+
+
 async def test_a_failure_after_progress_is_the_first_again(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:

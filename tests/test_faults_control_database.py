@@ -114,6 +114,16 @@ def fill_up(disk: Path) -> Path:
     return ballast
 
 
+def is_ready(live: LiveService) -> bool:
+    return live.client.get("/health/ready").status_code == 200
+
+
+def staged(database_url: str) -> list[str]:
+    """The ids of the imports of which the ledger has staging."""
+    found = query(database_url, "SELECT id::text FROM loader.import WHERE state <> 'published'")
+    return [str(import_id) for (import_id,) in found]
+
+
 def test_a_full_disk_refuses_new_imports_and_what_runs_succeeds_when_there_is_room(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
@@ -122,20 +132,69 @@ def test_a_full_disk_refuses_new_imports_and_what_runs_succeeds_when_there_is_ro
         start(tmp_path, database_url, IMPORTER_DATA_DIR=str(disk)) as live,
     ):
         running = submit_held(live, server)
+        assert is_ready(live)
         ballast = fill_up(disk)
         url = f"{server.origin}/new.csv"
         for _ in range(3):
             problem = assert_problem(live.client.post("/imports", json={"url": url}), 507, "control_db_full")
             assert str(disk) in problem["detail"]
-        assert_problem(live.client.post(f"/imports/{running}/cancel"), 507, "control_db_full")
-        assert live.get(running)["state"] == "running"
+        wait_for("readiness to look again", lambda: not is_ready(live))
+        problem = assert_problem(live.client.get("/health/ready"), 503, "not_ready")
+        assert str(disk) in problem["detail"]
         let_go(server)
         wait_for("the rows", lambda: row_count(database_url) == SAMPLE_ROWS)
         assert live.get(running)["state"] == "running"  # that it has succeeded could not be written down
         ballast.unlink()
         live.until_state(running, "succeeded")
+        wait_for("readiness to look again", lambda: is_ready(live))
         submit(live, server, "new")
     assert row_count(database_url) == 2 * SAMPLE_ROWS
+    assert_nothing_is_left(database_url)
+
+
+def test_on_a_full_disk_a_cancel_stops_the_loader_and_is_written_when_there_is_room(
+    tmp_path: Path, database_url: str, server: HttpServer
+) -> None:
+    with (
+        small_disk(tmp_path / "disk") as disk,
+        start(tmp_path, database_url, IMPORTER_DATA_DIR=str(disk), IMPORTER_SLOTS="1") as live,
+    ):
+        running = submit_held(live, server)
+        queued = live.submit(f"{server.origin}/new.csv")["id"]
+        ballast = fill_up(disk)
+        for _ in range(2):
+            problem = assert_problem(live.client.post(f"/imports/{running}/cancel"), 507, "control_db_full")
+            assert "told to roll back" in problem["detail"]
+        problem = assert_problem(live.client.post(f"/imports/{queued}/cancel"), 507, "control_db_full")
+        assert "told to roll back" not in problem["detail"]
+        wait_for("the roll back", lambda: staged(database_url) == [])
+        assert live.get(running)["state"] == "running"
+        ballast.unlink()
+        live.until_state(running, "cancelled")
+        (attempt,) = live.client.get(f"/imports/{running}/attempts").json()
+        assert attempt["exit_code"] == 143
+        live.until_state(queued, "succeeded")
+    assert row_count(database_url) == SAMPLE_ROWS
+    assert_nothing_is_left(database_url)
+
+
+def test_a_cancel_that_a_restart_comes_before_is_forgotten_and_can_be_asked_for_again(
+    tmp_path: Path, database_url: str, server: HttpServer
+) -> None:
+    """As the answer has said: the control DB and the ledger agree, and the import begins again."""
+    with small_disk(tmp_path / "disk") as disk:
+        live = start(tmp_path, database_url, IMPORTER_DATA_DIR=str(disk))
+        running = submit_held(live, server)
+        ballast = fill_up(disk)
+        assert_problem(live.client.post(f"/imports/{running}/cancel"), 507, "control_db_full")
+        wait_for("the roll back", lambda: staged(database_url) == [])
+        live.kill()
+        ballast.unlink()
+        with start(tmp_path, database_url, IMPORTER_DATA_DIR=str(disk)) as live:
+            wait_for("the next attempt", lambda: committed_rows(database_url) > 0)
+            assert live.client.post(f"/imports/{running}/cancel").status_code == 202
+            live.until_state(running, "cancelled")
+    assert row_count(database_url) == 0
     assert_nothing_is_left(database_url)
 
 

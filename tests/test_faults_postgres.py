@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from conftest import SAMPLE_ROWS
 from http_server import HttpServer
 from loader_process import (
     LoaderProcess,
@@ -93,25 +94,63 @@ async def scene(tmp_path: Path, database_url: str) -> AsyncGenerator[Scene]:
 
 
 @pytest.mark.anyio
-@pytest.mark.long
-async def test_an_import_whose_database_stays_away_fails_and_a_retry_goes_on(
-    own: OwnServer, scene: Scene, server: HttpServer, sample: bytes
+async def test_a_queue_waits_for_its_database_however_long_it_stays_away(
+    own: OwnServer, scene: Scene, server: HttpServer
 ) -> None:
+    """Three attempts are the most here, and each loader gives up at once."""
     server.rule = stall_late
-    import_id = await scene.submit(server.url)
+    import_ids = [await scene.submit(server.url) for _ in range(4)]
     await scene.until_part()
     await asyncio.to_thread(own.stop)
     resume_serving(server)
-    found = await scene.until_state(import_id, State.FAILED)
+    for import_id in import_ids[:2]:
+        waiting = await scene.until_state(import_id, State.QUEUED)
+        assert waiting.error is not None
+        assert waiting.error.code is FailureCode.DATABASE_UNAVAILABLE
+    before = [await scene.get(import_id) for import_id in import_ids]
+    for _ in range(3):
+        assert await scene.supervisor.probe.look(0) is not None
+        scene.supervisor.wake()
+    assert [await scene.get(import_id) for import_id in import_ids] == before
+    assert [found.retry_count for found in before] == [0, 0, 0, 0]
     await asyncio.to_thread(own.start)
-    assert found.error is not None
-    assert (found.error.code, found.error.retryable) == (FailureCode.DATABASE_UNAVAILABLE, True)
-    assert await scene.store.retry(import_id) is not None
-    scene.supervisor.wake()
-    await scene.until(import_id, lambda found: found.state is not State.FAILED)
-    assert (await scene.receipt(import_id)).attempts >= 2
-    assert checksum(scene.database_url) == checksum_of(scene.database_url, sample)
+    receipts = [await scene.receipt(import_id) for import_id in import_ids]
+    assert max(receipt.attempts for receipt in receipts) == 2
+    assert row_count(scene.database_url) == len(import_ids) * SAMPLE_ROWS
     await asyncio.to_thread(assert_nothing_is_left, scene.database_url)
+
+
+@pytest.mark.anyio
+async def test_an_import_shows_that_it_waits_for_its_database_while_it_does(
+    own: OwnServer, tmp_path: Path, database_url: str, server: HttpServer
+) -> None:
+    server.rule = stall_late
+    async with supervising(tmp_path, database_url) as scene:
+        import_id = await scene.submit(server.url)
+        await scene.until_part()
+        await asyncio.to_thread(own.stop)
+        found = await scene.until(import_id, lambda found: found.error is not None)
+        assert found.error is not None
+        assert (found.state, found.error.code) == (State.RUNNING, FailureCode.DATABASE_UNAVAILABLE)
+        resume_serving(server)
+        await asyncio.to_thread(own.start)
+        await scene.until(import_id, lambda found: found.error is None)
+        await scene.receipt(import_id)
+        assert (await scene.get(import_id)).attempt_count == 1
+
+
+@pytest.mark.anyio
+async def test_a_service_whose_database_is_a_standby_starts_no_loader(
+    scene: Scene, standby: OwnServer, server: HttpServer
+) -> None:
+    failure = await scene.supervisor.probe.look(0)
+    assert failure is not None
+    assert "standby" in failure.message
+    import_id = await scene.submit(server.url)
+    await scene.supervisor.probe.look(0)
+    assert (await scene.get(import_id)).state is State.QUEUED
+    promote(standby)
+    await scene.receipt(import_id)
 
 
 @pytest.mark.anyio

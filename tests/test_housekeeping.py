@@ -167,16 +167,75 @@ async def test_an_import_that_was_published_after_all_is_no_failure(
 async def test_housekeeping_that_the_database_prevents_is_done_when_it_is_back(
     tmp_path: Path, database_url: str, postgres: str, server: HttpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Neither staging nor its record goes before; the record is old enough to go."""
     monkeypatch.setattr(janitor, "_POSTPONED_SECONDS", 0.1)
     name = database_url.rpartition("/")[2].partition("?")[0]
     stall(server)
     async with supervising(tmp_path, database_url) as scene:
-        import_id = await scene.submit(f"{server.origin}/finds_a_bad_row")
+        import_id = await scene.submit(f"{server.origin}/is_forbidden")
         await scene.until_part()
+    async with supervising(tmp_path, database_url, command=ODD) as scene:
+        await scene.until_state(import_id, State.FAILED)
+    set_column(tmp_path, import_id, "finished_at", datetime(2024, 2, 1, tzinfo=UTC))
     with psycopg.connect(postgres, autocommit=True) as connection:
         connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
-        async with supervising(tmp_path, database_url, command=ODD) as scene:
-            await scene.until_state(import_id, State.FAILED)
+        async with supervising(tmp_path, database_url) as scene:
+            for _ in range(3):
+                assert await scene.supervisor.probe.look(0) is not None
+            assert (await scene.get(import_id)).state is State.FAILED
             connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
-            await until("the end of its staging", lambda: "staging" not in leftovers(database_url))
+            await scene.until_gone(import_id)
     await assert_all_gone(database_url)
+
+
+async def test_a_record_goes_only_after_its_staging(
+    tmp_path: Path, database_url: str, server: HttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody has made a view of the staging, so that it can't be dropped, and the record is old enough to go."""
+    monkeypatch.setattr(janitor, "_POSTPONED_SECONDS", 0.1)
+    stall(server)
+    async with supervising(tmp_path, database_url) as scene:
+        held, other = [await scene.submit(f"{server.origin}/is_forbidden") for _ in range(2)]
+        await scene.until_part()
+        await until("parts of both", lambda: query(database_url, TWO_STAGED))
+    async with supervising(tmp_path, database_url, command=ODD) as scene:
+        for import_id in (held, other):
+            await scene.until_state(import_id, State.FAILED)
+    for import_id in (held, other):
+        set_column(tmp_path, import_id, "finished_at", datetime(2024, 2, 1, tzinfo=UTC))
+    parts = query(
+        database_url,
+        "SELECT format('loader.import_%s_part_%s', import_key, part) FROM loader.part"
+        f" JOIN loader.import USING (import_key) WHERE id = '{held}'",
+    )
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(f"CREATE VIEW staged AS SELECT * FROM {parts[0][0]}".encode())
+        async with supervising(tmp_path, database_url) as scene:
+            await scene.until_gone(other)
+            assert (await scene.get(held)).state is State.FAILED
+            connection.execute("DROP VIEW staged")
+            await scene.until_gone(held)
+    await assert_all_gone(database_url)
+
+
+async def test_a_clock_that_is_set_forward_makes_nothing_old(
+    tmp_path: Path, database_url: str, server: HttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither staging that is kept for a day nor a record that is kept for thirty."""
+    stall(server)
+    async with supervising(tmp_path, database_url) as scene:
+        kept = await scene.submit(f"{server.origin}/is_forbidden")
+        dropped = await scene.submit(f"{server.origin}/finds_a_bad_row")
+        await scene.until_part()
+        await until("parts of both", lambda: query(database_url, TWO_STAGED))
+    async with supervising(tmp_path, database_url, command=ODD, slots=1) as scene:
+        await scene.until_state(kept, State.FAILED)
+        monkeypatch.setattr(janitor, "utc_now", lambda: datetime.now(UTC) + timedelta(days=2000))
+        await scene.until_state(dropped, State.FAILED)
+        await until("the end of the other's staging", lambda: len(query(database_url, STAGED)) == 1)
+        new = await scene.submit("https://example.org/fails")  # and so a look after that
+        await scene.until_state(new, State.FAILED)
+    assert len(query(database_url, STAGED)) == 1
+    monkeypatch.undo()
+    async with supervising(tmp_path, database_url) as scene:
+        assert (await scene.get(kept)).state is State.FAILED

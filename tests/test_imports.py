@@ -20,7 +20,15 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from store_driver import FAILURE, PROGRESS, Clock, brought_to, finished, job, receipt, submitted, there
 
 from importer.errors import IdempotencyConflict
-from importer.imports import FINISHED, MOVES, Ending, Import, State, may_move
+from importer.imports import (
+    FINISHED,
+    MAX_RETRY_DELAY_SECONDS,
+    MOVES,
+    Ending,
+    Import,
+    State,
+    may_move,
+)
 from importer.store import Store
 
 R = TypeVar("R")
@@ -149,7 +157,14 @@ class Life(msgspec.Struct):
     retries: int = 0
     loader_runs: bool = False
     not_before: datetime | None = None
+    has_failed: bool = False  # it is queued, and waits after a failed attempt
     finished_at: datetime | None = None
+
+    def is_due(self, now: datetime) -> bool:
+        if self.state is not State.QUEUED:
+            return False
+        latest = now + timedelta(seconds=MAX_RETRY_DELAY_SECONDS)
+        return self.not_before is None or not now < self.not_before <= latest
 
 
 class Lives(RuleBasedStateMachine):
@@ -185,7 +200,7 @@ class Lives(RuleBasedStateMachine):
         assert life.state is target or (life.state, target) in MOVES
         life.state = target
         life.version += 1
-        life.not_before = None
+        life.not_before, life.has_failed = None, False
         life.finished_at = self.clock.now if target in FINISHED else life.finished_at
         return life
 
@@ -219,11 +234,7 @@ class Lives(RuleBasedStateMachine):
 
     @rule()
     def start(self) -> None:
-        due = [
-            one
-            for one, life in self.lives.items()
-            if life.state is State.QUEUED and (life.not_before is None or life.not_before <= self.clock.now)
-        ]
+        due = [one for one, life in self.lives.items() if life.is_due(self.clock.now)]
         answer = self.run(self.store.claim())
         assert (answer and answer.id) == (due[0] if due else None)
         if answer is not None:
@@ -260,7 +271,7 @@ class Lives(RuleBasedStateMachine):
             )
             if life := self.end(one, State.QUEUED, (State.RUNNING,), answer):
                 life.retries += 1
-                life.not_before = not_before
+                life.not_before, life.has_failed = not_before, True
 
     @rule(number=st.integers(0))
     def suspend(self, number: int) -> None:
@@ -307,7 +318,8 @@ class Lives(RuleBasedStateMachine):
     def retry(self, number: int) -> None:
         if one := self.pick(number):
             answer = self.run(self.store.retry(one))
-            if life := self.expect(one, answer, State.QUEUED, (State.FAILED, State.CANCELLED)):
+            origins = (State.FAILED, State.CANCELLED, *([State.QUEUED] if self.lives[one].has_failed else []))
+            if life := self.expect(one, answer, State.QUEUED, origins):
                 life.retries = 0
 
     @rule(number=st.integers(0))
@@ -338,9 +350,12 @@ class Lives(RuleBasedStateMachine):
     @rule(seconds=st.integers(1, 100))
     def time_passes(self, seconds: int) -> None:
         self.clock.advance(seconds)
-        later = [life.not_before for life in self.lives.values() if life.not_before]
-        expected = min((moment for moment in later if moment > self.clock.now), default=None)
-        assert self.run(self.store.next_due()) == expected
+        later = [life.not_before for life in self.lives.values() if not life.is_due(self.clock.now)]
+        assert self.run(self.store.next_due()) == min(filter(None, later), default=None)
+
+    @rule(seconds=st.sampled_from([-1000, 1000]))
+    def the_clock_is_set(self, seconds: int) -> None:
+        self.clock.advance(seconds)
 
     @rule()
     def restart(self) -> None:

@@ -6,8 +6,20 @@ import itertools
 
 import pytest
 
-from importer.imports import State, may_move
-from importer.outcome import RETRIES, Asked, End, Known, Retries, Staged, decide, failure_of, needs_ledger
+from importer.imports import MAX_RETRY_DELAY_SECONDS, State, may_move
+from importer.outcome import (
+    RETRIES,
+    Asked,
+    End,
+    Known,
+    Retries,
+    Staged,
+    blames_database,
+    decide,
+    failure_of,
+    keeps_staging,
+    needs_ledger,
+)
 from loader.errors import LoaderError
 from loader.wire import FAILURE_KINDS, ExitCode, Failed, FailureCode, Published, Receipt
 
@@ -184,6 +196,59 @@ def test_retries_come_later_each_time_and_end() -> None:
 def test_the_retries_of_an_import_take_four_to_nine_minutes() -> None:
     seconds = sum(RETRIES.delay_seconds(fruitless) for fruitless in range(RETRIES.attempts - 1))
     assert 4 * 60 <= seconds <= 9 * 60
+
+
+def test_waiting_for_locks_ends_after_attempts_of_its_own() -> None:
+    end = failed("table_locked", "kept")
+    retries = Retries(attempts=2, first_delay_seconds=3, locked_attempts=3)
+    outcomes = [decide(end, STAGED, NOTHING, 100, retries, locked=locked) for locked in range(3)]
+    assert [outcome.state for outcome in outcomes] == [State.QUEUED, State.QUEUED, State.FAILED]
+    assert [outcome.retry_after_seconds for outcome in outcomes] == [3, 6, 0]
+    assert not any(outcome.is_retried for outcome in outcomes[:2])
+    assert decide(failed("import_busy", "kept"), STAGED, NOTHING, 0, retries, locked=100).is_retried
+
+
+@pytest.mark.parametrize("code", ["database_unavailable", "database_rights"])
+def test_an_outage_that_the_service_sees_itself_counts_for_nothing(code: str) -> None:
+    """Also a final one, such as a password that was changed: it would end the whole queue."""
+    end = failed(code, "kept")
+    outcome = decide(end, STAGED, NOTHING, 100, outage=FailureCode(code))
+    assert (outcome.state, outcome.is_retried) == (State.QUEUED, False)
+    assert outcome.error is not None
+    assert outcome.retry_after_seconds > 0
+    for another in (None, FailureCode.TABLE_MISMATCH):
+        assert decide(end, STAGED, NOTHING, 100, outage=another).state is State.FAILED
+    assert decide(end, STAGED, CANCEL, outage=FailureCode(code)).state is State.CANCELLING
+    assert decide(end, RECEIPT, NOTHING, outage=FailureCode(code)).state is State.SUCCEEDED
+
+
+def test_the_service_looks_at_the_database_when_a_loader_blames_it() -> None:
+    blaming = {code for code in FailureCode if blames_database(failed(code))}
+    assert {"database_unavailable", "database_rights", "cleanup_pending"} <= blaming
+    assert not blaming & {"bad_row", "source_forbidden", "table_locked", "out_of_space", "internal_error"}
+    assert not blames_database(exited(-9))
+
+
+@pytest.mark.parametrize(
+    ("end", "kept"),
+    [
+        (failed("source_forbidden", "kept"), True),
+        (failed("source_unreachable", "kept"), True),
+        (failed("source_unreachable", "unknown"), True),
+        (failed("source_unreachable", "none"), False),
+        (failed("bad_row", "unknown"), False),
+        (failed("bad_row"), False),
+        (exited(-9), True),
+        (exited(1), True),
+    ],
+)
+def test_staging_is_kept_unless_its_loader_says_that_the_failure_spoils_it(end: End, kept: bool) -> None:
+    assert keeps_staging(end) == kept
+
+
+def test_retries_never_wait_longer_than_the_queue_believes() -> None:
+    assert Retries().delay_seconds(8) == 256
+    assert Retries().delay_seconds(9) == Retries().delay_seconds(1000) == MAX_RETRY_DELAY_SECONDS
 
 
 def test_the_last_failed_attempt_of_a_killed_loader_says_why_or_by_which_signal() -> None:

@@ -318,12 +318,14 @@ def test_a_database_that_is_away_is_told_by_readiness_and_by_what_needs_it(
                 return None if answer.status_code == 200 else answer
 
             assert_problem(wait_for("the probe to look again", probe), 503, "not_ready")
+            assert service.metric("importer_database_up") == 0
             answer = service.client.get(ended["links"]["rejects"])
             assert_problem(answer, 503, "database_unavailable")
             assert service.client.get("/health/live").status_code == 200
             assert service.get(ended["id"])["state"] == "failed"
         finally:
             connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(name))
+    wait_for("the database", lambda: service.metric("importer_database_up") == 1)
 
 
 def test_a_database_that_refuses_is_told_with_what_its_operator_can_do(

@@ -15,10 +15,11 @@ from store_driver import FAILURE, PROGRESS, Clock, brought_to, finished, job, re
 
 from importer import representation
 from importer.errors import IdempotencyConflict
-from importer.import_moves import NEXT_IN_QUEUE
+from importer.import_moves import NEXT_DUE, NEXT_IN_QUEUE, queue_times
+from importer.import_rows import Parameters
 from importer.imports import FINISHED, Attempt, Ending, State
 from importer.outcome import SERVICE_ENDED
-from importer.store import NEXT_DUE, Store
+from importer.store import Store
 from loader.wire import FailureCode, Phase, Progress
 
 pytestmark = pytest.mark.anyio
@@ -177,6 +178,31 @@ async def test_an_import_whose_time_has_not_come_lets_others_pass_and_keeps_its_
     assert await store.claim() is None
 
 
+async def test_an_attempt_that_a_wrong_clock_put_off_for_years_is_due(store: Store, clock: Clock) -> None:
+    one = await brought_to(store, State.RUNNING)
+    year = timedelta(days=365)
+    late = Ending(State.QUEUED, error=FAILURE, not_before=clock.now + 4 * year + timedelta(seconds=10))
+    await store.finish_attempt(one.id, late)
+    assert await store.next_due() is None
+    clock.advance(4 * year.total_seconds())
+    assert await store.claim() is None  # the clock was right
+    clock.advance(-4 * year.total_seconds())
+    assert there(await store.claim()).id == one.id
+
+
+async def test_retry_means_now(store: Store, clock: Clock) -> None:
+    """Also for an import that has not failed for good: it waits no longer, and begins to count anew."""
+    one = await brought_to(store, State.RUNNING)
+    later = clock.now + timedelta(seconds=100)
+    waiting = there(await store.finish_attempt(one.id, Ending(State.QUEUED, error=FAILURE, not_before=later)))
+    assert await store.claim() is None
+    asked = there(await store.retry(one.id))
+    assert (asked.state, asked.not_before, asked.error) == (State.QUEUED, None, None)
+    assert (asked.retry_count, asked.progress, asked.version) == (0, PROGRESS, waiting.version + 1)
+    assert await store.retry(one.id) is None  # it is due already
+    assert there(await store.claim()).id == one.id
+
+
 async def test_only_a_failure_counts_as_a_retry_and_a_retry_asked_for_begins_anew(store: Store) -> None:
     one = await brought_to(store, State.RUNNING)
     suspended = await store.finish_attempt(
@@ -246,7 +272,7 @@ async def test_rates_are_shown_only_while_a_loader_reports_them(store: Store) ->
 
 async def test_a_claim_among_thousands_looks_at_one(store: Store, path: Path) -> None:
     await submitted(store)
-    now = {"now": Clock()().isoformat(timespec="microseconds")}
+    now = queue_times(Clock()())
     with closing(sqlite3.connect(path)) as other:
         few = steps(other, NEXT_IN_QUEUE, now)
         other.execute(
@@ -263,7 +289,7 @@ async def test_a_claim_among_thousands_looks_at_one(store: Store, path: Path) ->
             assert index in plan[0]
 
 
-def steps(connection: sqlite3.Connection, query: str, parameters: dict[str, str]) -> int:
+def steps(connection: sqlite3.Connection, query: str, parameters: Parameters) -> int:
     """Return how many instructions of SQLite's virtual machine a query takes."""
     connection.execute(query, parameters).fetchall()  # the first one reads the schema, too
     count = 0

@@ -1,18 +1,15 @@
-"""Whether the service can do its work: it knows its two databases."""
+"""Whether the service can do its work: it can write its control DB, and the target database can be used."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 
+from importer.database_probe import FRESH_SECONDS, DatabaseProbe
 from importer.errors import StoreError
-from importer.ledger_reader import LedgerReader
 from importer.problems import ProblemCode, RequestProblem
 from importer.store import Store
-from loader.errors import LoaderError
 
-# Whoever asks within this time gets the answer that is there: any number of probes costs one connection a second.
-FRESH_SECONDS = 1.0
 # A probe gives up about then, too. The look goes on, so that never more than one waits for a database that hangs.
 PATIENCE_SECONDS = 5.0
 
@@ -20,9 +17,9 @@ PATIENCE_SECONDS = 5.0
 class Readiness:
     """Asks both databases, once at a time for all who want to know."""
 
-    def __init__(self, store: Store, database_url: str) -> None:
+    def __init__(self, store: Store, probe: DatabaseProbe) -> None:
         self._store = store
-        self._ledger = LedgerReader(database_url)
+        self._probe = probe
         self._check: asyncio.Task[list[str]] | None = None
         self._checked_at = float("-inf")
 
@@ -46,14 +43,12 @@ class Readiness:
 
     async def _control_db_fault(self) -> str | None:
         try:
-            await self._store.counts()
+            await self._store.counts()  # first: what is damaged is not written to
+            await self._store.require_writable()
         except StoreError as error:
             return error.message
         return None
 
     async def _target_fault(self) -> str | None:
-        try:
-            await self._ledger.server_version()
-        except LoaderError as error:
-            return error.failure.message
-        return None
+        fault = await self._probe.look()
+        return None if fault is None else fault.message

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import msgspec
@@ -11,14 +11,17 @@ import msgspec
 from importer import import_rows
 from importer.errors import IdempotencyConflict
 from importer.import_rows import IMPORT_COLUMNS, Parameters, json_text, time_text
-from importer.imports import FINISHED, Ending, Import, State, may_move
-from loader.wire import Job
+from importer.imports import FINISHED, MAX_RETRY_DELAY_SECONDS, Ending, Import, State, may_move
+from loader.wire import FailureCode, Job
 
 # The oldest import first, one that is to be tried again included: it holds staging, and others have waited less.
 NEXT_IN_QUEUE = (
-    "SELECT sequence FROM import WHERE state = 'queued' AND (not_before IS NULL OR not_before <= :now)"
+    "SELECT sequence FROM import"
+    " WHERE state = 'queued' AND (not_before IS NULL OR not_before <= :now OR not_before > :latest)"
     " ORDER BY sequence LIMIT 1"
 )
+# When the next one becomes due.
+NEXT_DUE = "SELECT min(not_before) FROM import WHERE not_before > :now AND not_before <= :latest"
 
 
 def submit(
@@ -44,14 +47,48 @@ def submit(
     (known,) = import_rows.imports(
         connection, f"SELECT {IMPORT_COLUMNS} FROM import WHERE idempotency_key = :key", row
     )
-    if _body(known.job) != _body(job):
+    if _body(_submitted(connection, known)) != _body(job):
         raise IdempotencyConflict(known.id)
     return known, False
 
 
+def retry(connection: sqlite3.Connection, import_id: UUID, source: str | None) -> list[Import]:
+    """Have an import tried again at once, from `source` if that is given; return it, or nothing where that is no move.
+
+    One that is queued without an error is due as it is, and has not failed.
+    """
+    found = import_rows.imports(
+        connection, f"SELECT {IMPORT_COLUMNS} FROM import WHERE id = :id", {"id": str(import_id)}
+    )
+    for one in found:
+        if one.state is State.QUEUED and one.error is None:
+            return []
+        job = one.job if source is None else msgspec.structs.replace(one.job, source=source)
+        return import_rows.update_import(
+            connection,
+            import_id,
+            [State.FAILED, State.CANCELLED, State.QUEUED],
+            "submitted = CASE WHEN :job = job THEN submitted ELSE coalesce(submitted, job) END, job = :job,"
+            " progress = CASE WHEN state = 'queued' THEN progress END, state = 'queued', finished_at = NULL,"
+            " not_before = NULL, error = NULL, retry_count = 0, locked_count = 0, keeps_staging = 0",
+            {"job": json_text(job)},
+        )
+    return []
+
+
+def queue_times(now: datetime) -> Parameters:
+    """Return the parameters of NEXT_IN_QUEUE and NEXT_DUE.
+
+    A `not_before` later than `latest` was written by a clock that was ahead, and counts as past: else the import would wait
+    until that clock was right.
+    """
+    latest = now + timedelta(seconds=MAX_RETRY_DELAY_SECONDS)
+    return {"now": time_text(now), "latest": time_text(latest)}
+
+
 def claim(connection: sqlite3.Connection, now: datetime) -> list[Import]:
     """Begin an attempt at the first import in the queue that is due; return it, or nothing."""
-    row: Parameters = {"now": time_text(now)}
+    row = queue_times(now)
     claimed = import_rows.imports(
         connection,
         "UPDATE import SET state = 'running', version = version + 1, attempt_count = attempt_count + 1,"
@@ -83,12 +120,14 @@ def finish_attempt(
         import_id,
         origins,
         "state = :state, phase = NULL, finished_at = :finished_at, retry_count = retry_count + :retried,"
+        " locked_count = CASE WHEN :is_locked THEN locked_count + 1 WHEN :retried THEN 0 ELSE locked_count END,"
         " error = :error, receipt = :receipt, not_before = :not_before, keeps_staging = :keeps_staging,"
         # what was rolled back has come nowhere, and what the roll back counted was no progress of the import
         " progress = CASE WHEN :is_kept AND phase IS NOT 'rolling_back' THEN progress END",
         {
             "state": ending.state,
             "finished_at": time_text(now) if is_end else None,
+            "is_locked": ending.error is not None and ending.error.code is FailureCode.TABLE_LOCKED,
             "retried": ending.state is State.QUEUED and ending.error is not None and ending.is_retried,
             "error": json_text(ending.error) if ending.state in (State.QUEUED, State.FAILED) else None,
             "receipt": json_text(ending.receipt),
@@ -110,6 +149,14 @@ def finish_attempt(
             },
         )
     return moved
+
+
+def _submitted(connection: sqlite3.Connection, one: Import) -> Job:
+    """Return the job as it was submitted, whatever a retry has made of it since."""
+    (text,) = connection.execute(
+        "SELECT coalesce(submitted, job) FROM import WHERE sequence = ?", [one.sequence]
+    ).fetchone()
+    return msgspec.json.decode(text, type=Job)
 
 
 def _body(job: Job) -> Job:

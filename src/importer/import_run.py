@@ -8,16 +8,27 @@ import datetime
 import msgspec
 import structlog
 
+from importer.database_probe import DatabaseProbe
 from importer.errors import StoreError
 from importer.failpoint import reach
 from importer.imports import Ending, Import, State
 from importer.ledger_reader import LedgerReader
-from importer.loader_process import Loaders
-from importer.outcome import Asked, End, Known, Retries, Staged, decide, keeps_staging, needs_ledger
+from importer.loader_process import Loaders, counts
+from importer.outcome import (
+    Asked,
+    End,
+    Known,
+    Retries,
+    Staged,
+    blames_database,
+    decide,
+    keeps_staging,
+    needs_ledger,
+)
 from importer.patience import jittered, until_stored
 from importer.store import Store
 from loader.errors import LoaderError
-from loader.wire import ProgressMessage
+from loader.wire import Failure, ProgressMessage
 
 
 class Reached(msgspec.Struct):
@@ -36,6 +47,7 @@ class ImportRun:
         loaders: Loaders,
         store: Store,
         ledger: LedgerReader,
+        probe: DatabaseProbe,
         retries: Retries,
         reached: Reached,
     ) -> None:
@@ -44,24 +56,42 @@ class ImportRun:
         self.end: End | None = None
         self._store = store
         self._ledger = ledger
+        self._probe = probe
         self._retries = retries
         self._reached = reached
         self._reported: ProgressMessage | None = None
-        self._is_suspended = False
+        self._has_moved = True  # the loader has come further since `show_outage` was called last
+        self._shows_outage = False
+        self._has_unwritten_cancel = self._is_suspended = False
         self._process = loaders.run(claimed.job)
         self._log: structlog.typing.FilteringBoundLogger = structlog.get_logger().bind(
             import_id=str(claimed.id), attempt=claimed.attempt_count
         )
         self._log.info("attempt started", process_id=self._process.process_id)
 
-    def cancel(self, grace_seconds: float) -> None:
-        """Have the loader roll back, or be killed if that takes longer: what is left then, Cleanup removes."""
+    def cancel(self, grace_seconds: float, *, is_written: bool) -> None:
+        """Have the loader roll back, or be killed if that takes longer: what is left then, Cleanup removes.
+
+        `is_written`: the control DB says so. Else `drive` writes it before it decides what becomes of the import.
+        """
+        self._has_unwritten_cancel = not is_written
         self._process.roll_back(grace_seconds)
 
     def suspend(self, grace_seconds: float) -> None:
         """Have the loader keep what is committed and end; killed, it keeps as much."""
         self._is_suspended = True
         self._process.suspend(grace_seconds)
+
+    async def show_outage(self, failure: Failure | None) -> None:
+        """Have the import show that its loader waits for the database, which can't be used; None: it can.
+
+        To be called at each look at the database. One that comes further meanwhile does not wait. Raises StoreError.
+        """
+        is_waiting = failure is not None and not self._has_moved
+        self._has_moved = False
+        if is_waiting != self._shows_outage:
+            await self._store.show_outage(self.import_id, failure if is_waiting else None)
+            self._shows_outage = is_waiting
 
     async def drive(self) -> None:
         """Write down what the loader reports, and in the end what becomes of the import.
@@ -92,12 +122,15 @@ class ImportRun:
         if not self._is_suspended and needs_ledger(process_end):  # else the next attempt looks
             with contextlib.suppress(LoaderError):  # the database is away
                 standing = await self._ledger.standing(self.import_id)
+        outage = None
+        if not self._is_suspended and blames_database(process_end):
+            outage = await self._probe.look(0)
         reach()
-        await self._conclude(process_end, standing)
+        await self._conclude(process_end, standing, outage)
 
-    async def _conclude(self, end: End, standing: Known) -> None:
+    async def _conclude(self, end: End, standing: Known, outage: Failure | None = None) -> None:
         self.end = end
-        while not await self._settle(end, standing):
+        while not await self._settle(end, standing, outage):
             pass  # cancel was asked for between the look and the move
 
     async def _report(self) -> None:
@@ -107,18 +140,31 @@ class ImportRun:
         if self._reported is None or report.phase != self._reported.phase:
             reach()
             self._log.info("phase", phase=report.phase)
+        # not by its phase: a loader that has lost the database probes the source again and again
+        if self._reported is None or counts(report) != counts(self._reported):
+            self._has_moved = True
         self._reported = report
         try:
             await self._store.report(self.import_id, report.phase, report.progress)
         except StoreError as error:  # the next one is half a second away
             self._log.warning("progress not written", error=error.message)
 
-    async def _settle(self, end: End, standing: Known) -> bool:
+    async def _settle(self, end: End, standing: Known, outage: Failure | None) -> bool:
         """Decide and write it down; False: the import has moved meanwhile."""
+        if self._has_unwritten_cancel:
+            await until_stored(lambda: self._store.request_cancel(self.import_id))
         found = await until_stored(lambda: self._store.get(self.import_id))
         if found is None or found.state not in (State.RUNNING, State.CANCELLING):
             return True
-        outcome = decide(end, standing, self._asked(found), self._fruitless(found, standing), self._retries)
+        outcome = decide(
+            end,
+            standing,
+            self._asked(found),
+            self._fruitless(found, standing),
+            self._retries,
+            locked=found.locked_count,
+            outage=None if outage is None else outage.code,
+        )
         if outcome.state is State.CANCELLING:
             return True
         not_before = None
@@ -132,6 +178,7 @@ class ImportRun:
             log=end.log,
             receipt=outcome.receipt,
             not_before=not_before,
+            is_retried=outcome.is_retried,
             keeps_staging=keeps_staging(end),
         )
         moved = await until_stored(lambda: self._store.finish_attempt(self.import_id, ending))
@@ -151,4 +198,6 @@ class ImportRun:
         if isinstance(standing, Staged) and standing.committed_bytes != self._reached.committed_bytes:
             self._reached.committed_bytes = standing.committed_bytes
             self._reached.retry_count = found.retry_count
+        # a retry that was asked for has begun to count anew
+        self._reached.retry_count = min(self._reached.retry_count, found.retry_count)
         return found.retry_count - self._reached.retry_count

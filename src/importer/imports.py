@@ -23,12 +23,17 @@ class State(enum.StrEnum):
     REMOVING = "removing"  # its rows and its record are on their way out
 
 
+# A failed attempt is followed by the next one after this long, or sooner. A time of the next attempt that is further away
+# was written by a clock that was ahead.
+MAX_RETRY_DELAY_SECONDS = 300.0
+
 FINISHED = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
 
 # Each move, and what makes it. Every other one is refused by the store.
 MOVES: frozenset[tuple[State, State]] = frozenset(
     {
         (State.QUEUED, State.RUNNING),  # a slot is free
+        (State.QUEUED, State.QUEUED),  # retry, asked for: the next attempt at once
         (State.QUEUED, State.CANCELLED),  # cancel of what never ran, or left nothing
         (State.QUEUED, State.CANCELLING),  # cancel between two attempts: staging is to be removed
         (State.RUNNING, State.QUEUED),  # a retryable end, or the service stops

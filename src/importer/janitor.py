@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import time
+from uuid import UUID
 
 import structlog
 
@@ -13,7 +15,7 @@ from importer.errors import StoreError
 from importer.failpoint import reach
 from importer.imports import FINISHED, Import
 from importer.ledger_reader import LedgerReader
-from importer.store import Store
+from importer.store import Store, utc_now
 from loader.errors import LoaderError
 
 # A look at two small tables; a record that stays an hour longer disturbs nobody.
@@ -35,6 +37,8 @@ class Janitor:
         self._cleanup = cleanup
         self._history = datetime.timedelta(days=history_days)
         self._called = asyncio.Event()
+        self._started_at = utc_now()
+        self._started_monotonic = time.monotonic()
 
     def call(self) -> None:
         """Have it look now: an import has ended that may have left something."""
@@ -47,9 +51,9 @@ class Janitor:
             seconds = _POSTPONED_SECONDS
             try:
                 await self._correct_failures()  # first: the others look at what has failed
-                is_all_dropped = await self._drop_staging()  # then: what has no record, nobody here looks for
+                is_all_dropped = await self._drop_staging()
                 reach()
-                await self._delete_records()
+                await self._delete_records(await self._ledger.unpublished())
                 seconds = _INTERVAL_SECONDS if is_all_dropped else _POSTPONED_SECONDS
             except (StoreError, LoaderError) as error:
                 log.warning("housekeeping postponed", error=str(error))
@@ -73,7 +77,7 @@ class Janitor:
         is_all_dropped = True
         for import_id in await self._ledger.unpublished():
             found = await self._store.get(import_id)
-            if found is not None and found.state in FINISHED and not _is_kept(found):
+            if found is not None and found.state in FINISHED and not self._is_kept(found):
                 try:
                     await self._cleanup.clear(import_id, published=False)
                 except LoaderError as error:
@@ -81,13 +85,20 @@ class Janitor:
                     is_all_dropped = False
         return is_all_dropped
 
-    async def _delete_records(self) -> None:
-        count = await self._store.prune(datetime.datetime.now(datetime.UTC) - self._history)
+    async def _delete_records(self, staged: list[UUID]) -> None:
+        count = await self._store.prune(self._now() - self._history, staged)
         if count:
             log.info("old records deleted", count=count)
 
+    def _is_kept(self, found: Import) -> bool:
+        if not found.keeps_staging or found.finished_at is None:
+            return False
+        return self._now() < found.finished_at + _KEPT
 
-def _is_kept(found: Import) -> bool:
-    if not found.keeps_staging or found.finished_at is None:
-        return False
-    return datetime.datetime.now(datetime.UTC) < found.finished_at + _KEPT
+    def _now(self) -> datetime.datetime:
+        """Return the time, or an earlier one where somebody has set the clock forward since the start.
+
+        What is old is deleted by it: a clock that jumps must not make everything old.
+        """
+        elapsed = datetime.timedelta(seconds=time.monotonic() - self._started_monotonic)
+        return min(utc_now(), self._started_at + elapsed)

@@ -44,6 +44,10 @@ class LedgerReader:
         """Return the receipts of those among these imports that are published. Raises LoaderError."""
         return await self._ask(lambda connection: _published(connection, among)) if among else {}
 
+    async def require_primary(self) -> None:
+        """Return if the server can be used, and is no standby. Raises LoaderError."""
+        await self._ask(trips_table.refuse_standby)
+
     async def server_version(self) -> str:
         """Return the version of the server, which also shows that it can be used. Raises LoaderError."""
         return await self._ask(_server_version)

@@ -201,7 +201,9 @@ class LoaderProcess:
             self._last = message
             self._tell(self._announce)
         elif isinstance(message, ProgressMessage):
-            self._moved = self._moved or self.progress is None or _place(message) != _place(self.progress)
+            before = self.progress
+            if before is None or message.phase != before.phase or counts(message) != counts(before):
+                self._moved = True
             self.progress = message
             if not self._is_announced:  # however fast it talks, the event loop hears of it one at a time
                 self._is_announced = True
@@ -245,10 +247,10 @@ class Loaders(msgspec.Struct, frozen=True):
         )
 
 
-def _place(report: ProgressMessage) -> tuple[object, ...]:
-    """Return what a loader changes when it comes further. Rates change by themselves."""
+def counts(report: ProgressMessage) -> tuple[object, ...]:
+    """Return the numbers that a loader changes when it comes further. Rates change by themselves."""
     progress = report.progress
-    return report.phase, progress.percent, progress.bytes_done, progress.rows_loaded, progress.rows_rejected
+    return progress.percent, progress.bytes_done, progress.rows_loaded, progress.rows_rejected
 
 
 _MESSAGES = msgspec.json.Decoder(Message)

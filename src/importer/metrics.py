@@ -29,6 +29,9 @@ class Metrics:
         self._queue_depth = Gauge(
             "importer_queue_depth", "Imports that wait for a loader.", registry=registry
         )
+        self._database_up = Gauge(
+            "importer_database_up", "1 if the target database can be used, else 0.", registry=registry
+        )
         self.event_streams = Gauge(
             "importer_event_streams", "Clients that watch an import's events.", registry=registry
         )
@@ -58,8 +61,9 @@ class Metrics:
             registry=registry,
         )
 
-    def text(self, counts: dict[State, int]) -> bytes:
+    def text(self, counts: dict[State, int], *, is_database_up: bool) -> bytes:
         """Return all in Prometheus' text format, with these counts of imports in each state."""
+        self._database_up.set(is_database_up)
         for state, count in counts.items():
             self._imports.labels(state).set(count)
         self._queue_depth.set(counts[State.QUEUED])
@@ -75,7 +79,7 @@ class Metrics:
             self._rejects.inc(ended.receipt.rows_rejected)
         if ended.state in FINISHED and ended.started_at is not None and ended.finished_at is not None:
             seconds = (ended.finished_at - ended.started_at).total_seconds()
-            self._durations.labels(ended.state).observe(seconds)
+            self._durations.labels(ended.state).observe(max(seconds, 0))  # the clock may have been set back
 
 
 class MeasuredStore(Store):

@@ -12,9 +12,9 @@ from typing import Literal
 
 import msgspec
 
-from importer.imports import State
+from importer.imports import MAX_RETRY_DELAY_SECONDS, State
 from loader.errors import LoaderError
-from loader.wire import ExitCode, Failed, Failure, FailureCode, Published, Receipt
+from loader.wire import FAILURE_KINDS, ExitCode, Failed, Failure, FailureCode, Published, Receipt
 
 
 class Asked(enum.Enum):
@@ -54,10 +54,12 @@ class Retries(msgspec.Struct, frozen=True):
     # restarted or failed over by then, and a person who waits for an answer is still there.
     attempts: int = 10
     first_delay_seconds: float = 1  # doubled each time
+    # Attempts in a row that others' locks on trips ended. A loader waits ten minutes for them (publication.py): a day.
+    locked_attempts: int = 144
 
     def delay_seconds(self, fruitless: int) -> float:
         """Return how long to wait after a failure that so many fruitless ones came before."""
-        return self.first_delay_seconds * 2.0**fruitless
+        return min(self.first_delay_seconds * 2.0**fruitless, MAX_RETRY_DELAY_SECONDS)
 
 
 RETRIES = Retries()
@@ -79,6 +81,7 @@ class Outcome(msgspec.Struct, frozen=True):
     error: Failure | None = None  # of the attempt
     receipt: Receipt | None = None  # with SUCCEEDED
     retry_after_seconds: float = 0  # with QUEUED
+    is_retried: bool = True  # with QUEUED and an error: it counts as one of Retries.attempts
 
 
 # Ends that somebody's signal brought about: ours, or one that we know nothing of.
@@ -109,10 +112,29 @@ def keeps_staging(end: End) -> bool:
     return end.last.staging == "kept" or (end.last.staging == "unknown" and end.last.failure.retryable)
 
 
+def blames_database(end: End) -> bool:
+    """Whether the loader says that the database could not be used: then the service has to see for itself."""
+    return isinstance(end.last, Failed) and FAILURE_KINDS[end.last.failure.code].exit_code in (
+        ExitCode.DATABASE_UNAVAILABLE,
+        ExitCode.CONFIGURATION,
+    )
+
+
 def decide(
-    end: End, standing: Known, asked: Asked, fruitless: int = 0, retries: Retries = RETRIES
+    end: End,
+    standing: Known,
+    asked: Asked,
+    fruitless: int = 0,
+    retries: Retries = RETRIES,
+    *,
+    locked: int = 0,
+    outage: FailureCode | None = None,
 ) -> Outcome:
-    """Return what becomes of the import. `fruitless`: failures in a row before this one, without progress between."""
+    """Return what becomes of the import.
+
+    `fruitless`: failures in a row before this one, without progress between. `locked`: those in a row that others' locks
+    ended, which are not among them. `outage`: why the service itself can't use the database since the loader has ended.
+    """
     receipt = _receipt(end, standing)
     if receipt is not None:  # whatever was asked for: the ledger decides
         return Outcome(State.SUCCEEDED, receipt=receipt)
@@ -122,13 +144,18 @@ def decide(
         if not is_gone:
             return Outcome(State.CANCELLING, failure)
         return Outcome(State.CANCELLED if failure.retryable else State.FAILED, failure)
+    if failure.code is outage:  # no import's fault, and it lasts as long as it lasts
+        return Outcome(State.QUEUED, failure, retry_after_seconds=retries.delay_seconds(0), is_retried=False)
     if not failure.retryable:
         return Outcome(State.FAILED, failure)
     if asked is Asked.SUSPEND:
         return Outcome(State.QUEUED)
-    if fruitless + 1 >= retries.attempts:
+    is_locked = failure.code is FailureCode.TABLE_LOCKED
+    before, most = (locked, retries.locked_attempts) if is_locked else (fruitless, retries.attempts)
+    if before + 1 >= most:
         return Outcome(State.FAILED, failure)
-    return Outcome(State.QUEUED, failure, retry_after_seconds=retries.delay_seconds(fruitless))
+    delay_seconds = retries.delay_seconds(before)
+    return Outcome(State.QUEUED, failure, retry_after_seconds=delay_seconds, is_retried=not is_locked)
 
 
 def failure_of(end: End) -> Failure:

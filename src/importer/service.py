@@ -77,7 +77,7 @@ async def open_service(settings: Settings) -> AsyncGenerator[Service]:
         supervisor = Supervisor(store, settings, database_url)
         await supervisor.start()
         stack.push_async_callback(supervisor.stop)
-        yield Service(store, supervisor, database_url, Readiness(store, database_url), store.metrics)
+        yield Service(store, supervisor, database_url, Readiness(store, supervisor.probe), store.metrics)
         _log.info("service stops: loaders keep what is committed")
 
 

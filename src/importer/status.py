@@ -30,7 +30,7 @@ async def get_liveness() -> Health:
     operation_id="getReadiness",
     tags=[SERVICE],
     summary="Can the service do its work?",
-    description="Asks the control DB and the target database.",
+    description="Writes to the control DB, and asks the target database.",
     response_description="It can.",
     responses=problem_responses(ProblemCode.NOT_READY),
 )
@@ -43,5 +43,6 @@ async def get_readiness(service: FromService) -> Health:
 @get("/metrics", include_in_schema=False)
 async def get_metrics(service: FromService) -> Response[bytes]:
     """Answer GET /metrics."""
-    text = service.metrics.text(await service.store.counts())
+    counts = await service.store.counts()
+    text = service.metrics.text(counts, is_database_up=service.supervisor.probe.is_up)
     return Response(text, media_type=Metrics.CONTENT_TYPE)

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Self
 from uuid import UUID
 
+import msgspec
+
 from importer import import_moves, import_rows
 from importer.changes import Changes
-from importer.control_database import ControlDatabase
+from importer.control_database import MIGRATIONS, ControlDatabase
 from importer.import_rows import ATTEMPT_COLUMNS, IMPORT_COLUMNS, Parameters, among, json_text, time_text
 from importer.imports import FINISHED, Attempt, Ending, Import, State
 from loader.wire import Failure, Job, Phase, Progress, Receipt
-
-NEXT_DUE = "SELECT min(not_before) FROM import WHERE not_before > :now"
 
 
 def utc_now() -> datetime:
@@ -77,14 +77,12 @@ class Store:
         found = moved or await self.get(import_id)
         return found if moved or (found and found.state is State.CANCELLING) else None
 
-    async def retry(self, import_id: UUID) -> Import | None:
-        """Put an import that failed or was cancelled back into the queue; None: it is in another state, or gone."""
-        return await self._move(
-            import_id,
-            [State.FAILED, State.CANCELLED],
-            "state = 'queued', finished_at = NULL, error = NULL, progress = NULL, retry_count = 0, locked_count = 0,"
-            " keeps_staging = 0",
-        )
+    async def retry(self, import_id: UUID, source: str | None = None) -> Import | None:
+        """Have an import tried again as soon as a slot is free, from this URL if there is one.
+
+        One that failed, was cancelled, or waits after a failed attempt; None: it is in another state, or gone.
+        """
+        return _only(await self._change(lambda connection: import_moves.retry(connection, import_id, source)))
 
     async def request_removal(self, import_id: UUID) -> Import | None:
         """Ask for the rows and the record of a finished import to go; None: it is in another state, or gone."""
@@ -153,19 +151,38 @@ class Store:
         )
         return bool(deleted)
 
-    async def prune(self, older_than: datetime) -> int:
-        """Delete the records (not the rows in Postgres) of imports that finished before; return how many."""
+    async def prune(self, older_than: datetime, staged: Collection[UUID] = ()) -> int:
+        """Delete the records (not the rows in Postgres) of imports that finished before; return how many.
+
+        Not of those that have staging: without its record nobody would look for it.
+        """
         pruned = await self._change(
             lambda connection: import_rows.imports(
                 connection,
-                f"DELETE FROM import WHERE {among(FINISHED)} AND finished_at < :older_than RETURNING {IMPORT_COLUMNS}",
-                {"older_than": time_text(older_than)},
+                f"DELETE FROM import WHERE {among(FINISHED)} AND finished_at < :older_than"
+                f" AND id NOT IN (SELECT value FROM json_each(:staged)) RETURNING {IMPORT_COLUMNS}",
+                {
+                    "older_than": time_text(older_than),
+                    "staged": msgspec.json.encode(list(staged)).decode(),
+                },
             ),
             gone=True,
         )
         return len(pruned)
 
+    async def show_outage(self, import_id: UUID, error: Failure | None) -> Import | None:
+        """Show why the loader that runs gets no further, or that it does again (None); None: no loader runs."""
+        return await self._move(
+            import_id, [State.RUNNING], "error = :error", {"error": json_text(error)}, durable=False
+        )
+
     # What there is
+
+    async def require_writable(self) -> None:
+        """Return if something can be written now. Writes a page of the log: a full disk shows only then."""
+        await self._database.write(
+            lambda connection: connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}"), durable=False
+        )
 
     async def get(self, import_id: UUID) -> Import | None:
         """Return an import as it is now."""
@@ -212,8 +229,10 @@ class Store:
 
     async def next_due(self) -> datetime | None:
         """Return the earliest time in the future at which a queued import becomes due."""
-        now: Parameters = {"now": time_text(self._clock())}
-        (text,) = await self._database.read(lambda connection: connection.execute(NEXT_DUE, now).fetchone())
+        times = import_moves.queue_times(self._clock())
+        (text,) = await self._database.read(
+            lambda connection: connection.execute(import_moves.NEXT_DUE, times).fetchone()
+        )
         return None if text is None else datetime.fromisoformat(text)
 
     async def counts(self) -> dict[State, int]:

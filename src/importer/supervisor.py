@@ -12,6 +12,7 @@ from uuid import UUID
 import structlog
 
 from importer.cleanup import Cleanup
+from importer.database_probe import DatabaseProbe
 from importer.errors import StoreError
 from importer.failpoint import reach
 from importer.import_run import ImportRun, Reached
@@ -27,6 +28,9 @@ from importer.store import Store
 
 # The queue is looked at this often even if nobody calls: clocks are set, and a full disk is emptied, without a word.
 _LOOK_SECONDS = 30.0
+# How often the database is looked at: while it can be used, and while it can't. What waits for it goes on so soon.
+_PROBE_SECONDS = 5.0
+_OUTAGE_PROBE_SECONDS = 2.0
 # What a loader that is to suspend may take, if the grace is longer: it needs a second, and loses little if it is killed;
 # Docker, which stops a service, waits ten.
 _SUSPEND_SECONDS = 6.0
@@ -53,6 +57,7 @@ class Supervisor:
         self._retries = retries
         self._loaders = Loaders(database_url, settings.workers, settings.allowed_hosts, command)
         self._ledger = LedgerReader(database_url)
+        self.probe = DatabaseProbe(database_url, self.wake)
         self.defects = Defects()
         self._cleanup = Cleanup(store, self._ledger, self._loaders, self.defects)
         self._janitor = Janitor(store, self._ledger, self._cleanup, settings.history_days)
@@ -64,7 +69,7 @@ class Supervisor:
         self._called = asyncio.Event()
         self._is_stopping = False
         self._claims: asyncio.Task[None] | None = None
-        self._housekeeping: asyncio.Task[None] | None = None
+        self._background: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Go on with what an earlier service had in hand, and begin to claim. Raises StoreError."""
@@ -75,8 +80,11 @@ class Supervisor:
             await self._recover(found)
         reach()
         self._claims = asyncio.create_task(self._claim_forever(), name="claims")
-        self._housekeeping = asyncio.create_task(self._janitor.work(), name="housekeeping")
-        for task in (self._claims, self._housekeeping):
+        self._background = [
+            asyncio.create_task(self._janitor.work(), name="housekeeping"),
+            asyncio.create_task(self._watch_database(), name="database probe"),
+        ]
+        for task in (self._claims, *self._background):
             task.add_done_callback(self.defects.look)
 
     def wake(self) -> None:
@@ -111,9 +119,11 @@ class Supervisor:
             run.suspend(seconds)
         # 3. Roll backs and removals under way are left as they are: their next step is the first after the next start.
         reach()
-        if self._housekeeping is not None:
-            self._housekeeping.cancel()
-            await asyncio.wait([self._housekeeping])
+        self.probe.stop()
+        for task in self._background:
+            task.cancel()
+        if self._background:
+            await asyncio.wait(self._background)
         await self._cleanup.stop(_WRITE_SECONDS)
         # 4. Each loader's end is written down: back into the queue, or how it ended. Where that fails the row stays
         #    `running`, which the next start takes for the same.
@@ -124,11 +134,22 @@ class Supervisor:
 
     async def _cancel(self, import_id: UUID) -> Import | None:
         async with self._turn:
-            found = await self._store.request_cancel(import_id)
+            run = self._runs.get(import_id)
+            try:
+                found = await self._store.request_cancel(import_id)
+            except StoreError as error:
+                if run is None:
+                    raise
+                run.cancel(self._settings.grace_seconds, is_written=False)
+                raise type(error)(
+                    f"{error.message} The loader of import {import_id} is told to roll back all the same.",
+                    "The import is cancelled when that can be written: make room. A service that is restarted before then"
+                    " begins the import again: cancel it again.",
+                ) from error
             reach()
             if found is not None and found.state is State.CANCELLING:
-                if (run := self._runs.get(import_id)) is not None:
-                    run.cancel(self._settings.grace_seconds)
+                if run is not None:
+                    run.cancel(self._settings.grace_seconds, is_written=True)
                 else:
                     self._reached.pop(import_id, None)
                     self._cleanup.finish_cancel(import_id)
@@ -175,20 +196,34 @@ class Supervisor:
     async def _claim(self) -> bool:
         """Begin the next import of the queue; False: there is none, or no slot."""
         async with self._turn:
-            if self._is_stopping or not self._has_slot():
+            if self._is_stopping or not self._has_slot() or not self.probe.is_up:
                 return False
             claimed = await self._store.claim()
             if claimed is None:
                 return False
             reach()
             reached = self._reached.setdefault(claimed.id, Reached())
-            run = ImportRun(claimed, self._loaders, self._store, self._ledger, self._retries, reached)
+            run = ImportRun(
+                claimed, self._loaders, self._store, self._ledger, self.probe, self._retries, reached
+            )
             self._runs[claimed.id] = run
             self._run_tasks.begin((claimed.id, claimed.attempt_count), lambda: self._drive(run))
             return True
 
     def _has_slot(self) -> bool:
         return len(self._runs) < self._settings.slots
+
+    async def _watch_database(self) -> None:
+        """Look at the database for ever, and have imports whose loaders run show that they wait for it."""
+        while True:
+            failure = await self.probe.look()
+            try:
+                async with self._turn:  # so that each run is that of its import's present attempt
+                    for run in self._runs.values():
+                        await run.show_outage(failure)
+            except StoreError as error:  # the next look is seconds away
+                log.warning("outage not written", error=error.message)
+            await asyncio.sleep(_PROBE_SECONDS if failure is None else _OUTAGE_PROBE_SECONDS)
 
     async def _drive(self, run: ImportRun) -> None:
         try:

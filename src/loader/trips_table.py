@@ -46,6 +46,16 @@ def exists(connection: Connection) -> bool:
     return ledger_version.bring_up_to_date(connection) and _exists(connection, "public.trips")
 
 
+def refuse_standby(connection: Connection) -> None:
+    """Raise DATABASE_UNAVAILABLE if the server is a standby: it may be promoted."""
+    if connection.execute("SELECT pg_is_in_recovery()").fetchone() == (True,):
+        raise LoaderError(
+            FailureCode.DATABASE_UNAVAILABLE,
+            "The server is a standby: it can be read only, until it is promoted.",
+            "Connect to the primary; a DATABASE_URL with several hosts needs target_session_attrs=read-write.",
+        )
+
+
 def columns(connection: Connection, table: str) -> list[tuple[object, ...]]:
     """Return name, type and collation of each column of a table, in order: what a partition must have alike."""
     return connection.execute(
@@ -69,12 +79,7 @@ def _check_server(connection: Connection) -> None:
             f"The database's encoding is {encoding}, which can't store every text of a file.",
             "Use a database with ENCODING UTF8.",
         )
-    if connection.execute("SELECT pg_is_in_recovery()").fetchone() == (True,):
-        raise LoaderError(
-            FailureCode.DATABASE_UNAVAILABLE,
-            "The server is a standby: it can be read only, until it is promoted.",
-            "Connect to the primary; a DATABASE_URL with several hosts needs target_session_attrs=read-write.",
-        )
+    refuse_standby(connection)
 
 
 def _exists(connection: Connection, table: str) -> bool:
