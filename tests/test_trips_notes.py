@@ -93,3 +93,29 @@ def test_a_dump_of_trips_or_of_its_schema_alone_has_no_row(loaders: Loaders, ser
     assert dumped_rows("--table=trips") == dumped_rows("--schema=public") == 0
     assert dumped_rows("--table-and-children=trips") == rows
     assert dumped_rows("--schema=public", "--schema=loader") == dumped_rows() == rows
+
+
+def test_a_note_tells_when_readers_of_trips_may_run_out_of_locks(server: HttpServer, tmp_path: Path) -> None:
+    with own_server(settings={"max_locks_per_transaction": "20"}) as own:
+        loaders = Loaders(tmp_path, own.url)
+        one_part = {"SMALL_LOADER_ONE_PART_BYTES": "1000000000", "SMALL_LOADER_PART_BYTES": "1000000000"}
+
+        def notes() -> list[str]:
+            run = loaders.start("run", server.url, "--force", environment=one_part)
+            found = run.receipt().notes
+            assert [message.notes for message in run.messages() if isinstance(message, Probed)] == [found]
+            return [note for note in found if "locks" in note]
+
+        assert notes() == []
+        change(own.url, "CREATE INDEX ON trips (pickup_datetime)", "CREATE INDEX ON trips (tolls)")
+        assert notes() == []
+        (note,) = notes()
+        with psycopg.connect(own.url) as reader:
+            reader.execute("SELECT count(*) FROM trips")
+            locks = reader.execute(
+                "SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND relation >= 16384"
+            ).fetchone()
+        assert locks == ((1 + 3 + 3) * (1 + 2),)
+        assert "locks about 21 tables" in note
+        assert "max_locks_per_transaction = 20" in note
+        assert "Set it to at least 21" in note

@@ -13,13 +13,13 @@ resource "aws_db_parameter_group" "this" {
 
   dynamic "parameter" {
     for_each = {
-      checkpoint_timeout               = { value = 900, apply = "immediate" }      # s; fewer checkpoints write less twice
-      max_wal_size                     = { value = 16384, apply = "immediate" }    # MB; none is forced by an import's WAL
-      wal_compression                  = { value = "lz4", apply = "immediate" }    # full pages, for a little CPU
-      maintenance_work_mem             = { value = 262144, apply = "immediate" }   # kB; indexes of trips, for each part
-      max_locks_per_transaction        = { value = 256, apply = "pending-reboot" } # a query over all of trips locks each part
-      tcp_keepalives_idle              = { value = 10, apply = "immediate" }       # s; a client that is gone holds no lock
-      tcp_keepalives_interval          = { value = 5, apply = "immediate" }        # s
+      checkpoint_timeout               = { value = 900, apply = "immediate" }       # s; fewer checkpoints write less twice
+      max_wal_size                     = { value = 16384, apply = "immediate" }     # MB; none is forced by an import's WAL
+      wal_compression                  = { value = "lz4", apply = "immediate" }     # full pages, for a little CPU
+      maintenance_work_mem             = { value = 262144, apply = "immediate" }    # kB; indexes of trips, for each part
+      max_locks_per_transaction        = { value = 1024, apply = "pending-reboot" } # a query over all of trips locks each part
+      tcp_keepalives_idle              = { value = 10, apply = "immediate" }        # s; a client that is gone holds no lock
+      tcp_keepalives_interval          = { value = 5, apply = "immediate" }         # s
       tcp_keepalives_count             = { value = 3, apply = "immediate" }
       client_connection_check_interval = { value = 1000, apply = "immediate" } # ms
       "rds.force_ssl"                  = { value = 1, apply = "immediate" }

@@ -37,6 +37,8 @@ SETTINGS = {
     "wal_level": "minimal",
     "max_wal_senders": "0",  # minimal demands it
     "max_wal_size": "4GB",  # what is logged after all should not force checkpoints on a bulk load
+    # A query over all of trips locks each table and index: two tables for a small import. 10 MB of shared memory.
+    "max_locks_per_transaction": "512",
     "shared_buffers": "256MB",  # what is not used of it is not taken
     # The log is for what happens to the server. Each client is told its own errors.
     "log_min_messages": "log",

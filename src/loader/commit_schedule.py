@@ -29,6 +29,13 @@ _MIN_PART_SECONDS = 50.0
 _PART_TIME_SHARE = 1 / 12
 
 
+def expected_parts(file_bytes: int | None, workers: int) -> int:
+    """Return how many parts a file gets on a fast machine, about; None: its size is not announced."""
+    if file_bytes is not None and file_bytes < ONE_PART_BYTES:
+        return 1
+    return max(workers, min((file_bytes or 0) // _MIN_PART_BYTES, _MAX_PARTS_BY_SIZE))
+
+
 class _OpenPart(msgspec.Struct):
     began: float
     data_bytes: int = 0

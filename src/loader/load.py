@@ -18,6 +18,7 @@ import msgspec
 from loader import aside, claim, ledger, proof, publication, removal, trips_notes, trips_table
 from loader.buffers import BufferPool
 from loader.claim import Attempt, Target
+from loader.commit_schedule import expected_parts
 from loader.database import Connection, Database, end_backends
 from loader.errors import LoaderError
 from loader.failpoint import reach
@@ -69,6 +70,7 @@ class Load:
         self._send = send
         self._allowance = parse_allowance(job.max_rejects)
         self._started = time.monotonic()
+        self._worker_count = job.workers or default_worker_count()
         self.import_id: UUID | None = UUID(job.import_id) if job.import_id else None
         self.is_claimed = False  # the import is in the ledger, and was ours to change
         self.is_resumable = True  # what is committed can be gone on from
@@ -113,7 +115,9 @@ class Load:
             database.refuse_shared_sessions(control)
             end_backends(control)  # of the attempt before: what was lost to us, the server may not know yet
             self._prepare(control)
+            new_tables = 1 + expected_parts(probe.info.size_bytes, self._worker_count)
             self._notes = probe.header.notes + trips_notes.find_notes(control)
+            self._notes += trips_notes.find_lock_note(control, new_tables)
             reach()
             target = self._target(probe)
             claimed = self._claim(control, target)
@@ -216,8 +220,7 @@ class Load:
         self._rows_before = committed.rows_copied
         if committed.bytes > self._committed_bytes:
             self._committed_bytes, self._fruitless_attempts = committed.bytes, 0
-        worker_count = self._job.workers or default_worker_count()
-        pool = BufferPool(SOURCE_CONNECTIONS + worker_count + _SPARE_BUFFERS)
+        pool = BufferPool(SOURCE_CONNECTIONS + self._worker_count + _SPARE_BUFFERS)
         data_end = info.size_bytes if info.compression is None else None
         remainder = Remainder(
             probe.source, pool, ledger.spans(control, key), probe.header.data_start, data_end
@@ -228,7 +231,7 @@ class Load:
         workers = Workers(
             database,
             attempt,
-            worker_count,
+            self._worker_count,
             info.size_bytes,
             pool,
             self._interrupt,

@@ -1,5 +1,7 @@
 """Notes on what an import does not do in this database: run triggers, feed replicas, refresh statistics of trips.
 
+And on readers that may run out of locks.
+
 None of it is a failure. The notes are in the probe's message and in the receipt; docs/deployment.md has the details.
 """
 
@@ -7,7 +9,8 @@ from __future__ import annotations
 
 from typing import LiteralString
 
-from psycopg.rows import scalar_row
+import msgspec
+from psycopg.rows import args_row, scalar_row
 
 from loader.database import Connection
 
@@ -28,6 +31,44 @@ SELECT pubname FROM pg_publication WHERE NOT puballtables AND (
 """
 # Also where version 19 excepts trips: an import's table is no partition of trips before it is published.
 _PUBLICATIONS_OF_ALL: LiteralString = "SELECT pubname FROM pg_publication WHERE puballtables ORDER BY 1"
+
+# From the catalog alone: a function such as pg_partition_tree takes the very locks.
+_LOCKS: LiteralString = """
+WITH RECURSIVE tree (oid) AS (
+    SELECT 'public.trips'::regclass::oid
+    UNION ALL SELECT inhrelid FROM pg_inherits JOIN tree ON inhparent = tree.oid WHERE NOT inhdetachpending
+)
+SELECT
+    (SELECT count(*) FROM tree) + (SELECT count(*) FROM pg_index WHERE indrelid IN (SELECT oid FROM tree)),
+    (SELECT count(*) FROM pg_index WHERE indrelid = 'public.trips'::regclass),
+    current_setting('max_locks_per_transaction')::integer,
+    current_setting('max_connections')::integer
+"""
+
+
+class _Locks(msgspec.Struct, frozen=True):
+    needed: int  # by a query over all of trips: its tables and their indexes
+    indexes: int  # of each table
+    per_transaction: int  # the server has so many for each connection on average
+    connections: int
+
+
+def find_lock_note(connection: Connection, new_tables: int) -> list[str]:
+    """Return a note when a query over all of trips locks more than the server has for each of its connections.
+
+    `new_tables`: how many the import adds. The formula is in docs/deployment.md. Raises psycopg.Error.
+    """
+    with connection.cursor(row_factory=args_row(_Locks)) as cursor:
+        locks = cursor.execute(_LOCKS).fetchall()[0]
+    needed = locks.needed + new_tables * (1 + locks.indexes)
+    if needed <= locks.per_transaction:
+        return []
+    queries = max(1, locks.per_transaction * locks.connections // needed)
+    return [
+        f"A query over all of trips locks about {needed:,} tables and indexes when this import is published. With the"
+        f" server's max_locks_per_transaction = {locks.per_transaction} about {queries:,} such queries can run at once."
+        f" Set it to at least {needed}, and restart the server."
+    ]
 
 
 def find_notes(connection: Connection) -> list[str]:
