@@ -32,7 +32,7 @@ class WholeImport:
 
     def succeeds(self, job: Job, patience: Patience = HASTY) -> Receipt:
         """Import the sample from wherever the job says: each of its rows is there, once, and nothing else is."""
-        end = self._run(job, patience)
+        end = self.ends(job, patience)
         assert isinstance(end, Published), end
         assert end.receipt.rows_published == self._sample.count(b"\n") - 1
         assert checksum(self.database_url) == checksum_of(self.database_url, self._sample)
@@ -41,7 +41,7 @@ class WholeImport:
 
     def fails(self, job: Job, code: FailureCode, patience: Patience = HASTY) -> Failure:
         """See it fail so: no row is visible, and staging is left only where the same command goes on from it."""
-        end = self._run(job, patience)
+        end = self.ends(job, patience)
         assert isinstance(end, Failed), end
         assert end.failure.code is code, end.failure
         assert end.failure.hint
@@ -52,7 +52,8 @@ class WholeImport:
             assert (end.staging, end.failure.retryable) == ("kept", True)
         return end.failure
 
-    def _run(self, job: Job, patience: Patience) -> Published | Failed:
+    def ends(self, job: Job, patience: Patience = HASTY) -> Published | Failed:
+        """Return its last message."""
         with pytest.MonkeyPatch.context() as small:
             small.setattr(delivery, "SEGMENT_BYTES", 64 * 1024)
             small.setattr(commit_schedule, "ONE_PART_BYTES", 0)

@@ -7,6 +7,7 @@ still commits: each part's commit looks at it (`check_attempt`), and whoever pub
 from __future__ import annotations
 
 import time
+from typing import LiteralString
 from uuid import UUID
 
 import msgspec
@@ -28,12 +29,21 @@ LOCK_TIMEOUT_SECONDS = 10.0
 _LOCK_RETRY_SECONDS = 0.2
 
 
+# Which imports are of the target's file, as `_same_file` gives it: a file without validator is none. Of two digests of one
+# file the longer begins with the shorter; an import of ledger version 1 has none.
+_SAME_FILE: LiteralString = (
+    "location = %s AND source_bytes IS NOT DISTINCT FROM %s AND validator = %s"
+    " AND (digest IS NULL OR starts_with(digest, %s) OR starts_with(%s, digest))"
+)
+
+
 class Target(msgspec.Struct, frozen=True):
     """What a loader wants to import, as the probe saw it."""
 
     location: str
     source_bytes: int | None
     validator: str | None
+    digest: str | None  # see raw_source.py
     data_start: int
     column_count: int
     mode: Mode
@@ -62,14 +72,15 @@ def find_or_insert(connection: Connection, import_id: UUID | None, target: Targe
             return unfinished
         new_id = import_id or uuid_utils.compat.uuid7()
         connection.execute(
-            "INSERT INTO loader.import (id, mode, location, source_bytes, validator, data_start, column_count)"
-            " VALUES (%s, %s, %s, %s, %s, %s, %s)",
+            "INSERT INTO loader.import (id, mode, location, source_bytes, validator, digest, data_start, column_count)"
+            " VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
             [
                 new_id,
                 target.mode,
                 target.location,
                 target.source_bytes,
                 target.validator,
+                target.digest,
                 target.data_start,
                 target.column_count,
             ],
@@ -88,16 +99,19 @@ def refuse_duplicate(connection: Connection, target: Target, own_key: int | None
         return
     twins = select_imports(
         connection,
-        "state = 'published' AND location = %s AND source_bytes IS NOT DISTINCT FROM %s AND validator = %s"
-        " AND import_key IS DISTINCT FROM %s",
-        [target.location, target.source_bytes, target.validator, own_key],
+        f"state = 'published' AND {_SAME_FILE} AND import_key IS DISTINCT FROM %s",
+        [*_same_file(target), own_key],
     )
     if twins:
         raise LoaderError(
             FailureCode.ALREADY_IMPORTED,
-            f"This very file (same address, size and validator) is published already, as import {twins[0].id}.",
+            f"This very file (same address, size, validator and digest) is published already, as import {twins[0].id}.",
             "Nothing need be done. --force imports it once more; --mode replace puts it in place of all in trips.",
         )
+
+
+def _same_file(target: Target) -> list[object]:
+    return [target.location, target.source_bytes, target.validator, target.digest, target.digest]
 
 
 def _find_unfinished(connection: Connection, target: Target) -> Import | None:
@@ -105,8 +119,8 @@ def _find_unfinished(connection: Connection, target: Target) -> Import | None:
         return None
     found = select_imports(
         connection,
-        "state = 'loading' AND location = %s AND source_bytes IS NOT DISTINCT FROM %s AND validator = %s AND mode = %s",
-        [target.location, target.source_bytes, target.validator, target.mode],
+        f"state = 'loading' AND {_SAME_FILE} AND mode = %s",
+        [*_same_file(target), target.mode],
     )
     return found[0] if found else None
 
@@ -138,20 +152,57 @@ def lock(connection: Connection, claimed: Import, interrupt: Interrupt) -> None:
 
 
 def refuse_other_file(known: Import, target: Target) -> None:
-    """Raise SOURCE_CHANGED when the import was begun with other bytes, or to another end, than the loader has now."""
-    for what, then, now in (
-        ("size", known.source_bytes, target.source_bytes),
-        ("validator", known.validator, target.validator),
-        ("header length", known.data_start, target.data_start),
-        ("number of columns", known.column_count, target.column_count),
-        ("mode", known.mode, target.mode),
-    ):
-        if then != now:
-            raise LoaderError(
-                FailureCode.SOURCE_CHANGED,
-                f"Import {known.id} was begun with another file: its {what} was {then} and is {now}.",
-                "What it had loaded is removed; run the command with a new import id to load the file as it is now.",
-            )
+    """Raise SOURCE_CHANGED when the import was begun with another file, or to another end, than the loader has now.
+
+    At the import's own location a file without validator may change: nothing of it can be gone on from. At another location
+    only a file that is proven to be the same may go on with it.
+    """
+    is_elsewhere = known.location != target.location
+    differences = [
+        f"its {what} was {then} and is {now}"
+        for what, then, now in (
+            ("size", known.source_bytes, target.source_bytes),
+            ("header length", known.data_start, target.data_start),
+            ("number of columns", known.column_count, target.column_count),
+            ("mode", known.mode, target.mode),
+        )
+        if then != now
+    ]
+    if known.validator is not None:
+        if known.validator != target.validator:
+            differences.append(f"its validator was {known.validator} and is {target.validator}")
+        if not _is_same_digest(known.digest, target.digest):
+            differences.append("its first or last bytes are others")
+    elif is_elsewhere:
+        differences.append("it has no validator that would prove the file at another address to be the same")
+    if not differences:
+        return
+    where = f" at {known.location}" if is_elsewhere else ""
+    raise LoaderError(
+        FailureCode.SOURCE_CHANGED,
+        f"Import {known.id} was begun with another file{where}: {', '.join(differences)}.",
+        "Run the command with the address of that file, or without --import-id to import this one."
+        if is_elsewhere
+        else "What it had loaded is removed; run the command with a new import id to load the file as it is now.",
+    )
+
+
+def _is_same_digest(one: str | None, other: str | None) -> bool:
+    """Whether two digests may be of one file. An import of ledger version 1 has none, which tells nothing."""
+    if one is None or other is None:
+        return True
+    return one.startswith(other) or other.startswith(one)
+
+
+def note_file(connection: Connection, known: Import, target: Target) -> None:
+    """Record where an import's file is now, and what tells it from others: see `refuse_other_file` for who may."""
+    digest = target.digest
+    if known.digest is not None and digest is not None and known.digest.startswith(digest):
+        digest = known.digest  # the server has not sent the tail this time
+    connection.execute(
+        "UPDATE loader.import SET location = %s, validator = %s, digest = %s WHERE import_key = %s",
+        [target.location, target.validator, digest, known.import_key],
+    )
 
 
 def begin_attempt(connection: Connection, import_key: int) -> int | None:

@@ -166,6 +166,7 @@ class Load:
             location=probe.info.location,
             source_bytes=probe.info.size_bytes,
             validator=probe.info.validator,
+            digest=probe.info.digest,
             data_start=probe.header.data_start,
             column_count=probe.header.column_count,
             mode=self._job.mode,
@@ -180,7 +181,8 @@ class Load:
                 self.import_id = found.id
             reach()
             claim.lock(control, found, self._interrupt)
-            self.import_id, self.is_claimed = found.id, True
+            # another address says nothing of the file that the import was begun with: its staging stays if this is another
+            self.import_id, self.is_claimed = found.id, found.location == target.location
             number = claim.begin_attempt(control, found.import_key)
             if number is not None:
                 break
@@ -191,7 +193,9 @@ class Load:
                 removal.remove(control, found.import_key, self._interrupt, self._meter.removed)
             claim.unlock(control, found.import_key)
         claim.refuse_other_file(found, target)
-        if not self.is_resumable:
+        claim.note_file(control, found, target)
+        self.is_claimed = True
+        if not self.is_resumable or found.validator is None:
             for part in ledger.parts(control, found.import_key):
                 removal.drop_part(control, found.import_key, part)
         reach()
