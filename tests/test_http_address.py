@@ -17,6 +17,12 @@ from loader.wire import FailureCode
         ("http://u:p@[2001:DB8::1]:81/", "http://[2001:db8::1]:81/", "/"),
         ("https://müller.example/ä?ü", "https://xn--mller-kva.example/%C3%A4", "/%C3%A4?%C3%BC"),
         ("http://example.com?q", "http://example.com/", "/?q"),
+        # as browsers resolve them: https://www.unicode.org/reports/tr46/#Deviations
+        ("http://faß.example/", "http://xn--fa-hia.example/", "/"),
+        ("http://βόλος.example/", "http://xn--nxasmm1c.example/", "/"),
+        ("http://Bücher。Example/", "http://xn--bcher-kva.example/", "/"),
+        ("http://☕.example/", "http://xn--53h.example/", "/"),
+        ("http://１２７.0.0.1/", "http://127.0.0.1/", "/"),
     ],
 )
 def test_an_address_is_made_fit_for_the_wire(text: str, location: str, target: str) -> None:
@@ -40,6 +46,10 @@ def test_an_address_is_made_fit_for_the_wire(text: str, location: str, target: s
         "http://[fe80::1%25eth0]/",
         "http:///path",
         "http://.example.com/",
+        "http://\u00ad.example.com/",
+        "http://\ufffd.example.com/",
+        "http://ab％c.example.com/",
+        "http://" + "ä" * 60 + ".example/",
         "http://" + "a" * 64 + ".example/",
         "ftp://example.com/x",
         "s3://bucket/key",

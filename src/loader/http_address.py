@@ -90,9 +90,17 @@ def parse_address(text: str) -> HttpAddress:
 
 
 def _ascii_host(host: str) -> str:
+    """Return a name as it is resolved: as browsers do, by UTS 46 without its transitional mappings (ß stays ß)."""
     try:
-        ascii_host = host.encode("idna").decode("ascii")
-    except UnicodeError:
+        if not host.isascii():
+            import idna  # its tables take milliseconds, and few names need them
+
+            labels = idna.uts46_remap(host).split(".")
+            host = ".".join(
+                each if each.isascii() else "xn--" + each.encode("punycode").decode() for each in labels
+            )
+        ascii_host = host.encode("idna").decode("ascii")  # of ASCII it checks the labels' lengths
+    except UnicodeError:  # idna's error is one
         raise InvalidAddress("its host is not a valid name") from None
     if not ascii_host or "%" in ascii_host:  # %: an IPv6 zone means something on one machine only
         raise InvalidAddress("it has no valid host")
