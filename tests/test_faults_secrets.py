@@ -6,6 +6,8 @@ import contextlib
 import os
 import pty
 import socket
+import subprocess
+import sys
 from collections.abc import Generator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,7 +16,7 @@ import psutil
 import pytest
 from http_server import Fault, HttpServer
 from live_service import ENDED, Json, LiveService, fresh_database
-from loader_process import LoaderProcess, Loaders, query, wait_for
+from loader_process import STARTED, LoaderProcess, Loaders, query, wait_for
 from postgres_proxy import Proxy
 
 from loader.wire import ExitCode, FailureCode
@@ -23,7 +25,7 @@ from loader.wire import ExitCode, FailureCode
 pytestmark = pytest.mark.slow
 
 CANARY = "canary7Kq"
-HOSTILE = "\x1b]0;forged\x07\x1b[2J\u2028\u202egnihtemos"
+HOSTILE = "\x1b]0;forged\x07\x1b[2J\x9b2J\u2028\u202egnihtemos"
 
 
 def secret_url(server: HttpServer, path: str = "/trips.csv") -> str:
@@ -183,18 +185,77 @@ def test_what_a_file_says_moves_no_cursor_and_forges_no_line_on_a_terminal(
         server.content = b",".join([hostile] * 3) + b"\n" + rows
     else:  # published, with a note on one name
         server.content = header.replace(b"tips", b"tips" + hostile) + b"\n" + rows
-    terminal, stdout = pty.openpty()
-    with contextlib.closing(os.fdopen(terminal, "rb", buffering=0)) as screen:
-        loader = LoaderProcess(tmp_path, "run", server.url, database_url=database_url, stdout=stdout)
-        os.close(stdout)
-        drawn = b""
-        with contextlib.suppress(OSError):  # EIO: all that had it open have ended
-            while data := screen.read(65536):
-                drawn += data
-    loader.wait()
-    text = drawn.decode() + loader.stderr
+    text = drawn(tmp_path, "run", server.url, database_url=database_url)
     assert ("header_mismatch" if is_wrong_file else "was taken for") in text
-    for forbidden in ("\x1b]0", "\x1b[2J", "\x07", "\u2028", "\u202e"):
+    assert_moves_no_cursor(text)
+
+
+def test_a_row_moves_no_cursor_whatever_command_shows_it_on_a_terminal(
+    tmp_path: Path, database_url: str, sample: bytes
+) -> None:
+    hostile = HOSTILE.encode()
+    path = tmp_path / "trips.csv"
+    header, row, rows = sample.split(b"\n", 2)
+    path.write_bytes(b"\n".join([header, row.replace(b",", hostile + b",", 1), hostile + b",x", rows]))
+    checked = drawn(tmp_path, "check", str(path))
+    assert_moves_no_cursor(checked)
+    assert r"\x1b]0;forged" in checked
+    run = drawn(
+        tmp_path, "run", str(path), "--progress", "json", "--max-rejects", "1", database_url=database_url
+    )
+    assert_moves_no_cursor(run)
+    import_id = str(query(database_url, "SELECT id FROM loader.import")[0][0])
+    for option in ([], ["--json"]):
+        listed = drawn(tmp_path, "rejects", import_id, *option, database_url=database_url)
+        assert_moves_no_cursor(listed)
+        assert "forged" in listed
+
+
+def test_the_importer_writes_no_reject_that_moves_a_cursor_on_a_terminal(
+    live: LiveService, sample: bytes
+) -> None:
+    header, rows = sample.split(b"\n", 1)
+    with HttpServer(b"\n".join([header, HOSTILE.encode() + b",x", rows])) as server:
+        import_id = live.submit(server.url, max_rejects="1")["id"]
+        live.until_state(import_id, "succeeded")
+    for option in ([], ["--json"]):
+        terminal, stdout = pty.openpty()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "importer", "rejects", import_id, *option],
+            env={**os.environ, "IMPORTER_URL": live.url},
+            stdout=stdout,
+        )
+        STARTED.append(process)
+        listed = screen_of(terminal, stdout)
+        assert process.wait() == 0
+        assert_moves_no_cursor(listed)
+        assert "forged" in listed
+
+
+def drawn(folder: Path, *arguments: str, database_url: str | None = None) -> str:
+    """Return what a command writes to the terminal that it runs on, and to stderr."""
+    terminal, stdout = pty.openpty()
+    loader = LoaderProcess(folder, *arguments, database_url=database_url, stdout=stdout)
+    text = screen_of(terminal, stdout)
+    loader.wait()
+    return text + loader.stderr
+
+
+def screen_of(terminal: int, stdout: int) -> str:
+    """Return all that is written to a terminal until those who have it open end; `stdout` is our own end of theirs."""
+    os.close(stdout)
+    written = b""
+    with (
+        contextlib.closing(os.fdopen(terminal, "rb", buffering=0)) as screen,
+        contextlib.suppress(OSError),  # EIO: all that had it open have ended
+    ):
+        while data := screen.read(65536):
+            written += data
+    return written.decode()
+
+
+def assert_moves_no_cursor(text: str) -> None:
+    for forbidden in ("\x1b]0", "\x1b[2J", "\x9b2J", "\x07", "\u2028", "\u202e"):
         assert forbidden not in text
 
 

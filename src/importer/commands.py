@@ -6,14 +6,13 @@ import sys
 from collections.abc import Iterator, Mapping
 from uuid import UUID
 
-import msgspec
-
 from importer import texts
 from importer.client import Client
 from importer.imports import State
 from importer.representation import Import
 from loader.bar import BarDisplay, print_table
 from loader.display import receipt_text
+from loader.printable import json_line, printable, printable_chunks, printable_json
 from loader.wire import FAILURE_KINDS, ExitCode
 
 
@@ -84,7 +83,10 @@ class Commands:
 
     def rejects(self, import_id: UUID) -> ExitCode:
         """Write the rows that were set aside: a CSV like the imported file, or all that is known of each."""
-        for chunk in self._client.rejects(import_id, "application/json" if self._as_json else "text/csv"):
+        chunks = self._client.rejects(import_id, "application/json" if self._as_json else "text/csv")
+        if sys.stdout.isatty():
+            chunks = printable_chunks(chunks, printable_json if self._as_json else printable)
+        for chunk in chunks:
             sys.stdout.buffer.write(chunk)
         return ExitCode.PUBLISHED
 
@@ -96,7 +98,7 @@ class Commands:
 
 
 def _print_json(found: Import) -> None:
-    sys.stdout.buffer.write(msgspec.json.encode(found) + b"\n")
+    sys.stdout.buffer.write(json_line(found))
     sys.stdout.buffer.flush()
 
 

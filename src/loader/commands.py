@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -21,6 +21,8 @@ from loader.embedded import embedded_server
 from loader.errors import LoaderError
 from loader.interrupt import Interrupt, Stopped, StopReason
 from loader.preview import preview_text
+from loader.printable import json_line, printable, printable_chunks
+from loader.rejects import Reject
 from loader.wire import FailureCode
 
 
@@ -59,7 +61,7 @@ def imports(database_url: str, *, as_json: bool) -> None:
         for each, totals in rows:
             receipt = None if each.receipt is None else msgspec.Raw(each.receipt.encode())
             entry = {**msgspec.structs.asdict(each), "receipt": receipt, "rows": totals.rows_copied}
-            sys.stdout.buffer.write(msgspec.json.encode(entry) + b"\n")
+            sys.stdout.buffer.write(json_line(entry))
         return
     table = Table(box=None, pad_edge=False)
     for title in ("ID", "STATE", "CREATED", "ROWS", "REJECTS", "SIZE"):
@@ -82,12 +84,18 @@ def rejects(database_url: str, import_id: UUID, *, as_json: bool) -> None:
     """Write an import's rejects in file order: the original lines, or all that is known of each."""
     with Database(database_url).connection("rejects") as connection:
         found = _get(connection, import_id)
-        for reject in ledger.rejects(connection, found.import_key):
-            line = reject.original
-            if as_json:
-                entry = {**msgspec.structs.asdict(reject), "original": line.decode(errors="backslashreplace")}
-                line = msgspec.json.encode(entry)
-            sys.stdout.buffer.write(line + b"\n")
+        lines = _reject_lines(ledger.rejects(connection, found.import_key), as_json=as_json)
+        for line in printable_chunks(lines, printable) if sys.stdout.isatty() else lines:
+            sys.stdout.buffer.write(line)
+
+
+def _reject_lines(rejects: Iterator[Reject], *, as_json: bool) -> Iterator[bytes]:
+    for reject in rejects:
+        if as_json:
+            original = reject.original.decode(errors="backslashreplace")
+            yield json_line({**msgspec.structs.asdict(reject), "original": original})
+        else:
+            yield reject.original + b"\n"
 
 
 def drop(database_url: str, import_id: UUID, *, published: bool) -> None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Protocol
 
-import msgspec
-
 from loader import wire
-from loader.printable import printable
+from loader.printable import json_line, printable, printable_lines
 from loader.wire import Failed, Message, Probed, Published, Receipt
 
 
@@ -25,7 +23,7 @@ class JsonDisplay:
 
     def show(self, message: Message) -> None:
         """Write it at once."""
-        sys.stdout.buffer.write(msgspec.json.encode(message) + b"\n")
+        sys.stdout.buffer.write(json_line(message))
         sys.stdout.buffer.flush()
 
 
@@ -90,10 +88,10 @@ def receipt_text(receipt: Receipt) -> str:
 def failure_text(message: Failed) -> str:
     """Return a failure as lines: what, where, what next, what is left."""
     failure = message.failure
-    lines = [printable(line) for line in f"{failure.code}: {failure.message}".split("\n")]
+    lines = [printable_lines(f"{failure.code}: {failure.message}")]
     if failure.value is not None:
         lines.append(f"  value: {failure.value!r}")
-    lines.append(f"  next: {failure.hint}")
+    lines.append(printable_lines(f"  next: {failure.hint}"))
     if message.staging != "none":
         lines.append(f"  staging: {message.staging} (import {message.import_id})")
     return "\n".join(lines)

@@ -11,6 +11,7 @@ from loader.display import size_text
 from loader.errors import value_text
 from loader.first_rows import TRIED_ROWS, first_rejects, probed_records
 from loader.header import Header, read_header
+from loader.printable import printable
 from loader.rejects import Reason, Reject
 from loader.rows import split_record
 from loader.source import SourceInfo, open_source
@@ -75,7 +76,7 @@ def _cell(row: list[bytes | None] | Reason, index: int) -> str:
     if isinstance(row, Reason) or index >= len(row):
         return "-"
     field = row[index]
-    return "(null)" if field is None else value_text(field)[:_SHOWN_CHARACTERS]
+    return "(null)" if field is None else printable(value_text(field))[:_SHOWN_CHARACTERS]
 
 
 def _verdict(rejects: list[Reject], tried: int) -> str:
