@@ -69,7 +69,7 @@ def test_a_row_that_the_encoder_loses_is_noticed(
     path = tmp_path / "trips.csv"
     path.write_bytes(sample)
     monkeypatch.setattr(workers, "Encoder", LossyEncoder)
-    failure = WholeImport(database_url, sample).fails(Job(str(path)), FailureCode.INTERNAL_ERROR)
+    failure = WholeImport(database_url, sample).fails(Job(str(path)), FailureCode.PROOF_FAILED)
     assert "12,000 records were cut" in failure.message
 
 
@@ -82,7 +82,7 @@ def test_an_end_of_a_plain_file_that_was_not_read_is_noticed(
         sample[:500_000].rpartition(b"\n")[0] + b"\n"
     )  # of fewer segments than there are buffers
     monkeypatch.setattr(remainder, "cut", cut_all_but_the_last)
-    failure = WholeImport(database_url, sample).fails(Job(str(path)), FailureCode.INTERNAL_ERROR)
+    failure = WholeImport(database_url, sample).fails(Job(str(path)), FailureCode.PROOF_FAILED)
     assert f"and it has {path.stat().st_size:,}" in failure.message
 
 
@@ -111,6 +111,6 @@ def test_what_is_changed_by_hand_in_mid_load_is_not_published(
         assert connection.execute(change.format(part=staged_part(loaders)).encode()).rowcount != 0
     resume_serving(server)
     failed = loader.failure()
-    assert failed.failure.code in {FailureCode.INTERNAL_ERROR, FailureCode.TABLE_CHANGED}
+    assert failed.failure.code in {FailureCode.PROOF_FAILED, FailureCode.TABLE_CHANGED}
     assert row_count(loaders.database_url) == 0
     assert query(loaders.database_url, "SELECT FROM loader.import WHERE state = 'published'") == []

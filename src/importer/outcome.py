@@ -105,11 +105,12 @@ def keeps_staging(end: End) -> bool:
     """Whether what the loader had committed is to stay for a retry, should the import have failed.
 
     The loader knows whether the failure spoils it. One that ended without its last message, as a killed one does, has
-    found nothing wrong with it.
+    found nothing wrong with it. Where it could not see what is left, the kind of its failure decides.
     """
     if not isinstance(end.last, Failed):
         return True
-    return end.last.staging == "kept" or (end.last.staging == "unknown" and end.last.failure.retryable)
+    is_useful = FAILURE_KINDS[end.last.failure.code].staging == "kept"
+    return end.last.staging == "kept" or (end.last.staging == "unknown" and is_useful)
 
 
 def blames_database(end: End) -> bool:

@@ -152,11 +152,17 @@ def lock(connection: Connection, claimed: Import, interrupt: Interrupt) -> None:
 
 
 def refuse_other_file(known: Import, target: Target) -> None:
-    """Raise SOURCE_CHANGED when the import was begun with another file, or to another end, than the loader has now.
+    """Raise SOURCE_CHANGED when the import was begun with another file than the loader has now, USAGE when in another mode.
 
     At the import's own location a file without validator may change: nothing of it can be gone on from. At another location
     only a file that is proven to be the same may go on with it.
     """
+    if known.mode != target.mode:
+        raise LoaderError(
+            FailureCode.USAGE,
+            f"Import {known.id} was begun with --mode {known.mode}, not {target.mode}.",
+            f"Run the command with --mode {known.mode}, or without --import-id to begin another import.",
+        )
     is_elsewhere = known.location != target.location
     differences = [
         f"its {what} was {then} and is {now}"
@@ -164,7 +170,6 @@ def refuse_other_file(known: Import, target: Target) -> None:
             ("size", known.source_bytes, target.source_bytes),
             ("header length", known.data_start, target.data_start),
             ("number of columns", known.column_count, target.column_count),
-            ("mode", known.mode, target.mode),
         )
         if then != now
     ]

@@ -1,4 +1,4 @@
-"""Connections to the target Postgres: opened with our settings, aborted together, their errors put into our words."""
+"""Connections to the target Postgres: opened with our settings, aborted together."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 from psycopg.rows import scalar_row
 
+from loader.connect_refusal import refusal
+from loader.database_errors import refused, server_message, translated
 from loader.errors import LoaderError
 from loader.wire import FailureCode
 
@@ -70,8 +72,10 @@ _NOTICE_DEATH = b"SET client_connection_check_interval = '1s'"
 class Database:
     """One Postgres database, and the connections that one attempt has to it."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, was_admitted: bool = False) -> None:
+        """`was_admitted`: the server has let this role in before, so that a refusal now is an outage that may pass."""
         self.url = url
+        self._was_admitted = was_admitted
         self._lock = threading.Lock()
         self._open: set[Connection] = set()
         self._aborted = False
@@ -80,7 +84,8 @@ class Database:
     def connection(self, purpose: str) -> Generator[Connection]:
         """Yield a connection in autocommit mode; `purpose` is shown in pg_stat_activity.
 
-        Raises LoaderError, also for what psycopg raises within the block.
+        Raises LoaderError, also for what psycopg raises within the block; DATABASE_CONFIGURATION where the first connection
+        is refused for its role, password, database, options or TLS.
         """
         with translated():
             connection = self._connect(purpose)
@@ -115,6 +120,22 @@ class Database:
 
     def _connect(self, purpose: str) -> Connection:
         parse_url(self.url)
+        try:
+            connection = self._open_connection(purpose)
+        except pg.ConnectionTimeout:
+            raise
+        except psycopg.OperationalError as error:
+            if (
+                self._was_admitted
+                or self._aborted
+                or (found := refusal(self.url, CONNECT_TIMEOUT_SECONDS)) is None
+            ):
+                raise
+            raise refused(found(server_message(error))) from error
+        self._was_admitted = True
+        return connection
+
+    def _open_connection(self, purpose: str) -> Connection:
         return psycopg.connect(
             self.url,
             autocommit=True,
@@ -233,52 +254,3 @@ def _shut_down(connection: Connection) -> None:
         socket.socket(fileno=socket.dup(connection.fileno())) as duplicate,
     ):
         duplicate.shutdown(socket.SHUT_RDWR)
-
-
-@contextlib.contextmanager
-def translated() -> Generator[None]:
-    """Raise what psycopg raises within the block as a LoaderError.
-
-    By exception class, which is the SQLSTATE: https://www.postgresql.org/docs/current/errcodes-appendix.html
-    """
-    try:
-        yield
-    except psycopg.Error as error:
-        raise _translate(error) from error
-
-
-def _translate(error: psycopg.Error) -> LoaderError:
-    message = (error.diag.message_primary or str(error) or type(error).__name__).strip()
-    match error:
-        case pg.DiskFull():
-            return LoaderError(
-                FailureCode.OUT_OF_SPACE,
-                f"The database server's disk is full: {message}",
-                "Free space on the database server (an import needs about 1.25 times the CSV), then run it again.",
-            )
-        case pg.InsufficientPrivilege():
-            return LoaderError(
-                FailureCode.DATABASE_RIGHTS,
-                f"The database role lacks a right: {message}",
-                "Grant it, or use the role that owns trips; see docs/configuration.md for what the loader needs.",
-            )
-        case pg.ReadOnlySqlTransaction() | pg.FeatureNotSupported():
-            return LoaderError(
-                FailureCode.DATABASE_UNSUPPORTED,
-                f"This database can't be loaded into: {message}",
-                "Use a primary server with PostgreSQL 15 or newer.",
-            )
-        case psycopg.OperationalError() | psycopg.InterfaceError():
-            # Connection lost or refused, shutdown, recovery, too many connections, deadlock, cancelled by somebody:
-            # all of them may be over when it is tried again.
-            return LoaderError(
-                FailureCode.DATABASE_UNAVAILABLE,
-                f"The database did not do its part: {message}",
-                "See that the server runs and accepts connections, then run the same command: it goes on from there.",
-            )
-        case _:
-            return LoaderError(
-                FailureCode.INTERNAL_ERROR,
-                f"The database refused a statement of the loader: {message} ({error.sqlstate})",
-                "This is a defect of the loader: please report it with this message.",
-            )

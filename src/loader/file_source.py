@@ -121,7 +121,7 @@ class StreamSource:
 
 def open_path(path: Path) -> FileSource | StreamSource:
     """Choose by what the path is. Raises LoaderError."""
-    location = _shown(path)
+    location = path_location(path)
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:  # ValueError: a NUL byte
@@ -136,7 +136,7 @@ def open_stdin() -> StreamSource:
     return StreamSource(None, STDIN)
 
 
-def _shown(path: Path) -> str:
+def path_location(path: Path) -> str:
     """Return the absolute path on one line of valid Unicode: names of files are any bytes."""
     return printable(str(path.absolute()))
 

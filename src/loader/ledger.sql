@@ -1,5 +1,4 @@
 -- The ledger, version 2: what is loaded, and nothing else says it. Made once per database, in one transaction.
-CREATE SCHEMA loader;
 
 -- One row: the version of these tables, and the database whose object identifiers (OIDs) they hold.
 CREATE TABLE loader.ledger (

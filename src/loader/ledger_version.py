@@ -10,6 +10,7 @@ from importlib import resources
 
 import msgspec
 from psycopg import errors as pg
+from psycopg import sql
 from psycopg.rows import args_row
 
 from loader.database import Connection
@@ -63,11 +64,47 @@ def bring_up_to_date(connection: Connection) -> bool:
 
 
 def make(connection: Connection) -> None:
-    """Make the ledger unless it is there, in the caller's transaction."""
+    """Make the ledger unless it is there, in the caller's transaction.
+
+    Raises DATABASE_RIGHTS or DATABASE_CONFIGURATION when somebody has made a schema `loader` that can't be used.
+    """
     _lock_making(connection)
     if not _exists(connection, "loader.import"):
+        if not _has_empty_schema(connection):
+            connection.execute("CREATE SCHEMA loader")
         connection.execute(resources.files("loader").joinpath("ledger.sql").read_bytes())
         _adopt_tables(connection)
+
+
+def _has_empty_schema(connection: Connection) -> bool:
+    """Whether somebody has made an empty schema `loader` for us. Raises LoaderError where it can't be used."""
+    rights = connection.execute(
+        "SELECT has_schema_privilege(oid, 'USAGE') AND has_schema_privilege(oid, 'CREATE'), current_user"
+        " FROM pg_namespace WHERE nspname = 'loader'"
+    ).fetchone()
+    if rights is None:
+        return False
+    if not rights[0]:
+        raise LoaderError(
+            FailureCode.DATABASE_RIGHTS,
+            f"The schema loader exists, and the role {rights[1]} may not create in it.",
+            sql.SQL("Run this SQL, then the command again: GRANT USAGE, CREATE ON SCHEMA loader TO {};")
+            .format(sql.Identifier(str(rights[1])))
+            .as_string(connection),
+        )
+    foreign = connection.execute(
+        "SELECT relname FROM pg_class WHERE relnamespace = 'loader'::regnamespace"
+        " UNION ALL SELECT proname FROM pg_proc WHERE pronamespace = 'loader'::regnamespace"
+        " UNION ALL SELECT typname FROM pg_type WHERE typnamespace = 'loader'::regnamespace AND typrelid = 0 AND typelem = 0"
+        " ORDER BY 1 LIMIT 5"
+    ).fetchall()
+    if foreign:
+        raise LoaderError(
+            FailureCode.DATABASE_CONFIGURATION,
+            f"The schema loader is not empty, and holds no whole ledger: {', '.join(str(name) for (name,) in foreign)}.",
+            "Move what is in it to another schema, or restore the ledger from a backup, then run the command again.",
+        )
+    return True
 
 
 def _lock_making(connection: Connection) -> None:

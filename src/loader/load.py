@@ -30,7 +30,7 @@ from loader.progress import Meter
 from loader.pulse import Pulse
 from loader.rejection import RejectCount, parse_allowance
 from loader.remainder import Remainder
-from loader.source import Source, SourceInfo, open_source
+from loader.source import Source, SourceInfo, open_source, shown_location
 from loader.wire import FailureCode, Job, Message, Probed, Receipt
 from loader.workers import Workers, default_worker_count
 
@@ -71,6 +71,8 @@ class Load:
         self._allowance = parse_allowance(job.max_rejects)
         self._started = time.monotonic()
         self._worker_count = job.workers or default_worker_count()
+        self.location = shown_location(job.source)
+        self.data_bytes: int | None = None  # of a plain file without its header, once that is known
         self.import_id: UUID | None = UUID(job.import_id) if job.import_id else None
         self.is_claimed = False  # the import is in the ledger, and was ours to change
         self.is_resumable = True  # what is committed can be gone on from
@@ -103,7 +105,7 @@ class Load:
         source = open_source(
             self._job.source, connections=SOURCE_CONNECTIONS, allowed_hosts=self._job.allowed_hosts
         )
-        database = Database(self._database_url)
+        database = Database(self._database_url, was_admitted=self.is_claimed)
         with contextlib.ExitStack() as stack:
             stack.callback(source.close)
             stack.enter_context(self._interrupt.aborting(source.close))
@@ -120,7 +122,7 @@ class Load:
             self._notes += trips_notes.find_lock_note(control, new_tables)
             reach()
             target = self._target(probe)
-            claimed = self._claim(control, target)
+            claimed = self._claim(control, probe, target)
             if isinstance(claimed, Receipt):
                 return claimed
             known, attempt = claimed
@@ -139,7 +141,9 @@ class Load:
         header = read_header(info.head, is_whole=info.head_is_whole)
         if self._allowance.count == 0:
             RejectCount(self._allowance, 0, None).add(first_rejects(info, header), len(info.head))
-        self.is_resumable, self._is_readable_again = info.resumable, info.readable_again
+        self._is_readable_again = info.readable_again
+        if info.compression is None and info.size_bytes is not None:
+            self.data_bytes = info.size_bytes - header.data_start
         return _Probe(source, info, header)
 
     def _refuse_unverified(self, source: Source, info: SourceInfo) -> None:
@@ -173,7 +177,7 @@ class Load:
             force=self._job.force,
         )
 
-    def _claim(self, control: Connection, target: Target) -> tuple[Import, Attempt] | Receipt:
+    def _claim(self, control: Connection, probe: _Probe, target: Target) -> tuple[Import, Attempt] | Receipt:
         """Become the loader of the import; return its receipt where there is nothing left to do."""
         while True:
             found = claim.find_or_insert(control, self.import_id, target)
@@ -195,6 +199,7 @@ class Load:
         claim.refuse_other_file(found, target)
         claim.note_file(control, found, target)
         self.is_claimed = True
+        self.is_resumable = probe.info.resumable  # not before: another import's staging is not this source's
         if not self.is_resumable or found.validator is None:
             for part in ledger.parts(control, found.import_key):
                 removal.drop_part(control, found.import_key, part)

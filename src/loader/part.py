@@ -13,6 +13,7 @@ from loader.buffers import MIB
 from loader.claim import Attempt
 from loader.copy_writer import AttentiveWriter
 from loader.database import Connection
+from loader.database_errors import is_row_fault, row_error
 from loader.encode import COPY_HEADER, COPY_TRAILER, Chunk, Encoder
 from loader.errors import LoaderError
 from loader.failpoint import reach
@@ -59,16 +60,18 @@ class Part:
 
         Calls `on_rejects` as rows are set aside, with the byte offset behind their block (it may raise), and `on_block`
         when a block's bytes are no longer needed. Raises Stopped, IMPORT_BUSY when another loader has taken over, BAD_ROW
-        for a constraint of trips, and what the database raises.
+        for a row fault (database_errors.py), and what the database raises.
         """
         try:
             return self._load(blocks)
-        except psycopg.IntegrityError as error:
-            raise LoaderError(
+        except psycopg.Error as error:
+            if not is_row_fault(error):
+                raise
+            raise row_error(
                 FailureCode.BAD_ROW,
-                f"A row breaks a constraint that was added to trips: {error.diag.message_primary}.",
-                "Drop the constraint, or correct the file. Postgres does not tell which row it is.",
-                value=error.diag.message_detail,
+                "A row breaks a constraint, an index or a column that was added to trips",
+                "Drop what was added, or correct the file. Postgres does not tell which row of the file it is.",
+                error,
             ) from error
 
     def _load(self, blocks: Iterator[Block]) -> int:

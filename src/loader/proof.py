@@ -31,7 +31,7 @@ def prove(
     """Return what is committed of an import, having seen that it is the whole file.
 
     `data_end` is where the decompressed data ended and `source_end` the source as transferred; `source_bytes` is the size
-    that the source announced. Raises TOO_MANY_REJECTS, INTERNAL_ERROR.
+    that the source announced. Raises TOO_MANY_REJECTS, PROOF_FAILED.
     """
     totals = ledger.totals(connection, import_key)
     first = ledger.first_reject(connection, import_key)
@@ -43,10 +43,10 @@ def prove(
     )
     if flaw is not None:
         raise LoaderError(
-            FailureCode.INTERNAL_ERROR,
+            FailureCode.PROOF_FAILED,
             f"The loaded blocks do not prove that the file is whole: {flaw}.",
             "Nothing was published. Somebody has changed the ledger or a part, or this is a defect of the loader: report it,"
-            " then `loader drop` the import and run the command again.",
+            " then run the command again, which begins at the beginning.",
         )
     return totals
 

@@ -15,6 +15,7 @@ from psycopg.rows import scalar_row
 
 from loader import claim, ledger, trips_table
 from loader.database import Connection
+from loader.database_errors import is_row_fault, row_error, server_message
 from loader.errors import LoaderError
 from loader.failpoint import reach
 from loader.interrupt import Interrupt
@@ -30,10 +31,9 @@ _LOCK_TIMEOUT_SECONDS = 1.0
 _MAX_LOCK_TIMEOUT_SECONDS = 8.0
 # The loader gives up after this long in all: longer than a report runs, shorter than a night's pg_dump.
 _LOCK_BUDGET_SECONDS = 600.0
-# Classes of SQLSTATE that a publish meets where trips is gone or altered, or has a new constraint that the rows break, or
-# that no import can have.
+# Classes of SQLSTATE that a publish meets where trips is gone or altered, or has a constraint that no import can have.
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
-_TABLE_CHANGED_CLASSES = ("0A", "23", "42")
+_TABLE_CHANGED_CLASSES = ("0A", "42")
 
 
 def create_import_table(connection: Connection, import_key: int, interrupt: Interrupt) -> None:
@@ -127,8 +127,8 @@ def publish(
 ) -> None:
     """Make all rows of the import visible at once, in the transaction that also stores the receipt.
 
-    Its parts must be attached. Raises ALREADY_IMPORTED, IMPORT_BUSY, TABLE_CHANGED, TABLE_LOCKED, Stopped. When the
-    connection is lost during the commit, the ledger alone knows the answer.
+    Its parts must be attached. Raises ALREADY_IMPORTED, IMPORT_BUSY, TABLE_CHANGED, TABLE_MISMATCH (a row breaks a
+    constraint), TABLE_LOCKED, Stopped. When the connection is lost during the commit, the ledger alone knows the answer.
     """
 
     def transaction() -> None:
@@ -147,9 +147,17 @@ def publish(
     except pg.InsufficientPrivilege:
         raise
     except psycopg.Error as error:
+        if is_row_fault(error):
+            raise row_error(
+                FailureCode.TABLE_MISMATCH,
+                "A row of this import breaks a constraint or an index of trips",
+                "Drop the constraint, or add what a foreign key misses, then run the command again: only the publish is"
+                " repeated.",
+                error,
+            ) from error
         if (error.sqlstate or "")[:2] not in _TABLE_CHANGED_CLASSES:
             raise
-        raise table_changed(str(error.diag.message_primary)) from error
+        raise table_changed(server_message(error)) from error
 
 
 def analyze(connection: Connection) -> None:

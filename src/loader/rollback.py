@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import wait
+from functools import partial
+from typing import TypeVar
 from uuid import UUID
 
 import msgspec
@@ -14,13 +16,19 @@ from loader.database import Connection, Database, end_backends
 from loader.errors import LoaderError, known
 from loader.failpoint import reach
 from loader.interrupt import Interrupt, StopReason
-from loader.wire import Failed, Failure, FailureCode, Published, Receipt
+from loader.ledger import Totals
+from loader.load import Load
+from loader.wire import FAILURE_KINDS, Failed, Failure, FailureCode, Published, Receipt
 
 # A roll back that can't reach the database, or waits for a lock, is tried for this long: a person waits for it.
 _BUDGET_SECONDS = 10.0
 _RETRY_SECONDS = 0.5
 # A server that does not finish a step for so long hangs: the longest is to drop a part of some GB, which takes it a second.
 _HANG_SECONDS = 60.0
+# What an end that keeps the staging may take to say how much: a person waits, and a suspended run is to be gone in seconds.
+_LOOK_SECONDS = 2.0
+
+R = TypeVar("R")
 
 _STOP_FAILURES = {
     StopReason.TERMINATED: (
@@ -41,6 +49,13 @@ _STOP_FAILURES = {
 }
 
 
+class _Staged(msgspec.Struct, frozen=True):
+    """An import that is not published, and what of it is committed."""
+
+    id: UUID
+    totals: Totals
+
+
 def stop_failure(reason: StopReason) -> Failure:
     """Return the failure that a request to stop is."""
     return LoaderError(*_STOP_FAILURES[reason]).failure
@@ -48,37 +63,77 @@ def stop_failure(reason: StopReason) -> Failure:
 
 def end_unpublished(
     failure: Failure,
+    load: Load,
     *,
     database_url: str,
-    import_id: UUID | None,
-    is_claimed: bool,
-    is_resumable: bool,
     is_in_doubt: bool,
+    is_supervised: bool,
     on_part: Callable[[int, int], None],
 ) -> Failed | Published:
-    """Keep the staging where the same command can go on from it, else roll it back; say which.
+    """Keep or drop the staging, as FailureKind.staging says, and return the last message.
 
-    An import that turns out to be published, whatever we were told, ends as published: the ledger decides. `is_in_doubt`:
-    its commit was begun.
+    An import that turns out to be published ends as published, whatever the failure: the ledger decides. `is_in_doubt`:
+    its commit was begun. Nothing is dropped before the loader has seen that the import is this file's, unless a signal
+    asks for it, nor where another loader holds it.
     """
-    shown_id = str(import_id) if import_id else None
     if failure.code is FailureCode.IMPORT_BUSY:
-        return Failed(failure, "kept", shown_id)  # another's, who is at it
-    if import_id is None:
-        return Failed(failure, "none")  # nothing was begun
-    is_kept = failure.retryable and is_resumable
-    if is_kept and not is_in_doubt:
-        return Failed(failure, "kept" if is_claimed else "unknown", shown_id)
+        return Failed(failure, "kept", _shown(load.import_id))
+    is_stopped = failure.code in (FailureCode.TERMINATED, FailureCode.INTERRUPTED)
+    is_useless = FAILURE_KINDS[failure.code].staging == "dropped" or not load.is_resumable
+    if load.import_id is not None and (is_stopped or (load.is_claimed and is_useless)):
+        return _drop(failure, load.import_id, database_url, on_part)
+    return _keep(failure, load, database_url, on_part, is_in_doubt=is_in_doubt, is_supervised=is_supervised)
+
+
+def _drop(
+    failure: Failure, import_id: UUID, database_url: str, on_part: Callable[[int, int], None]
+) -> Failed | Published:
     try:
-        if is_kept:
-            receipt = _retried(lambda _: _ask(database_url, import_id))
-        else:
-            receipt = _retried(lambda on_step: _roll_back(database_url, import_id, on_part, on_step))
+        receipt = _retried(lambda on_step: _roll_back(database_url, import_id, on_part, on_step))
     except Exception as error:
-        return Failed(failure if is_kept else _cleanup_pending(failure, known(error)), "unknown", shown_id)
-    if receipt is not None:
-        return Published(receipt)
-    return Failed(failure, "kept" if is_kept else "none", shown_id)
+        return Failed(_cleanup_pending(failure, known(error)), "unknown", _shown(import_id))
+    return Failed(failure, "none", _shown(import_id)) if receipt is None else Published(receipt)
+
+
+def _keep(
+    failure: Failure,
+    load: Load,
+    database_url: str,
+    on_part: Callable[[int, int], None],
+    *,
+    is_in_doubt: bool,
+    is_supervised: bool,
+) -> Failed | Published:
+    try:
+        find = partial(_find, database_url, load.import_id, load.location)
+        found = _retried(lambda _: find()) if is_in_doubt else _soon(find)
+    except Exception:
+        if load.import_id is None:
+            return Failed(failure, "none")  # nothing was begun
+        return Failed(failure, "kept" if load.is_claimed else "unknown", _shown(load.import_id))
+    if found is None:
+        return Failed(failure, "none", _shown(load.import_id))
+    if isinstance(found, Receipt):
+        return Published(found)
+    if found.totals.parts == 0 and load.is_claimed and not failure.retryable:
+        return _drop(failure, found.id, database_url, on_part)
+    hint = f"{failure.hint}{_kept_text(found, load.data_bytes, is_supervised=is_supervised)}"
+    return Failed(msgspec.structs.replace(failure, hint=hint), "kept", _shown(found.id))
+
+
+def _kept_text(found: _Staged, data_bytes: int | None, *, is_supervised: bool) -> str:
+    totals = found.totals
+    if totals.parts == 0:
+        return ""
+    percent = f", {100 * totals.bytes / data_bytes:.1f} %" if data_bytes else ""
+    text = f" Import {found.id} keeps {totals.rows_copied:,} rows ({totals.bytes / 1e6:,.0f} MB{percent})"
+    if is_supervised:
+        return f"{text}; the next attempt goes on from there."
+    return f"{text} until `loader gc` or `loader drop`; the same command with --import-id {found.id} goes on from there."
+
+
+def _shown(import_id: UUID | None) -> str | None:
+    return None if import_id is None else str(import_id)
 
 
 def _cleanup_pending(failure: Failure, error: LoaderError) -> Failure:
@@ -93,7 +148,12 @@ def _cleanup_pending(failure: Failure, error: LoaderError) -> Failure:
     ).failure
 
 
-def _retried(action: Callable[[Callable[[], None]], Receipt | None]) -> Receipt | None:
+def _soon(action: Callable[[], R]) -> R:
+    """Do what needs the database once; raise TimeoutError where it takes too long: it is only for the message."""
+    return aside.begin(action).result(_LOOK_SECONDS)
+
+
+def _retried(action: Callable[[Callable[[], None]], R]) -> R:
     """Do what needs the database, repeatedly where that is away. `action` calls what it gets at each step."""
     deadline = time.monotonic() + _BUDGET_SECONDS
     while True:
@@ -105,7 +165,7 @@ def _retried(action: Callable[[Callable[[], None]], Receipt | None]) -> Receipt 
         time.sleep(_RETRY_SECONDS)
 
 
-def _unless_it_hangs(action: Callable[[Callable[[], None]], Receipt | None]) -> Receipt | None:
+def _unless_it_hangs(action: Callable[[Callable[[], None]], R]) -> R:
     step_seen = time.monotonic()
 
     def on_step() -> None:
@@ -136,7 +196,7 @@ def _roll_back(
         on_part(parts, parts_total)
         on_step()
 
-    with Database(database_url).connection("roll back") as connection:
+    with Database(database_url, was_admitted=True).connection("roll back") as connection:
         end_backends(connection)  # first: one may be about to commit the import's row
         if not trips_table.exists(connection) or (found := ledger.find_import(connection, import_id)) is None:
             return None
@@ -149,11 +209,22 @@ def _roll_back(
         return _receipt(connection, import_id)
 
 
-def _ask(database_url: str, import_id: UUID) -> Receipt | None:
-    """Return the receipt of the import if it is published, after a commit whose answer we may not have got."""
-    with Database(database_url).connection("receipt") as connection:
+def _find(database_url: str, import_id: UUID | None, location: str | None) -> Receipt | _Staged | None:
+    """Return what the ledger has of the import, once no session of ours can change it; without an id, of this location."""
+    with Database(database_url, was_admitted=True).connection("look") as connection:
         end_backends(connection)
-        return _receipt(connection, import_id)
+        if not trips_table.exists(connection):
+            return None
+        if import_id is not None:
+            found = ledger.find_import(connection, import_id)
+        else:
+            unfinished = ledger.select_imports(connection, "state = 'loading' AND location = %s", [location])
+            found = next(reversed(unfinished), None)
+        if found is not None and found.receipt is not None:
+            return msgspec.json.decode(found.receipt, type=Receipt)
+        if found is None or found.state == "removing":
+            return None
+        return _Staged(found.id, ledger.totals(connection, found.import_key))
 
 
 def _receipt(connection: Connection, import_id: UUID) -> Receipt | None:

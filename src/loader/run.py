@@ -43,7 +43,7 @@ def run(
     with Watch(interrupt, on_sigterm=job.on_sigterm, watch_stdin=is_supervised) as watch:
 
         def work() -> None:
-            story = _Story(job, interrupt, show)
+            story = _Story(job, interrupt, show, is_supervised=is_supervised)
             try:
                 story.tell(open_database)
             except BaseException as error:  # whatever ends the thread: the main thread waits for it
@@ -65,9 +65,12 @@ def run(
 class _Story:
     """What happens from the first message to the last, and after it."""
 
-    def __init__(self, job: Job, interrupt: Interrupt, show: Callable[[Message], None]) -> None:
+    def __init__(
+        self, job: Job, interrupt: Interrupt, show: Callable[[Message], None], *, is_supervised: bool
+    ) -> None:
         self._job = job
         self._interrupt = interrupt
+        self._is_supervised = is_supervised
         self._meter = Meter()
         self._lock = threading.Lock()
         self._show = show
@@ -119,11 +122,10 @@ class _Story:
             failure = self._failure(error)
         return end_unpublished(
             failure,
+            load,
             database_url=database_url,
-            import_id=load.import_id,
-            is_claimed=load.is_claimed,
-            is_resumable=load.is_resumable,
             is_in_doubt=self._interrupt.commit_begun,
+            is_supervised=self._is_supervised,
             on_part=self._meter.removed,
         )
 

@@ -18,7 +18,7 @@ from loader.buffers import BufferPool, Segment
 from loader.compression import Compression, compression_of
 from loader.delivery import Fill, deliver, run_until_closed
 from loader.errors import LoaderError
-from loader.file_source import STDIN, open_path, open_stdin
+from loader.file_source import STDIN, open_path, open_stdin, path_location
 from loader.http_address import InvalidAddress, parse_address
 from loader.http_connection import Dialer
 from loader.http_source import HttpSource
@@ -27,7 +27,7 @@ from loader.retry import Patience
 from loader.unpacking import Unpacking, unpacked_head
 from loader.wire import FailureCode
 
-__all__ = ["HEAD_BYTES", "Source", "SourceClosed", "SourceInfo", "open_source"]
+__all__ = ["HEAD_BYTES", "Source", "SourceClosed", "SourceInfo", "open_source", "shown_location"]
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -183,3 +183,15 @@ def open_source(
     return _OpenedSource(
         HttpSource(address, Dialer(policy), connections, patience or Patience(), closed), closed
     )
+
+
+def shown_location(source: str) -> str | None:
+    """Return the location under which the ledger has a source; None: it is stdin, or can't be one."""
+    if source == STDIN:
+        return None
+    if _SCHEME.match(source) is None:
+        return path_location(Path(source))
+    try:
+        return parse_address(source).location
+    except InvalidAddress:
+        return None

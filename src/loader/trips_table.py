@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loader import ledger_version
+from loader import ledger_version, trips_check
 from loader.database import Connection
 from loader.errors import LoaderError
 from loader.trips import COLUMNS, POSTGRES_TYPES
@@ -14,9 +14,6 @@ _ENCODINGS = ("UTF8", "SQL_ASCII")
 
 # ANALYZE reads 300 rows for each unit of the target: enough for a planner, and milliseconds for any part.
 STATISTICS_TARGET = 10
-
-_KEY_COLUMNS = {"import_key": "integer", "part": "integer"}
-_EXPECTED = {column.name: POSTGRES_TYPES[column.kind] for column in COLUMNS} | _KEY_COLUMNS
 
 _CREATE_TRIPS = f"""
 CREATE TABLE public.trips (
@@ -30,15 +27,16 @@ CREATE TABLE public.trips (
 def prepare(connection: Connection) -> None:
     """Make `trips` and the ledger where they are missing; see that `trips` is ours to load into.
 
-    Raises DATABASE_UNSUPPORTED, DATABASE_UNAVAILABLE (a standby), DATABASE_RIGHTS, TABLE_MISMATCH.
+    Raises DATABASE_UNSUPPORTED, DATABASE_UNAVAILABLE (a standby), DATABASE_RIGHTS, DATABASE_CONFIGURATION, TABLE_MISMATCH.
     """
     _check_server(connection)
     ledger_version.bring_up_to_date(connection)
     with connection.transaction():
         ledger_version.make(connection)
         if not _exists(connection, "public.trips"):
+            _refuse_taken_name(connection)
             connection.execute(_CREATE_TRIPS.encode())
-    _check(connection)
+    trips_check.check(connection)
 
 
 def exists(connection: Connection) -> bool:
@@ -86,34 +84,20 @@ def _exists(connection: Connection, table: str) -> bool:
     return connection.execute("SELECT to_regclass(%s) IS NOT NULL", [table]).fetchone() == (True,)
 
 
-def _check(connection: Connection) -> None:
-    actual = {row[0]: row[1] for row in columns(connection, "public.trips")}
-    wrong = [
-        f"{name} is {actual.get(name, 'missing')}, not {expected}"
-        for name, expected in _EXPECTED.items()
-        if actual.get(name) != expected
-    ]
-    # From the catalog: pg_get_partkeydef waits for whoever has locked trips.
-    partitioned = connection.execute(
-        "SELECT partstrat = 'l' AND partnatts = 1 AND partattrs[0] = attnum FROM pg_partitioned_table"
-        " JOIN pg_attribute ON attrelid = partrelid AND attname = 'import_key'"
-        " WHERE partrelid = 'public.trips'::regclass"
-    ).fetchone()
-    if partitioned != (True,):
-        wrong.append("it is not PARTITION BY LIST (import_key)")
-    if wrong:
+def _refuse_taken_name(connection: Connection) -> None:
+    """Raise where `public.trips` can't be made: there is no such schema, or a type has the name."""
+    public, named = connection.execute(
+        "SELECT to_regnamespace('public') IS NOT NULL, to_regtype('public.trips') IS NOT NULL"
+    ).fetchall()[0]
+    if not public:
+        raise LoaderError(
+            FailureCode.DATABASE_CONFIGURATION,
+            "The database has no schema public, in which trips would be.",
+            "Run this SQL, then the command again: CREATE SCHEMA public;",
+        )
+    if named:
         raise LoaderError(
             FailureCode.TABLE_MISMATCH,
-            f"public.trips is not a table that the loader made: {'; '.join(wrong)}.",
-            "Rename that table, or import into another database: the loader makes its own.",
-        )
-    owned = connection.execute(
-        "SELECT pg_has_role(relowner, 'USAGE'), pg_get_userbyid(relowner) FROM pg_class"
-        " WHERE oid = 'public.trips'::regclass"
-    ).fetchone()
-    if owned is not None and not owned[0]:
-        raise LoaderError(
-            FailureCode.DATABASE_RIGHTS,
-            f"Only the owner of public.trips, {owned[1]}, may attach what is imported.",
-            f"Connect as {owned[1]}, or GRANT that role to yours.",
+            "A type has the name public.trips, which the table trips needs.",
+            "Run this SQL, then the command again: ALTER TYPE public.trips RENAME TO trips_type;",
         )

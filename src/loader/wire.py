@@ -64,19 +64,26 @@ class FailureCode(enum.StrEnum):
     IMPORT_NOT_FOUND = "import_not_found"
     DATABASE_RIGHTS = "database_rights"
     DATABASE_UNSUPPORTED = "database_unsupported"
+    DATABASE_CONFIGURATION = "database_configuration"
     EMBEDDED_DATABASE = "embedded_database"
     LOADER_KILLED = "loader_killed"
+    PROOF_FAILED = "proof_failed"
     INTERNAL_ERROR = "internal_error"
     INTERRUPTED = "interrupted"
     TERMINATED = "terminated"
+
+
+Staging = Literal["kept", "dropped"]
 
 
 class FailureKind(msgspec.Struct, frozen=True):
     """What is true of every failure with one code."""
 
     exit_code: ExitCode
-    retryable: bool  # the same command may well succeed; the staging is kept for it to go on from
+    retryable: bool  # the same command may well succeed
     meaning: str  # one sentence for the documentation
+    # What becomes of what is committed. It is dropped where the user says so, the file has changed or its data are bad.
+    staging: Staging = "kept"
 
 
 FAILURE_KINDS: dict[FailureCode, FailureKind] = {
@@ -91,16 +98,19 @@ FAILURE_KINDS: dict[FailureCode, FailureKind] = {
         ExitCode.DATA, False, "The bytes are something else: HTML, UTF-16, an archive."
     ),
     FailureCode.BAD_ROW: FailureKind(
-        ExitCode.DATA, False, "A row can't be stored, and no reject was allowed."
+        ExitCode.DATA,
+        False,
+        "A row can't be stored, and no reject was allowed; or it breaks a constraint or an index of trips.",
+        "dropped",
     ),
     FailureCode.TOO_MANY_REJECTS: FailureKind(
-        ExitCode.DATA, False, "More rows were rejected than --max-rejects."
+        ExitCode.DATA, False, "More rows were rejected than --max-rejects.", "dropped"
     ),
     FailureCode.RECORD_TOO_LONG: FailureKind(
-        ExitCode.DATA, False, "A record is longer than a block; usually a quote is never closed."
+        ExitCode.DATA, False, "A record is longer than a block; usually a quote is never closed.", "dropped"
     ),
     FailureCode.ALREADY_IMPORTED: FailureKind(
-        ExitCode.DATA, False, "This very file (address, size, validator, digest) is published already."
+        ExitCode.DATA, False, "This very file (address, size, validator, digest) is published already.", "dropped"
     ),
     FailureCode.SOURCE_NOT_FOUND: FailureKind(ExitCode.SOURCE, False, "There is no such file or address."),
     FailureCode.SOURCE_FORBIDDEN: FailureKind(
@@ -115,14 +125,17 @@ FAILURE_KINDS: dict[FailureCode, FailureKind] = {
         ExitCode.SOURCE, True, "The server can't be reached or keeps failing, beyond the retry budget."
     ),
     FailureCode.SOURCE_CHANGED: FailureKind(
-        ExitCode.SOURCE, False, "The file is not the one the import began with."
+        ExitCode.SOURCE, False, "The file is not the one the import began with.", "dropped"
     ),
     FailureCode.SOURCE_TRUNCATED: FailureKind(ExitCode.SOURCE, True, "The file ends before its end."),
     FailureCode.LENGTH_UNVERIFIED: FailureKind(
         ExitCode.SOURCE, False, "Nothing says where the file ends, and a verified length was asked for."
     ),
     FailureCode.SOURCE_CORRUPT: FailureKind(
-        ExitCode.SOURCE, False, "The compressed data is damaged, or more than just one compressed file."
+        ExitCode.SOURCE,
+        False,
+        "The compressed data is damaged, or more than just one compressed file.",
+        "dropped",
     ),
     FailureCode.SOURCE_PROTOCOL: FailureKind(
         ExitCode.SOURCE, False, "The server's answers contradict each other or the HTTP standard."
@@ -131,7 +144,10 @@ FAILURE_KINDS: dict[FailureCode, FailureKind] = {
         ExitCode.DATABASE_UNAVAILABLE, True, "The database can't be reached, beyond the retry budget."
     ),
     FailureCode.CLEANUP_PENDING: FailureKind(
-        ExitCode.DATABASE_UNAVAILABLE, True, "Loading has stopped, but the staging could not be removed yet."
+        ExitCode.DATABASE_UNAVAILABLE,
+        True,
+        "Loading has stopped, but the staging could not be removed yet.",
+        "dropped",
     ),
     FailureCode.OUT_OF_SPACE: FailureKind(
         ExitCode.OUT_OF_SPACE, False, "The database server's disk is full."
@@ -149,7 +165,9 @@ FAILURE_KINDS: dict[FailureCode, FailureKind] = {
         ExitCode.SUSPENDED, True, "trips was altered during the import; the staging is kept."
     ),
     FailureCode.TABLE_MISMATCH: FailureKind(
-        ExitCode.CONFIGURATION, False, "The database has a trips that the loader did not make."
+        ExitCode.CONFIGURATION,
+        False,
+        "trips is not the loader's table, or has a column, constraint or index that these rows can't satisfy.",
     ),
     FailureCode.IMPORT_NOT_FOUND: FailureKind(
         ExitCode.USAGE, False, "The ledger has no import with this id."
@@ -162,6 +180,11 @@ FAILURE_KINDS: dict[FailureCode, FailureKind] = {
         False,
         "The database is read-only, not in UTF-8, behind a pooler that keeps no sessions, or older than PostgreSQL 15.",
     ),
+    FailureCode.DATABASE_CONFIGURATION: FailureKind(
+        ExitCode.CONFIGURATION,
+        False,
+        "The server refuses the role, password, database or TLS, has no schema public, or a limit of it is too low.",
+    ),
     FailureCode.EMBEDDED_DATABASE: FailureKind(
         ExitCode.CONFIGURATION, False, "The embedded PostgreSQL could not be started."
     ),
@@ -170,11 +193,21 @@ FAILURE_KINDS: dict[FailureCode, FailureKind] = {
         True,
         "Said by a supervisor: the loader was killed, fell silent or could not be started.",
     ),
-    FailureCode.INTERNAL_ERROR: FailureKind(
-        ExitCode.INTERNAL, False, "A defect of the loader; the staging is removed."
+    FailureCode.PROOF_FAILED: FailureKind(
+        ExitCode.INTERNAL,
+        False,
+        "What is staged does not prove that the file is loaded whole; nothing was published.",
+        "dropped",
     ),
-    FailureCode.INTERRUPTED: FailureKind(ExitCode.INTERRUPTED, False, "SIGINT: the import was rolled back."),
-    FailureCode.TERMINATED: FailureKind(ExitCode.TERMINATED, False, "SIGTERM: the import was rolled back."),
+    FailureCode.INTERNAL_ERROR: FailureKind(
+        ExitCode.INTERNAL, False, "A defect of the loader, or of the database server."
+    ),
+    FailureCode.INTERRUPTED: FailureKind(
+        ExitCode.INTERRUPTED, False, "SIGINT: the import was rolled back.", "dropped"
+    ),
+    FailureCode.TERMINATED: FailureKind(
+        ExitCode.TERMINATED, False, "SIGTERM: the import was rolled back.", "dropped"
+    ),
 }
 
 
