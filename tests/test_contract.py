@@ -25,7 +25,13 @@ def table(heading: str) -> list[list[str]]:
 
 def test_every_failure_code_has_an_exit_code_and_stands_in_the_page() -> None:
     expected = [
-        [str(code), str(kind.exit_code.value), "yes" if kind.retryable else "no", kind.meaning]
+        [
+            str(code),
+            str(kind.exit_code.value),
+            "yes" if kind.retryable else "no",
+            kind.staging,
+            kind.meaning,
+        ]
         for code, kind in ((code, wire.FAILURE_KINDS[code]) for code in wire.FailureCode)
     ]
     assert table("Failure codes") == expected

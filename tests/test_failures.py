@@ -10,7 +10,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 import psycopg
@@ -19,6 +19,7 @@ from http_server import Fault, HttpServer, Request
 from loader_process import (
     LoaderProcess,
     assert_nothing_is_left,
+    committed_rows,
     query,
     row_count,
     wait_for,
@@ -71,15 +72,23 @@ class Scene:
         )
 
     def fails(
-        self, code: FailureCode, source: str | None = None, *options: str, database_url: str | None = None
+        self,
+        code: FailureCode,
+        source: str | None = None,
+        *options: str,
+        database_url: str | None = None,
+        staging: Literal["none", "kept"] = "none",
     ) -> Failure:
-        """Run; see the code, that nothing of it is visible, and that no staging is left."""
+        """Run; see the code, that nothing of it is visible, and what is left: nothing, or staging, which gc collects."""
         rows_before = row_count(self.database_url)
         failed = self.start(source, *options, database_url=database_url).failure()
         assert failed.failure.code is code, failed.failure
         assert failed.failure.hint
         assert row_count(self.database_url) == rows_before
-        assert failed.staging == "none"
+        assert failed.staging == staging
+        if staging == "kept":
+            assert committed_rows(self.database_url) > 0
+            assert LoaderProcess(self.folder, "gc", database_url=self.database_url).wait() == 0
         assert_nothing_is_left(self.database_url)
         return failed.failure
 
@@ -178,8 +187,8 @@ def test_a_missing_file_is_said_to_be_missing(scene: Scene) -> None:
 
 @provokes(FailureCode.SOURCE_FORBIDDEN)
 def test_a_signature_that_expires_during_the_import_is_said_to_be_refused(scene: Scene) -> None:
-    scene.server.rule = lambda request: Fault(status=403) if request.number > 8 else None
-    scene.fails(FailureCode.SOURCE_FORBIDDEN, scene.server.url + "?signature=canary")
+    scene.server.rule = lambda request: Fault(status=403) if request.number > 20 else None
+    scene.fails(FailureCode.SOURCE_FORBIDDEN, scene.server.url + "?signature=canary", staging="kept")
 
 
 @provokes(FailureCode.SOURCE_REFUSED)
@@ -252,9 +261,9 @@ def test_damage_in_a_compressed_file_is_found(scene: Scene) -> None:
 @provokes(FailureCode.SOURCE_PROTOCOL)
 def test_ranges_that_are_not_those_asked_for_are_refused(scene: Scene) -> None:
     scene.server.rule = lambda request: (
-        Fault(headers={"Content-Range": f"bytes 0-9/{len(scene.sample)}"}) if request.number > 2 else None
+        Fault(headers={"Content-Range": f"bytes 0-9/{len(scene.sample)}"}) if request.number > 20 else None
     )
-    scene.fails(FailureCode.SOURCE_PROTOCOL)
+    scene.fails(FailureCode.SOURCE_PROTOCOL, staging="kept")
 
 
 @provokes(FailureCode.DATABASE_UNAVAILABLE)
@@ -269,7 +278,7 @@ def test_a_database_that_is_not_there_is_said_to_be_unavailable(scene: Scene) ->
 
 @provokes(FailureCode.OUT_OF_SPACE)
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a small file system")
-def test_a_full_disk_is_said_to_be_full_and_given_back(scene: Scene) -> None:
+def test_a_full_disk_is_said_to_be_full_and_keeps_what_is_committed(scene: Scene) -> None:
     mounted = scene.folder / "small"
     mounted.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=777", "none", mounted], check=True)
@@ -278,7 +287,7 @@ def test_a_full_disk_is_said_to_be_full_and_given_back(scene: Scene) -> None:
         scene.execute(f"CREATE TABLESPACE small LOCATION '{mounted}/data'")
         name = query(scene.database_url, "SELECT current_database()")[0][0]
         scene.execute(f"ALTER DATABASE {name} SET default_tablespace = small")
-        scene.fails(FailureCode.OUT_OF_SPACE)
+        scene.fails(FailureCode.OUT_OF_SPACE, staging="kept")
         scene.execute("DROP TABLE trips", "DROP SCHEMA loader CASCADE", "DROP TABLESPACE small")
     finally:
         subprocess.run(["umount", mounted], check=True)
@@ -430,7 +439,7 @@ def test_an_embedded_server_that_can_not_start_is_told_with_a_reason(scene: Scen
     assert loader.failure().failure.code is FailureCode.EMBEDDED_DATABASE
 
 
-@provokes(FailureCode.INTERNAL_ERROR)
+@provokes(FailureCode.PROOF_FAILED)
 def test_rows_that_vanish_in_the_server_are_a_defect_and_not_a_receipt(scene: Scene) -> None:
     # after three parts' bytes, so that one of two workers has filled one
     scene.server.rule = lambda request: Fault(before="stall") if request.number == 24 else None
@@ -440,6 +449,25 @@ def test_rows_that_vanish_in_the_server_are_a_defect_and_not_a_receipt(scene: Sc
     scene.execute("DELETE FROM loader.block WHERE byte_start = (SELECT min(byte_start) FROM loader.block)")
     scene.server.drop_connections()
     failed: Failed = loader.failure()
-    assert (failed.failure.code, failed.staging) == (FailureCode.INTERNAL_ERROR, "none")
+    assert (failed.failure.code, failed.staging) == (FailureCode.PROOF_FAILED, "none")
     assert row_count(scene.database_url) == 0
     assert_nothing_is_left(scene.database_url)
+
+
+@provokes(FailureCode.INTERNAL_ERROR)
+def test_a_statement_that_the_server_refuses_unexpectedly_is_told_with_its_words(scene: Scene) -> None:
+    scene.start().receipt()
+    scene.execute("ALTER TABLE loader.part DROP COLUMN committed_at, DROP COLUMN row_count CASCADE")
+    failed = scene.start(None, "--force").failure()
+    assert failed.failure.code is FailureCode.INTERNAL_ERROR
+    assert "row_count" in failed.failure.message
+
+
+@provokes(FailureCode.DATABASE_CONFIGURATION)
+def test_a_database_that_does_not_exist_is_told_at_once(scene: Scene) -> None:
+    scheme, _, rest = scene.database_url.partition("://")
+    path, _, parameters = rest.partition("?")
+    wrong = f"{scheme}://{path.rpartition('/')[0]}/no_such_database?{parameters}"
+    failure = scene.fails(FailureCode.DATABASE_CONFIGURATION, database_url=wrong)
+    assert not failure.retryable
+    assert "no_such_database" in failure.message

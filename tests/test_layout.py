@@ -125,6 +125,8 @@ def test_postgres_is_spoken_to_in_the_database_modules_alone() -> None:
     }
     assert speakers <= {
         "database",
+        "database_errors",
+        "connect_refusal",
         "pulse",
         "copy_writer",
         "ledger",
@@ -135,6 +137,7 @@ def test_postgres_is_spoken_to_in_the_database_modules_alone() -> None:
         "removal",
         "trips_notes",
         "trips_table",
+        "trips_check",
         "load",
         "versions",  # asks libpq for its own
     }

@@ -15,7 +15,7 @@ from source_reading import QUICK
 from loader import commit_schedule, delivery, source
 from loader.retry import Patience
 from loader.run import run
-from loader.wire import Failed, Failure, FailureCode, Job, Published, Receipt
+from loader.wire import FAILURE_KINDS, Failed, Failure, FailureCode, Job, Published, Receipt
 
 # Retries at once; a silence or a trickle ends soon, though not on a machine that stalls.
 HASTY = msgspec.structs.replace(
@@ -49,7 +49,7 @@ class WholeImport:
         if end.staging == "none":
             assert_nothing_is_left(self.database_url)
         else:
-            assert (end.staging, end.failure.retryable) == ("kept", True)
+            assert (end.staging, FAILURE_KINDS[code].staging) == ("kept", "kept")
         return end.failure
 
     def ends(self, job: Job, patience: Patience = HASTY) -> Published | Failed:

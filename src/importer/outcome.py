@@ -148,15 +148,23 @@ def decide(
     if failure.code is outage:  # no import's fault, and it lasts as long as it lasts
         return Outcome(State.QUEUED, failure, retry_after_seconds=retries.delay_seconds(0), is_retried=False)
     if not failure.retryable:
-        return Outcome(State.FAILED, failure)
+        return Outcome(State.FAILED, _with_deadline(failure, end))
     if asked is Asked.SUSPEND:
         return Outcome(State.QUEUED)
     is_locked = failure.code is FailureCode.TABLE_LOCKED
     before, most = (locked, retries.locked_attempts) if is_locked else (fruitless, retries.attempts)
     if before + 1 >= most:
-        return Outcome(State.FAILED, failure)
+        return Outcome(State.FAILED, _with_deadline(failure, end))
     delay_seconds = retries.delay_seconds(before)
     return Outcome(State.QUEUED, failure, retry_after_seconds=delay_seconds, is_retried=not is_locked)
+
+
+def _with_deadline(failure: Failure, end: End) -> Failure:
+    """Say how long the service keeps what the last attempt left (janitor.py), and how to go on."""
+    if not isinstance(end.last, Failed) or end.last.staging != "kept":
+        return failure
+    how = f"`importer retry {end.last.import_id}` begins it; a day from now the service drops what is kept."
+    return msgspec.structs.replace(failure, hint=f"{failure.hint} {how}")
 
 
 def failure_of(end: End) -> Failure:
