@@ -50,7 +50,7 @@ def test_a_signature_that_expires_costs_no_committed_row(
     assert (receipt.attempts, receipt.rows_published) == (2, row_count(loaders.database_url))
     loading = [
         each.progress.rows_loaded
-        for each in resumed.messages
+        for each in resumed.messages()
         if isinstance(each, ProgressMessage) and each.phase == "loading"
     ]
     assert min(loading) >= rows
