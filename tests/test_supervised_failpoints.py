@@ -73,7 +73,7 @@ async def test_a_loader_that_dies_or_hangs_at_any_step_is_followed_by_one_that_g
         assert codes in ([-9, 0], [-9])  # it had published before it died
 
 
-async def test_a_loader_that_breaks_at_any_step_fails_and_leaves_nothing(
+async def test_a_loader_that_breaks_at_any_step_fails_and_a_retry_goes_on(
     steps: Iterable[int], tmp_path: Path, database_url: str, small_server: HttpServer
 ) -> None:
     for step in steps:
@@ -87,6 +87,10 @@ async def test_a_loader_that_breaks_at_any_step_fails_and_leaves_nothing(
                 assert found.error is not None
                 assert found.error.code is FailureCode.INTERNAL_ERROR
                 assert row_count(database_url) == 0
+                await scene.store.retry(import_id)
+                scene.supervisor.wake()
+                await scene.receipt(import_id)
+                assert row_count(database_url) == ROWS
         if not was_reached(folder):
             return
 

@@ -111,7 +111,7 @@ def translate(error: psycopg.Error) -> LoaderError:
                 "This database can't be loaded into",
                 "Use a primary server with PostgreSQL 15 or newer.",
             )
-        case pg.RaiseException():
+        case pg.RaiseException():  # outside of COPY: an event trigger, mostly
             return _with(
                 error,
                 FailureCode.DATABASE_CONFIGURATION,
@@ -126,6 +126,14 @@ def translate(error: psycopg.Error) -> LoaderError:
                 FailureCode.DATABASE_UNAVAILABLE,
                 "The database operation failed",
                 "See that the server runs and accepts connections, then run the same command: it goes on from there.",
+            )
+        case _ if is_row_fault(error):
+            return row_error(
+                FailureCode.TABLE_MISMATCH,
+                "A row of this import breaks a constraint or an index of trips",
+                "Drop the constraint, or add what a foreign key misses, then run the same command: it goes on from what is"
+                " loaded.",
+                error,
             )
         case _ if (error.sqlstate or "")[:2] in _SERVER_CLASSES:
             return _with(

@@ -15,7 +15,7 @@ from psycopg.rows import scalar_row
 
 from loader import claim, ledger, trips_table
 from loader.database import Connection
-from loader.database_errors import is_row_fault, row_error, server_message
+from loader.database_errors import server_message
 from loader.errors import LoaderError
 from loader.failpoint import reach
 from loader.interrupt import Interrupt
@@ -147,14 +147,6 @@ def publish(
     except pg.InsufficientPrivilege:
         raise
     except psycopg.Error as error:
-        if is_row_fault(error):
-            raise row_error(
-                FailureCode.TABLE_MISMATCH,
-                "A row of this import breaks a constraint or an index of trips",
-                "Drop the constraint, or add what a foreign key misses, then run the command again: only the publish is"
-                " repeated.",
-                error,
-            ) from error
         if (error.sqlstate or "")[:2] not in _TABLE_CHANGED_CLASSES:
             raise
         raise table_changed(server_message(error)) from error

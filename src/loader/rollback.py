@@ -11,7 +11,7 @@ from uuid import UUID
 
 import msgspec
 
-from loader import aside, claim, ledger, removal, trips_table
+from loader import aside, claim, ledger, ledger_version, removal
 from loader.database import Connection, Database, end_backends
 from loader.errors import LoaderError, known
 from loader.failpoint import reach
@@ -53,6 +53,7 @@ class _Staged(msgspec.Struct, frozen=True):
     """An import that is not published, and what of it is committed."""
 
     id: UUID
+    attempt: int
     totals: Totals
 
 
@@ -115,7 +116,8 @@ def _keep(
         return Failed(failure, "none", _shown(load.import_id))
     if isinstance(found, Receipt):
         return Published(found)
-    if found.totals.parts == 0 and load.is_claimed and not failure.retryable:
+    is_ours = load.is_claimed or found.attempt == 0
+    if found.totals.parts == 0 and is_ours and not failure.retryable:
         return _drop(failure, found.id, database_url, on_part)
     hint = f"{failure.hint}{_kept_text(found, load.data_bytes, is_supervised=is_supervised)}"
     return Failed(msgspec.structs.replace(failure, hint=hint), "kept", _shown(found.id))
@@ -198,7 +200,10 @@ def _roll_back(
 
     with Database(database_url, was_admitted=True).connection("roll back") as connection:
         end_backends(connection)  # first: one may be about to commit the import's row
-        if not trips_table.exists(connection) or (found := ledger.find_import(connection, import_id)) is None:
+        if (
+            not ledger_version.bring_up_to_date(connection)
+            or (found := ledger.find_import(connection, import_id)) is None
+        ):
             return None
         reach()
         claim.lock(connection, found, undisturbed)
@@ -213,7 +218,7 @@ def _find(database_url: str, import_id: UUID | None, location: str | None) -> Re
     """Return what the ledger has of the import, once no session of ours can change it; without an id, of this location."""
     with Database(database_url, was_admitted=True).connection("look") as connection:
         end_backends(connection)
-        if not trips_table.exists(connection):
+        if not ledger_version.bring_up_to_date(connection):
             return None
         if import_id is not None:
             found = ledger.find_import(connection, import_id)
@@ -224,7 +229,7 @@ def _find(database_url: str, import_id: UUID | None, location: str | None) -> Re
             return msgspec.json.decode(found.receipt, type=Receipt)
         if found is None or found.state == "removing":
             return None
-        return _Staged(found.id, ledger.totals(connection, found.import_key))
+        return _Staged(found.id, found.attempt, ledger.totals(connection, found.import_key))
 
 
 def _receipt(connection: Connection, import_id: UUID) -> Receipt | None:
