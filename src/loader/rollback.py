@@ -80,7 +80,10 @@ def end_unpublished(
     if failure.code is FailureCode.IMPORT_BUSY:
         return Failed(failure, "kept", _shown(load.import_id))
     is_stopped = failure.code in (FailureCode.TERMINATED, FailureCode.INTERRUPTED)
-    is_useless = FAILURE_KINDS[failure.code].staging == "dropped" or not load.is_resumable
+    is_spoiled = FAILURE_KINDS[failure.code].staging == "dropped"
+    if load.import_id is None and is_spoiled:
+        return Failed(failure, "none")  # nothing was begun; others' imports of this file are not this run's
+    is_useless = is_spoiled or not load.is_resumable
     if load.import_id is not None and (is_stopped or (load.is_claimed and is_useless)):
         return _drop(failure, load.import_id, database_url, on_part)
     return _keep(failure, load, database_url, on_part, is_in_doubt=is_in_doubt, is_supervised=is_supervised)
@@ -116,7 +119,7 @@ def _keep(
         return Failed(failure, "none", _shown(load.import_id))
     if isinstance(found, Receipt):
         return Published(found)
-    is_ours = load.is_claimed or found.attempt == 0
+    is_ours = load.import_id is not None and (load.is_claimed or found.attempt == 0)
     if found.totals.parts == 0 and is_ours and not failure.retryable:
         return _drop(failure, found.id, database_url, on_part)
     hint = f"{failure.hint}{_kept_text(found, load.data_bytes, is_supervised=is_supervised)}"
