@@ -53,7 +53,7 @@ class LedgerReader:
         return await self._ask(_server_version)
 
     async def _ask(self, question: Callable[[Connection], R]) -> R:
-        database = Database(self._database_url, was_admitted=True)  # a refusal may pass: the service waits
+        database = Database(self._database_url)
 
         def answer() -> R:
             with database.connection("service") as connection:
