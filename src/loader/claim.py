@@ -152,7 +152,7 @@ def lock(connection: Connection, claimed: Import, interrupt: Interrupt) -> None:
 
 
 def refuse_other_file(known: Import, target: Target) -> None:
-    """Raise SOURCE_CHANGED when the import was begun with another file than the loader has now, USAGE when in another mode.
+    """Raise SOURCE_CHANGED when the import was begun with another file, USAGE when it was begun in another mode.
 
     At the import's own location a file without validator may change: nothing of it can be gone on from. At another location
     only a file that is proven to be the same may go on with it.

@@ -110,7 +110,10 @@ FAILURE_KINDS: dict[FailureCode, FailureKind] = {
         ExitCode.DATA, False, "A record is longer than a block; usually a quote is never closed.", "dropped"
     ),
     FailureCode.ALREADY_IMPORTED: FailureKind(
-        ExitCode.DATA, False, "This very file (address, size, validator, digest) is published already.", "dropped"
+        ExitCode.DATA,
+        False,
+        "This very file (address, size, validator, digest) is published already.",
+        "dropped",
     ),
     FailureCode.SOURCE_NOT_FOUND: FailureKind(ExitCode.SOURCE, False, "There is no such file or address."),
     FailureCode.SOURCE_FORBIDDEN: FailureKind(
