@@ -205,13 +205,17 @@ def test_a_file_that_can_not_be_told_from_another_begins_anew(
     collect(loaders)
 
 
+# A Last-Modified becomes a validator once it is a second old.
+@pytest.mark.parametrize("later_etag", [None, '"v1"'])
 def test_a_named_import_of_such_a_file_loads_all_of_it_again(
-    loaders: Loaders, server: HttpServer, whole: str
+    loaders: Loaders, server: HttpServer, whole: str, later_etag: str | None
 ) -> None:
     server.etag = None
     options = ("--import-id", str(uuid.uuid4()))
     end_in_mid_load(loaders, server, *options, number=signal.SIGKILL)
-    assert loaders.start("run", server.url, *options).receipt().attempts == 2
+    server.etag = later_etag
+    receipt = loaders.start("run", server.url, *options).receipt()
+    assert (receipt.attempts, receipt.validator) == (2, later_etag)
     assert checksum(loaders.database_url) == whole
     assert_nothing_is_left(loaders.database_url)
 

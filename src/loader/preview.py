@@ -22,7 +22,7 @@ _SHOWN_CHARACTERS = 24
 
 
 def preview_text(location: str) -> str:
-    """Return what is at a location, for people, reading no more than its head. Raises LoaderError."""
+    """Return what is at a location, for people, reading no more than its ends. Raises LoaderError."""
     source = open_source(location)
     try:
         info = source.probe()
