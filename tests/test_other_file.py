@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import re
+import shutil
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from http_server import Fault, HttpServer, Request
@@ -13,7 +15,7 @@ from loader_process import checksum, checksum_of, committed_rows, query, row_cou
 from whole_import import WholeImport
 
 from loader.raw_source import HEAD_BYTES, TAIL_BYTES, digest_of
-from loader.wire import Failed, FailureCode, Job, Published
+from loader.wire import Failed, Failure, FailureCode, Job, Published
 
 pytestmark = pytest.mark.slow
 
@@ -37,6 +39,17 @@ def loaded_in_part(whole_import: WholeImport, server: HttpServer, job: Job) -> N
     whole_import.fails(job, FailureCode.SOURCE_UNREACHABLE)
     assert committed_rows(whole_import.database_url) > 0
     server.rule = lambda _: None
+
+
+def refused_and_kept(whole_import: WholeImport, job: Job) -> Failure:
+    """See a job refused as another file's, with the staging of the import that it names left as it is."""
+    committed = committed_rows(whole_import.database_url)
+    end = whole_import.ends(job)
+    assert isinstance(end, Failed)
+    assert (end.failure.code, end.staging) == (FailureCode.SOURCE_CHANGED, "kept")
+    assert committed_rows(whole_import.database_url) == committed > 0
+    assert row_count(whole_import.database_url) == 0
+    return end.failure
 
 
 def with_another_digit(content: bytes, start: int, end: int) -> bytes:
@@ -120,6 +133,38 @@ def test_a_new_address_of_the_file_goes_on_with_the_import_that_it_names(
     assert found == [(f"{server.origin}/copy/trips.csv",)]
 
 
+def test_another_file_at_another_address_leaves_the_named_import_alone(
+    whole_import: WholeImport, server: HttpServer, sample: bytes
+) -> None:
+    loaded_in_part(whole_import, server, Job(server.url, import_id=ID))
+    with HttpServer(in_the_head(sample)) as other:
+        failure = refused_and_kept(whole_import, Job(other.url, import_id=ID))
+    assert server.url in failure.message
+    assert whole_import.succeeds(Job(server.url, import_id=ID)).attempts == 3
+
+
+def test_a_file_without_validator_at_another_address_is_another_one(
+    whole_import: WholeImport, server: HttpServer, sample: bytes
+) -> None:
+    loaded_in_part(whole_import, server, Job(server.url, import_id=ID))
+    with HttpServer(sample, etag=None) as other:
+        refused_and_kept(whole_import, Job(other.url, import_id=ID))
+    assert whole_import.succeeds(Job(server.url, import_id=ID)).attempts == 3
+
+
+def test_a_path_that_was_moved_goes_on_and_a_copy_of_it_does_not(
+    whole_import: WholeImport, sample: bytes, tmp_path: Path
+) -> None:
+    path, copy, moved = tmp_path / "trips.csv", tmp_path / "copy.csv", tmp_path / "moved.csv"
+    path.write_bytes(sample[:-20])  # its last record is cut off: the import fails when the rest is committed
+    whole_import.fails(Job(str(path), import_id=ID), FailureCode.SOURCE_TRUNCATED)
+    shutil.copy2(path, copy)
+    assert str(path) in refused_and_kept(whole_import, Job(str(copy), import_id=ID)).message
+    path.rename(moved)
+    whole_import.fails(Job(str(moved), import_id=ID), FailureCode.SOURCE_TRUNCATED)
+    assert query(whole_import.database_url, "SELECT location FROM loader.import") == [(str(moved),)]
+
+
 def test_an_import_of_which_less_is_known_is_gone_on_with(
     whole_import: WholeImport, server: HttpServer, sample: bytes
 ) -> None:
@@ -154,3 +199,26 @@ def test_an_export_that_grows_while_it_is_read_is_source_changed(
     server.content = sample[: sample.rindex(b"\n", 0, -10) + 1]
     server.rule = rule
     whole_import.fails(Job(server.url), FailureCode.SOURCE_CHANGED)
+
+
+def test_a_login_page_in_place_of_the_file_leaves_the_staging_alone(
+    whole_import: WholeImport, server: HttpServer
+) -> None:
+    loaded_in_part(whole_import, server, Job(server.url, import_id=ID))
+    server.rule = lambda _: Fault(
+        status=200, body=b"<!DOCTYPE html><title>Log in</title>", headers={"ETag": None}
+    )
+    whole_import.fails(Job(server.url, import_id=ID), FailureCode.NOT_CSV)
+    server.rule = lambda _: None
+    assert whole_import.succeeds(Job(server.url, import_id=ID)).attempts == 2
+
+
+def test_a_signature_that_expires_in_mid_load_is_replaced(
+    whole_import: WholeImport, server: HttpServer
+) -> None:
+    server.rule = lambda request: (
+        Fault(status=403) if (request.first or 0) >= MIDDLE and "new" not in request.target else None
+    )
+    whole_import.fails(Job(f"{server.url}?signature=old", import_id=ID), FailureCode.SOURCE_FORBIDDEN)
+    assert committed_rows(whole_import.database_url) > 0
+    assert whole_import.succeeds(Job(f"{server.url}?signature=new", import_id=ID)).attempts == 2
