@@ -21,7 +21,8 @@ from loader.account import SERVER_ENVIRONMENT, UNSHARED
 from loader.cluster import LOG_LIMIT_BYTES
 from loader.embedded import embedded_server
 from loader.errors import LoaderError
-from loader.wire import FailureCode
+from loader.sample import write_sample
+from loader.wire import ExitCode, FailureCode
 
 # Real processes, some seconds each.
 pytestmark = pytest.mark.slow
@@ -36,6 +37,9 @@ with embedded_server(Path(sys.argv[1])) as url:
     print(url, flush=True)
     sys.stdin.read()
 """
+
+# What says where it is.
+OF_THE_DATA_FOLDER = ("IMPORTER_DATA_DIR", "XDG_DATA_HOME", "DATABASE_URL")
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become somebody else")
 
@@ -260,6 +264,105 @@ def answers(url: str) -> bool:
         return answer(url, "SELECT 1") == 1
     except psycopg.OperationalError:
         return False
+
+
+def test_the_way_to_its_socket_is_made_again_when_temporary_files_are_cleaned(data: Path) -> None:
+    with embedded_server(data) as url, psycopg.connect(url) as connected:
+        server = postmaster(data)
+        way = (data / "postgres-socket").readlink()
+        shutil.rmtree(way)
+        assert connected.execute("SELECT value FROM kept").fetchone() == (42,)
+        wait_until(lambda: answers(url))
+        (way / ".s.PGSQL.5432").unlink()
+        wait_until(lambda: answers(url))
+        assert postmaster(data) == server
+        guardian(data).kill()
+        wait_until(lambda: len(processes(data)) == 1)
+        shutil.rmtree(way)
+        with embedded_server(data) as same:
+            assert same == url
+            assert answers(url)
+    assert not way.exists()
+
+
+def test_a_way_that_is_somebody_elses_by_now_is_not_taken(data: Path) -> None:
+    with embedded_server(data) as url:
+        guardian(data).kill()
+        wait_until(lambda: len(processes(data)) == 1)
+        way = (data / "postgres-socket").readlink()
+        shutil.rmtree(way)
+        way.mkdir(mode=0o755)
+        with embedded_server(data) as another:
+            assert another != url
+            assert answer(another, "SELECT value FROM kept") == 42
+    way.rmdir()
+
+
+def test_a_copy_of_its_folder_has_a_server_of_its_own(data: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    with user(data) as (process, _):
+        for killed in (guardian(data), process, postmaster(data)):
+            killed.kill()
+        wait_until(lambda: not processes(data))
+    (data / "postgres" / ".s.PGSQL.5432").unlink()  # which shutil can't copy
+    shutil.copytree(data, copy, symlinks=True)
+    with embedded_server(data) as url, embedded_server(copy) as url_of_copy:
+        change(url_of_copy, "INSERT INTO kept VALUES (43)")
+        assert (answer(url, "SELECT sum(value) FROM kept"), url_of_copy != url) == (42, True)
+    wait_until(lambda: not processes(copy))
+
+
+def test_variables_meant_for_other_servers_and_other_places_do_not_reach_it(tmp_path: Path) -> None:
+    deep = tmp_path / ("deep/" * 20)
+    deep.mkdir(parents=True)
+    for_others = {
+        "PGHOST": "127.0.0.1",
+        "PGHOSTADDR": "127.0.0.1",
+        "PGPORT": "1",
+        "PGUSER": "somebody",
+        "PGDATABASE": "elsewhere",
+        "PGPASSFILE": "/nowhere",
+        "PGSERVICE": "nothing",
+        "PGOPTIONS": "-c default_transaction_read_only=on",
+        "PGSSLMODE": "verify-full",
+        "PGREQUIREPEER": "somebody",
+        "PGREQUIREAUTH": "scram-sha-256",
+        "PGTARGETSESSIONATTRS": "standby",
+        "PGTZ": "Nowhere/Else",
+        "PGDATESTYLE": "none",
+        "PGDATA": "/nowhere",
+        "LC_ALL": "xx_XX.UTF-8",
+        "TZ": "Nowhere/Else",
+        "TMPDIR": str(deep),
+    }
+    source = tmp_path / "trips.csv"
+    with source.open("wb") as file:
+        write_sample(file, 100, seed=1)
+    command = [sys.executable, "-m", "loader", "run", str(source), "--data-dir", str(tmp_path / "data")]
+    ended = subprocess.run(command, env={**os.environ, **for_others}, capture_output=True, check=False)
+    assert ended.returncode == 0, ended.stdout
+    wait_until(lambda: not processes(tmp_path / "data"))
+
+
+def test_a_home_that_can_not_be_written_to_is_told_with_what_to_set() -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in OF_THE_DATA_FOLDER}
+    command = [sys.executable, "-m", "loader", "imports"]
+    ended = subprocess.run(
+        command, env={**environment, "HOME": "/proc"}, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == ExitCode.CONFIGURATION
+    assert "IMPORTER_DATA_DIR" in ended.stderr
+
+
+@needs_root
+def test_without_any_home_all_that_needs_none_works() -> None:
+    prefix = ("unshare", "--user", "--map-user=54321")  # an id without an account
+    if subprocess.run([*prefix, "true"], check=False).returncode != 0:
+        pytest.skip("this machine does not let processes into a user namespace")
+    environment = {name: value for name, value in os.environ.items() if name not in OF_THE_DATA_FOLDER}
+    environment.pop("HOME", None)
+    ended = subprocess.run([*prefix, sys.executable, "-m", "loader", "--help"], env=environment, check=False)
+    assert ended.returncode == 0
 
 
 def test_what_a_reboot_leaves_behind_misleads_nobody(data: Path) -> None:

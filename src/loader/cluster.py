@@ -6,6 +6,7 @@ Python is never imported.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -22,9 +23,12 @@ from loader.wire import FailureCode
 CLUSTER = "postgres"  # PostgreSQL's data directory
 PID_FILE = "postmaster.pid"
 LOG = "postgres.log"
-SOCKET_LINK = "postgres-socket"  # leads to the folder with the socket
+SOCKET_LINK = "postgres-socket"  # leads to a folder with a short path, in which a link leads to the socket
 
 PORT = 5432  # only a part of the socket's name: nothing listens on the network
+SOCKET = f".s.PGSQL.{PORT}"
+# Of the 103 bytes that a socket's path may have on macOS (Linux: 107), "/loader-postgres-12345678/.s.PGSQL.5432" takes 39.
+LONGEST_TEMPORARY_FOLDER_BYTES = 64
 # Looked at whenever a program is started; a longer log is emptied.
 LOG_LIMIT_BYTES = 1 << 20
 LOG_TAIL_LINES = 10
@@ -32,6 +36,7 @@ LOG_TAIL_LINES = 10
 SETTINGS = {
     "listen_addresses": "",
     "port": str(PORT),
+    "unix_socket_directories": ".",  # the cluster, to which nobody else has access; no path in it is too long
     # A table made and filled in one transaction is then not logged:
     # https://www.postgresql.org/docs/18/runtime-config-wal.html#GUC-WAL-LEVEL
     "wal_level": "minimal",
@@ -75,8 +80,9 @@ def start_server(folder: Path, server_lock: int) -> None:
         give_to(account, cluster)
     (cluster / PID_FILE).unlink(missing_ok=True)  # a crash's; by now the id in it may be anybody's
 
-    settings = {**SETTINGS, "unix_socket_directories": f'"{_socket_folder(folder, account)}"'}
-    options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+    (cluster / f"{SOCKET}.lock").unlink(missing_ok=True)  # so is the one in it
+    restore_socket_folder(folder)
+    options = [part for name, value in SETTINGS.items() for part in ("-c", f"{name}={value}")]
     command = [*DETACHED, str(binaries / "postgres"), "-D", str(cluster), *options]
     run_logged(folder, command, server_lock, account)
 
@@ -95,25 +101,49 @@ def _make_cluster(folder: Path, binaries: Path, account: Account, server_lock: i
     new.rename(folder / CLUSTER)
 
 
-def _socket_folder(folder: Path, account: Account) -> Path:
-    """Return a folder with a short path, that of the crashed server where there is one: its users look there.
+def restore_socket_folder(folder: Path) -> None:
+    """Make the short path to the server's socket, or make it again where it was removed: at the path that its users have.
 
-    Its owner alone gets into it, so whoever connects can be trusted. It is not in the data folder, whose path may be
-    long: a socket's path ends at 107 bytes (unix(7)).
+    The socket itself is in the cluster. A socket's path ends at 107 bytes (unix(7)) and the cluster's may be longer, so
+    clients take a link to it in a folder of temporary files, which may be cleaned. To be called with the users' lock.
+    Raises OSError.
     """
-    link = folder / SOCKET_LINK
+    link, server_socket = folder / SOCKET_LINK, folder / CLUSTER / SOCKET
     try:
-        found = link.stat()
-        if (found.st_uid, stat.S_IMODE(found.st_mode)) == (account.owner, 0o700):
-            (link / f".s.PGSQL.{PORT}.lock").unlink(missing_ok=True)  # holds a process id, as PID_FILE does
-            return link.readlink()
-        link.unlink()  # the path is somebody else's by now
+        socket_folder = link.readlink()
+        with contextlib.suppress(FileExistsError):
+            socket_folder.mkdir(mode=0o700, parents=True)
+        is_ours = _leads_to(socket_folder, server_socket)
     except FileNotFoundError:
+        is_ours = False
+    if not is_ours:  # somebody else's by now, or another server's of whose data folder this one is a copy
         link.unlink(missing_ok=True)
-    socket_folder = Path(tempfile.mkdtemp(prefix="loader-postgres-"))
-    link.symlink_to(socket_folder)
-    give_to(account, socket_folder)
-    return socket_folder
+        socket_folder = Path(tempfile.mkdtemp(prefix="loader-postgres-", dir=_short_temporary_folder()))
+        link.symlink_to(socket_folder)
+    name = link / SOCKET
+    if not name.is_symlink() and reachable_socket_folder(folder) is None:
+        name.unlink(missing_ok=True)  # a crash's, of a version that had the socket itself there
+        name.symlink_to(server_socket)
+
+
+def has_socket_folder(folder: Path) -> bool:
+    """Return whether the short path is there; it need not lead to a server that listens."""
+    return os.path.lexists(folder / SOCKET_LINK / SOCKET)
+
+
+def _leads_to(socket_folder: Path, server_socket: Path) -> bool:
+    """Whether a folder is one that nobody else gets into, and has no link to another server's socket."""
+    found = socket_folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or stat.S_IMODE(found.st_mode) != 0o700:
+        return False
+    name = socket_folder / SOCKET
+    return found.st_uid == os.geteuid() and (not name.is_symlink() or name.readlink() == server_socket)
+
+
+def _short_temporary_folder() -> str:
+    """Return TMPDIR unless it is so long that no socket can be connected to below it."""
+    folder = tempfile.gettempdir()
+    return folder if len(os.fsencode(folder)) <= LONGEST_TEMPORARY_FOLDER_BYTES else "/tmp"  # noqa: S108 - mkdtemp's
 
 
 def reachable_socket_folder(folder: Path) -> Path | None:
@@ -121,7 +151,7 @@ def reachable_socket_folder(folder: Path) -> Path | None:
     with socket.socket(socket.AF_UNIX) as connection:
         try:
             socket_folder = (folder / SOCKET_LINK).readlink()
-            connection.connect(str(socket_folder / f".s.PGSQL.{PORT}"))
+            connection.connect(str(socket_folder / SOCKET))
         except OSError:
             return None
     return socket_folder

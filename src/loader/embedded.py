@@ -9,7 +9,7 @@ however it ends):
 - guardian: held by the one detached process that tries for the users' lock, and so notices users that were killed.
 
 The last user stops the server and waits until it is gone. Where nobody uses it, no process is left. Where somebody does
-and it dies, the guardian starts it again.
+and it dies, the guardian starts it again; where the short path to its socket is cleaned away, it makes that again.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ from loader.cluster import (
     DETACHED,
     PORT,
     failure,
+    has_socket_folder,
     reachable_socket_folder,
     read_pid_file,
     remove_socket_folder,
+    restore_socket_folder,
     run_logged,
     start_server,
 )
@@ -57,8 +59,15 @@ def default_data_folder(environment: Mapping[str, str] = os.environ) -> Path:
     """Return where the embedded server keeps its data: IMPORTER_DATA_DIR, else the user's data folder (XDG)."""
     if given := environment.get("IMPORTER_DATA_DIR"):
         return Path(given)
-    data_home = environment.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(data_home) / "large-file-importer"
+    if data_home := environment.get("XDG_DATA_HOME"):
+        return Path(data_home) / "large-file-importer"
+    try:
+        home = Path.home()
+    except (
+        RuntimeError
+    ):  # no HOME, and a user id without an account; it matters only where the folder is used
+        home = Path("/")
+    return home / ".local" / "share" / "large-file-importer"
 
 
 @contextmanager
@@ -66,18 +75,30 @@ def embedded_server(data_folder: Path) -> Generator[str]:
     """Use the embedded PostgreSQL 18 of a folder: yield the URL of its database `postgres`.
 
     The first user makes and starts it, in about a second; after a crash it takes as long as the recovery does.
-    A process that is killed meanwhile, or while it uses the server, leaves nothing to clean up.
+    A process that is killed meanwhile, or while it uses the server, leaves nothing to clean up. Takes libpq's variables
+    out of the process's environment.
     Raises LoaderError (EMBEDDED_DATABASE).
     """
     folder = data_folder.absolute()
     try:
         users, socket_folder = _enter(folder)
     except OSError as error:
-        raise failure(folder, f"can't be used: {error}") from error
+        hint = "Choose another folder (IMPORTER_DATA_DIR, --data-dir), or set DATABASE_URL to a PostgreSQL of your own."
+        raise failure(folder, f"can't be used: {error}", hint) from error
+    _forget_libpq_variables()
     try:
         yield f"postgresql://postgres@/postgres?host={quote(str(socket_folder), safe='')}&port={PORT}"
     finally:
         _leave(folder, users)
+
+
+def _forget_libpq_variables() -> None:
+    """Take PGHOST, PGOPTIONS, PGSERVICE and the like out of the environment: they are meant for another server.
+
+    A URL overrides most of them only. https://www.postgresql.org/docs/current/libpq-envars.html
+    """
+    for name in [name for name in os.environ if name.startswith("PG")]:
+        del os.environ[name]
 
 
 def _enter(folder: Path) -> tuple[int, Path]:
@@ -124,6 +145,7 @@ def _start_or_join(folder: Path) -> Path:
         elif socket_folder := reachable_socket_folder(folder):
             return socket_folder
         else:
+            restore_socket_folder(folder)
             ready_since = ready_since or time.monotonic()
             if time.monotonic() - ready_since > UNREACHABLE_SECONDS:
                 raise failure(folder, "runs, but can't be reached: perhaps in another container")
@@ -165,12 +187,15 @@ def _guard(folder: Path, guardian_lock: int) -> None:
 
 
 def _revive(folder: Path) -> bool:
-    """Start the server again if it has died under its users; False: there was no need to."""
-    if _seems_alive(folder):
+    """Start the server again if it has died under its users, which True tells; restore the path to its socket."""
+    if (is_alive := _seems_alive(folder)) and has_socket_folder(folder):
         return False
     users = _open_lock(folder / USERS_LOCK)
     try:
         fcntl.flock(users, fcntl.LOCK_SH | fcntl.LOCK_NB)  # else somebody is stopping it
+        if is_alive:
+            restore_socket_folder(folder)
+            return False
         if (
             server_lock := _try_lock(folder / SERVER_LOCK)
         ) is None:  # it starts, or its children have not all ended
