@@ -73,12 +73,12 @@ def exits(code: str) -> None:
     os._exit(int(code))
 
 
-def waits(_: str) -> None:
-    """Report as a loader does, until its stdin ends."""
+def waits(phase: str) -> None:
+    """Report as a loader does in a phase, until its stdin ends."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     os.set_blocking(0, False)
     while sys.stdin.buffer.read() != b"":  # None: there is nothing yet
-        say("progress", phase="loading", progress=PROGRESS)
+        say("progress", phase=phase or "loading", progress=PROGRESS)
         time.sleep(0.05)
     end("suspended", 75, retryable=True, staging="kept")
 

@@ -132,6 +132,7 @@ def test_postgres_is_spoken_to_in_the_database_modules_alone() -> None:
         "ledger",
         "ledger_version",
         "claim",
+        "indexing",
         "part",
         "publication",
         "removal",

@@ -153,6 +153,17 @@ async def test_who_reports_the_same_for_too_long_is_killed(monkeypatch: pytest.M
     assert (end.exit_code, end.was_silent, end.was_stalled) == (-signal.SIGKILL, False, True)
 
 
+async def test_who_builds_indexes_may_report_the_same_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader_process, "STALL_SECONDS", 2)
+    process = start("waits?indexing")
+    for _ in range(60):  # which take it three seconds and more
+        await process.changed.wait()
+        process.changed.clear()
+    assert not process.has_ended
+    process.kill()
+    assert not (await end_of(process)).was_stalled
+
+
 async def test_signals_after_its_end_go_nowhere() -> None:
     process = start("fails")
     await end_of(process)

@@ -78,6 +78,22 @@ def test_percent_is_never_100_before_the_commit() -> None:
         assert percent < 100
 
 
+def test_while_indexes_are_built_percent_is_how_much_of_the_staging_has_them() -> None:
+    meter = Meter(Clock())
+    meter.start(1000, 0, 0, 0)
+    meter.enter("loading")
+    meter.add(1000, 10, 0)
+    for done, percent in ((0, 0.0), (150, 37.5), (400, 99.9)):
+        meter.indexed(done, 400)
+        message = meter.message()
+        assert (message.phase, message.progress.percent, message.progress.bytes_done) == (
+            "indexing",
+            percent,
+            1000,
+        )
+        assert (message.progress.bytes_per_second, message.progress.eta_seconds) == (None, None)
+
+
 def test_an_unknown_size_gives_neither_percent_nor_eta() -> None:
     clock = Clock()
     meter = Meter(clock)

@@ -204,6 +204,10 @@ class LoaderProcess:
             before = self.progress
             if before is None or message.phase != before.phase or counts(message) != counts(before):
                 self._moved = True
+            if (
+                message.phase == "indexing"
+            ):  # of one large part, for hours; the loader asks the database if it lives
+                self._moved = True
             self.progress = message
             if not self._is_announced:  # however fast it talks, the event loop hears of it one at a time
                 self._is_announced = True

@@ -37,6 +37,7 @@ class Phase(enum.StrEnum):
 
     PROBING = "probing"
     LOADING = "loading"
+    INDEXING = "indexing"
     PUBLISHING = "publishing"
     ROLLING_BACK = "rolling_back"
 

@@ -24,6 +24,7 @@ from loader.errors import LoaderError
 from loader.failpoint import reach
 from loader.first_rows import first_rejects
 from loader.header import Header, read_header
+from loader.indexing import IndexMissing
 from loader.interrupt import POLL_SECONDS, Interrupt
 from loader.ledger import Import
 from loader.progress import Meter
@@ -128,12 +129,15 @@ class Load:
             known, attempt = claimed
             self._announce(probe, known, attempt)
             remainder = self._load(control, database, probe, attempt)
-            self._meter.enter("publishing")
-            receipt = self._receipt(control, probe, known, attempt, remainder)
-            reach()
-            publication.publish(control, attempt, target, receipt, self._interrupt)
-            reach()
-            return receipt
+            while True:
+                publication.build_indexes(control, attempt.import_key, self._interrupt, self._meter.indexed)
+                self._meter.enter("publishing")
+                receipt = self._receipt(control, probe, known, attempt, remainder)
+                reach()
+                with contextlib.suppress(IndexMissing):  # built next
+                    publication.publish(control, attempt, target, receipt, self._interrupt)
+                    reach()
+                    return receipt
 
     def _probe(self, source: Source) -> _Probe:
         info = source.probe()

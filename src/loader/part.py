@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import psycopg
 from psycopg import Copy, sql
 
-from loader import claim, ledger
+from loader import claim, indexing, ledger
 from loader.blocks import Block
 from loader.buffers import MIB
 from loader.claim import Attempt
@@ -90,7 +90,7 @@ class Part:
                 row_count += rows
             self._record(number)
             ledger.complete_part(connection, number, row_count)
-            _create_indexes(connection, import_key, number)
+            indexing.copy_indexes(connection, ledger.import_table(import_key), table)
             connection.execute(f"SET LOCAL default_statistics_target = {STATISTICS_TARGET}".encode())
             connection.execute(sql.SQL("ANALYZE {}").format(table))
             claim.check_attempt(connection, import_key, self._attempt.number)
@@ -187,24 +187,3 @@ def _create_table(connection: Connection, import_key: int, number: int) -> None:
             ledger.part_table(import_key, number), number
         )
     )
-
-
-def _create_indexes(connection: Connection, import_key: int, number: int) -> None:
-    """Build the indexes that the import's table has of `trips`: an attach that lacked one would build it under locks."""
-    table, parent = ledger.part_table(import_key, number), f"loader.import_{import_key}"
-    constraints = connection.execute(
-        "SELECT pg_get_constraintdef(oid) FROM pg_constraint"
-        " WHERE conrelid = %s::regclass AND contype IN ('p', 'u', 'x')",
-        [parent],
-    ).fetchall()
-    for (definition,) in constraints:
-        add = sql.SQL("ALTER TABLE {} ADD ").format(table).as_bytes(connection)
-        connection.execute(add + str(definition).encode())
-    indexes = connection.execute(
-        "SELECT indisunique, split_part(pg_get_indexdef(indexrelid), %s, 2) FROM pg_index WHERE indrelid = %s::regclass"
-        " AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid)",
-        [f" ON ONLY {parent} ", parent],
-    ).fetchall()
-    for unique, definition in indexes:
-        create = sql.SQL("CREATE UNIQUE INDEX ON {} " if unique else "CREATE INDEX ON {} ").format(table)
-        connection.execute(create.as_bytes(connection) + str(definition).encode())

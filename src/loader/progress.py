@@ -28,7 +28,7 @@ class Meter:
         self._phase: Phase = "probing"
         self._bytes_total: int | None = None
         self._bytes = self._rows = self._rejects = 0
-        self._removed_percent = 0.0
+        self._step_percent = 0.0  # of a phase that does not count the file's bytes
         self.phase_changed = threading.Event()
         self._samples: deque[tuple[float, int, int]] = deque()
 
@@ -56,8 +56,18 @@ class Meter:
         """Count down: so many parts of the staging are gone."""
         with self._lock:
             self._phase = "rolling_back"
-            self._removed_percent = 100.0 * parts / parts_total if parts_total else 100.0
+            self._step_percent = 100.0 * parts / parts_total if parts_total else 100.0
         if parts == 0:
+            self.phase_changed.set()
+
+    def indexed(self, done_bytes: int, total_bytes: int) -> None:
+        """Say that indexes are built, and of how much of the staging's bytes they are."""
+        with self._lock:
+            self._phase = "indexing"
+            self._step_percent = min(
+                100.0 * done_bytes / total_bytes if total_bytes else 100.0, _MOST_PERCENT
+            )
+        if done_bytes == 0:
             self.phase_changed.set()
 
     def enter(self, phase: Phase) -> None:
@@ -80,8 +90,8 @@ class Meter:
         bytes_rate, rows_rate = self._rates()
         total = self._bytes_total
         percent = min(100.0 * self._bytes / total, _MOST_PERCENT) if total else None
-        if self._phase == "rolling_back":
-            percent = self._removed_percent
+        if self._phase in ("indexing", "rolling_back"):
+            percent = self._step_percent
         left = None if total is None else max(total - self._bytes, 0)
         return Progress(
             bytes_done=self._bytes,

@@ -13,7 +13,7 @@ from psycopg import errors as pg
 from psycopg import sql
 from psycopg.rows import scalar_row
 
-from loader import claim, ledger, trips_table
+from loader import claim, indexing, ledger, trips_table
 from loader.database import Connection
 from loader.database_errors import server_message
 from loader.errors import LoaderError
@@ -102,6 +102,22 @@ def _attach_parts(connection: Connection, import_key: int) -> None:
         )
 
 
+def build_indexes(
+    connection: Connection, import_key: int, interrupt: Interrupt, on_progress: Callable[[int, int], None]
+) -> None:
+    """Build what trips has got in indexes since the import's table was made; see indexing.build_missing.
+
+    Raises TABLE_CHANGED, TABLE_LOCKED, Stopped.
+    """
+    _refuse_changed_table(connection, import_key)
+
+    def build(action: Callable[[], None]) -> None:
+        interrupt.check()
+        with_lock_timeout(connection, action, interrupt)
+
+    indexing.build_missing(connection, import_key, build, on_progress)
+
+
 def attached_row_count(connection: Connection, import_key: int) -> int:
     """Return how many rows are in the parts that a publish shows: partitions of the import's table that are not empty.
 
@@ -128,7 +144,8 @@ def publish(
     """Make all rows of the import visible at once, in the transaction that also stores the receipt.
 
     Its parts must be attached. Raises ALREADY_IMPORTED, IMPORT_BUSY, TABLE_CHANGED, TABLE_MISMATCH (a row breaks a
-    constraint), TABLE_LOCKED, Stopped. When the connection is lost during the commit, the ledger alone knows the answer.
+    constraint), TABLE_LOCKED, Stopped; IndexMissing when trips has got an index since `build_indexes`. When the
+    connection is lost during the commit, the ledger alone knows the answer.
     """
 
     def transaction() -> None:
@@ -228,6 +245,9 @@ def _publish(connection: Connection, attempt: claim.Attempt, target: claim.Targe
         raise claim.superseded()
     claim.take_turn(connection, target.location)
     claim.refuse_duplicate(connection, target, key)
+    # the lock that the attach takes, too: nobody else creates an index meanwhile
+    connection.execute(sql.SQL("LOCK TABLE ONLY {} IN SHARE UPDATE EXCLUSIVE MODE").format(TRIPS))
+    indexing.refuse_missing(connection, key)
     for part in ledger.parts(connection, key):
         connection.execute(
             sql.SQL("ALTER TABLE {} RESET (autovacuum_enabled)").format(ledger.part_table(key, part))

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import msgspec
 
 Mode = Literal["append", "replace"]
-Phase = Literal["probing", "loading", "publishing", "rolling_back"]
+Phase = Literal["probing", "loading", "indexing", "publishing", "rolling_back"]
 
 
 class ExitCode(enum.IntEnum):
