@@ -159,3 +159,16 @@ def test_while_indexes_are_built_others_read_and_a_request_to_stop_is_heard(
     loader.send(signal.SIGTERM)
     assert loader.failure().failure.code is FailureCode.TERMINATED
     assert_nothing_is_left(loaders.database_url)
+
+
+def test_a_row_that_breaks_a_new_unique_index_keeps_the_staging_until_the_index_is_dropped(
+    loaders: Loaders, server: HttpServer, sample: bytes
+) -> None:
+    loader = start_until_stalled(loaders, server)
+    change(loaders, "CREATE UNIQUE INDEX one_a_company ON trips (import_key, part, hvfhs_license_num)")
+    resume_serving(server)
+    failed = loader.failure()
+    assert (failed.failure.code, failed.staging) == (FailureCode.TABLE_MISMATCH, "kept")
+    change(loaders, "DROP INDEX one_a_company")
+    assert loaders.start("run", server.url).receipt().attempts == 2
+    assert checksum(loaders.database_url) == checksum_of(loaders.database_url, sample)
