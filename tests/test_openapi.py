@@ -153,10 +153,19 @@ def test_each_schema_that_an_answer_is_of_has_an_example_and_each_field_of_an_im
     document: Json,
 ) -> None:
     schemas = document["components"]["schemas"]
-    for name in ("NewImport", "Import", "ImportPage", "Attempt", "Reject", "Health", "Problem"):
+    for name in (
+        "NewImport",
+        "RetryImport",
+        "Import",
+        "ImportPage",
+        "Attempt",
+        "Reject",
+        "Health",
+        "Problem",
+    ):
         assert schemas[name]["examples"], name
         assert schemas[name]["description"], name
-    for name in ("NewImport", "Progress", "Receipt", "Failure"):
+    for name in ("NewImport", "RetryImport", "Progress", "Receipt", "Failure"):
         for field, schema in schemas[name]["properties"].items():
             assert "description" in schema or field == "published_at", f"{name}.{field}"
 

@@ -203,6 +203,22 @@ async def test_retry_means_now(store: Store, clock: Clock) -> None:
     assert there(await store.claim()).id == one.id
 
 
+async def test_a_new_url_replaces_the_one_before_and_the_key_stays_that_of_the_first(store: Store) -> None:
+    first = job("https://example.org/a?signature=1")
+    submitted, _ = await store.submit(first, "key")
+    await store.request_cancel(submitted.id)
+    for number in (2, 3):
+        source = f"https://example.org/a?signature={number}"
+        asked = there(await store.retry(submitted.id, source))
+        assert asked.job == msgspec.structs.replace(first, source=source)
+        assert (await store.submit(first, "key"))[0].id == submitted.id
+        with pytest.raises(IdempotencyConflict):
+            await store.submit(asked.job, "key")
+        assert there(await store.claim()).job.source == source
+        await finished(store, submitted, State.FAILED)
+    assert there(await store.retry(submitted.id)).job.source == source
+
+
 async def test_only_a_failure_counts_as_a_retry_and_a_retry_asked_for_begins_anew(store: Store) -> None:
     one = await brought_to(store, State.RUNNING)
     suspended = await store.finish_attempt(

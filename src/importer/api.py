@@ -17,7 +17,7 @@ from importer.lookup import AnyRequest, FromService, ImportId, find, not_found
 from importer.openapi import IMPORTS, problem_responses
 from importer.problems import ProblemCode, RequestProblem
 from importer.representation import Attempt, Import, ImportPage, PageLinks
-from importer.submission import read_job
+from importer.submission import read_job, read_retry
 from loader.http_address import parse_address
 
 # When to look again: a loader reports twice a second.
@@ -198,21 +198,32 @@ async def cancel_import(service: FromService, import_id: ImportId) -> Response[I
     operation_id="retryImport",
     tags=[IMPORTS],
     summary="Try an import again",
-    description="Puts an import that failed or was cancelled back into the queue. It goes on from what is committed.",
+    description="Puts an import that failed or was cancelled back into the queue, and lets one that waits after a failed"
+    " attempt wait no longer. It goes on from what is committed. A body says what is to change, such as a URL that has"
+    " expired; without one everything stays as it is.",
     response_headers=[_LOCATION, _RETRY_AFTER],
     response_description="It is in the queue.",
     responses=problem_responses(
-        ProblemCode.IMPORT_NOT_FOUND, ProblemCode.WRONG_STATE, ProblemCode.CONTROL_DB_FULL
+        ProblemCode.IMPORT_NOT_FOUND,
+        ProblemCode.WRONG_STATE,
+        ProblemCode.BODY_TOO_LARGE,
+        ProblemCode.UNSUPPORTED_MEDIA_TYPE,
+        ProblemCode.INVALID_URL,
+        ProblemCode.CONTROL_DB_FULL,
     ),
 )
-async def retry_import(service: FromService, import_id: ImportId) -> Response[Import]:
+async def retry_import(
+    request: AnyRequest, body: RawBody, service: FromService, import_id: ImportId
+) -> Response[Import]:
     """Answer POST /imports/{id}/retry."""
-    queued = await service.store.retry(import_id)
+    changes = read_retry(request, body)
+    queued = await service.store.retry(import_id, changes.url)
     if queued is None:
         raise _wrong_state(await find(service, import_id), "can't be tried again: it has not failed")
     reach()
     service.supervisor.wake()
-    _log.info("retry asked for", import_id=str(import_id))
+    url = parse_address(queued.job.source).location
+    _log.info("retry asked for", import_id=str(import_id), url=url, is_new_url=changes.url is not None)
     return _accepted(queued)
 
 

@@ -56,7 +56,9 @@ All settings are in docs/configuration.md.""",
   importer cancel 0190b2c4-...
   importer cancel 0190b2c4-... --wait                 until nothing of it is left; exit 2 if it was published first""",
     "retry": """
-  importer retry 0190b2c4-...                         it goes on from what is committed""",
+  importer retry 0190b2c4-...                         it goes on from what is committed
+  importer retry 0190b2c4-... --url 'https://example.org/trips.csv?signature=new'
+                                                      the same, where the URL that it was submitted with has expired""",
     "rejects": """
   importer rejects 0190b2c4-... > bad_rows.csv        a header and the original lines
   importer rejects 0190b2c4-... --json                with line, column, value and reason""",
@@ -135,7 +137,7 @@ def _run(options: argparse.Namespace, commands: Commands) -> ExitCode:
         case "cancel":
             return commands.cancel(options.import_id, wait=options.wait)
         case "retry":
-            return commands.retry(options.import_id)
+            return commands.retry(options.import_id, options.url)
         case "rejects":
             return commands.rejects(options.import_id)
         case _:
@@ -182,6 +184,10 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("import_id", metavar="ID", type=UUID, help="the import's id")
         if name == "cancel":
             command.add_argument("--wait", action="store_true", help="until nothing of it is left")
+        if name == "retry":
+            command.add_argument(
+                "--url", help="another URL of the same file, such as one with a new signature"
+            )
     return program.parser
 
 

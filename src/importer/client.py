@@ -125,9 +125,9 @@ class Client:
         """Ask for an import to end without rows."""
         return self._ask("POST", f"/imports/{import_id}/cancel", Import)
 
-    def retry(self, import_id: UUID) -> Import:
-        """Put an import that has failed or was cancelled back into the queue."""
-        return self._ask("POST", f"/imports/{import_id}/retry", Import)
+    def retry(self, import_id: UUID, changes: Mapping[str, object]) -> Import:
+        """Put an import back into the queue, with these fields of RetryImport changed."""
+        return self._ask("POST", f"/imports/{import_id}/retry", Import, body=changes or None)
 
     def remove(self, import_id: UUID) -> Import:
         """Ask for an import that has ended to go, its rows included."""

@@ -71,9 +71,9 @@ class Commands:
         self._print(cancelled)
         return ExitCode.USAGE if cancelled.state is State.SUCCEEDED else ExitCode.PUBLISHED
 
-    def retry(self, import_id: UUID) -> ExitCode:
-        """Put an import back into the queue."""
-        self._print(self._client.retry(import_id))
+    def retry(self, import_id: UUID, url: str | None) -> ExitCode:
+        """Put an import back into the queue, with another URL if there is one."""
+        self._print(self._client.retry(import_id, {} if url is None else {"url": url}))
         return ExitCode.PUBLISHED
 
     def remove(self, import_id: UUID) -> ExitCode:

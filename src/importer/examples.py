@@ -11,13 +11,23 @@ from importer.imports import Attempt as StoredAttempt
 from importer.imports import Import as StoredImport
 from importer.imports import State
 from importer.problems import PROBLEM_KINDS, PROBLEMS_PATH, FieldError, Problem, ProblemCode
-from importer.representation import Attempt, Health, Import, ImportPage, NewImport, PageLinks, Reject
+from importer.representation import (
+    Attempt,
+    Health,
+    Import,
+    ImportPage,
+    NewImport,
+    PageLinks,
+    Reject,
+    RetryImport,
+)
 from loader.wire import Failure, FailureCode, Job, Progress, Receipt
 
 _URL = "https://example.org/fhvhv_tripdata_2024-01.csv"
 _BEGIN = datetime.datetime(2026, 1, 30, 8, 15, tzinfo=datetime.UTC)
 
 NEW_IMPORT = NewImport(_URL, max_rejects="0.1%")
+RETRY_IMPORT = RetryImport(f"{_URL}?signature=new")
 
 _RUNNING = StoredImport(
     id=UUID("0190b2c4-5e2f-7b3a-9c1d-2f4e6a8b0c1d"),
@@ -114,6 +124,7 @@ def problem(code: ProblemCode) -> Problem:
 
 EXAMPLES: dict[str, list[msgspec.Struct]] = {
     "NewImport": [NEW_IMPORT],
+    "RetryImport": [RETRY_IMPORT],
     "Import": [Import.of(_RUNNING), Import.of(_SUCCEEDED)],
     "ImportPage": [ImportPage([Import.of(_RUNNING)], "12", PageLinks("/imports?limit=1&cursor=12"))],
     "Attempt": [Attempt.of(StoredAttempt(1, _BEGIN, _BEGIN + datetime.timedelta(seconds=2), 65, _FAILURE))],

@@ -28,7 +28,7 @@ from litestar.openapi.spec import (
 
 from importer import examples
 from importer.problems import PROBLEM_JSON, PROBLEM_KINDS, Problem, ProblemCode
-from importer.representation import Attempt, Health, Import, ImportPage, NewImport, Reject
+from importer.representation import Attempt, Health, Import, ImportPage, NewImport, Reject, RetryImport
 
 IMPORTS = "imports"
 SERVICE = "service"
@@ -101,6 +101,9 @@ def _complete(operation: Operation) -> None:
         case "submitImport":
             content = {"application/json": OpenAPIMediaType(_reference("NewImport"))}
             operation.request_body = RequestBody(content, required=True)
+        case "retryImport":
+            content = {"application/json": OpenAPIMediaType(_reference("RetryImport"))}
+            operation.request_body = RequestBody(content, required=False)
         case "watchImport":
             responses["200"].content = {"text/event-stream": OpenAPIMediaType()}  # no JSON, no schema
             responses["204"] = OpenAPIResponse(
@@ -129,7 +132,7 @@ def _complete_problem(status: str, response: OpenAPIResponse) -> None:
 
 
 def _schemas() -> dict[str, dict[str, object]]:
-    types = [NewImport, Import, ImportPage, Attempt, Reject, Health, Problem]
+    types = [NewImport, RetryImport, Import, ImportPage, Attempt, Reject, Health, Problem]
     _, schemas = msgspec.json.schema_components(types, ref_template=_SCHEMAS)
     for name, shown in examples.EXAMPLES.items():
         schemas[name]["examples"] = msgspec.to_builtins(shown)

@@ -42,19 +42,22 @@ class Phase(enum.StrEnum):
     ROLLING_BACK = "rolling_back"
 
 
+SourceUrl = Annotated[
+    str,
+    Meta(
+        description="Where the CSV is, plain, gzip or zstd: http or https. Credentials and query are used, never shown.",
+        min_length=1,
+        max_length=LONGEST_URL,
+        examples=["https://example.org/fhvhv_tripdata_2024-01.csv"],
+        extra_json_schema={"format": "uri"},
+    ),
+]
+
+
 class NewImport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A file to import, and how."""
 
-    url: Annotated[
-        str,
-        Meta(
-            description="Where the CSV is, plain, gzip or zstd: http or https. Credentials and query are used, never shown.",
-            min_length=1,
-            max_length=LONGEST_URL,
-            examples=["https://example.org/fhvhv_tripdata_2024-01.csv"],
-            extra_json_schema={"format": "uri"},
-        ),
-    ]
+    url: SourceUrl
     mode: Annotated[
         Mode, Meta(description="Add to trips, or replace all that it holds at the moment of publish.")
     ] = Mode.APPEND
@@ -86,6 +89,15 @@ class NewImport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             force=self.force,
             require_verified_length=self.require_verified_length,
         )
+
+
+class RetryImport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is to change when an import is tried again. What is left out stays as it is."""
+
+    url: Annotated[
+        SourceUrl | None,
+        Meta(description="Another URL of the same file, such as one with a new signature; null: as before."),
+    ] = None
 
 
 class Progress(msgspec.Struct, frozen=True):
