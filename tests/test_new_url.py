@@ -40,6 +40,7 @@ def submit_expiring(live: LiveService, server: HttpServer) -> Json:
     failed = live.until_state(submitted["id"], "failed")
     assert failed["error"]["code"] == "source_forbidden"
     assert not failed["error"]["retryable"]
+    assert f"importer retry {failed['id']} --url NEW_URL" in failed["error"]["hint"]
     assert 0 < committed_rows(live.database_url) < SAMPLE_ROWS
     return failed
 

@@ -193,6 +193,10 @@ def test_retries_come_later_each_time_and_end() -> None:
     assert outcomes[-1].error.retryable  # by a person
 
 
+def test_locks_are_waited_for_about_a_day() -> None:
+    assert RETRIES.locked_attempts * 10 == 24 * 60  # minutes, of which a loader waits ten (publication.py)
+
+
 def test_the_retries_of_an_import_take_four_to_nine_minutes() -> None:
     seconds = sum(RETRIES.delay_seconds(fruitless) for fruitless in range(RETRIES.attempts - 1))
     assert 4 * 60 <= seconds <= 9 * 60
@@ -244,6 +248,10 @@ def test_the_service_looks_at_the_database_when_a_loader_blames_it() -> None:
 )
 def test_staging_is_kept_unless_its_loader_says_that_the_failure_spoils_it(end: End, kept: bool) -> None:
     assert keeps_staging(end) == kept
+    failure = decide(end, STAGED, NOTHING, 100).error
+    assert failure is not None
+    says_how_long = isinstance(end.last, Failed) and end.last.staging == "kept"
+    assert ("a day from now" in failure.hint) == says_how_long
 
 
 def test_retries_never_wait_longer_than_the_queue_believes() -> None:

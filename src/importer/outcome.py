@@ -163,7 +163,9 @@ def _with_deadline(failure: Failure, end: End) -> Failure:
     """Say how long the service keeps what the last attempt left (janitor.py), and how to go on."""
     if not isinstance(end.last, Failed) or end.last.staging != "kept":
         return failure
-    how = f"`importer retry {end.last.import_id}` begins it; a day from now the service drops what is kept."
+    is_refused = failure.code in (FailureCode.SOURCE_FORBIDDEN, FailureCode.SOURCE_NOT_FOUND)
+    command = f"importer retry {end.last.import_id}{' --url NEW_URL' if is_refused else ''}"
+    how = f"`{command}` begins it; a day from now the service drops what is kept."
     return msgspec.structs.replace(failure, hint=f"{failure.hint} {how}")
 
 
