@@ -6,10 +6,12 @@ stored, and PostgreSQL's own COPY, asked about every record, says the same.
 
 from __future__ import annotations
 
+import gzip
 import os
 import signal
 import time
 from collections.abc import Callable, Generator
+from pathlib import Path
 
 import pytest
 from http_server import Fault, HttpServer, Request
@@ -17,10 +19,12 @@ from loader_process import Loaders, assert_nothing_is_left, fresh_database, quer
 from mid_load import backends, holding, wait_for_lock
 from mutation import HEADER, ROWS
 from verdict import records_behind_header
+from whole_import import WholeImport
 from whole_loader import WholeLoader, whole_loader
 
+from loader import rejection
 from loader.trips import COLUMNS
-from loader.wire import Failure, FailureCode, Published
+from loader.wire import Failure, FailureCode, Job, Published
 
 # Real processes, some seconds each.
 pytestmark = pytest.mark.slow
@@ -253,3 +257,16 @@ def waiting_backend(loaders: Loaders) -> int:
     )
     ((pid,),) = query(loaders.database_url, statement)
     return int(str(pid))
+
+
+def test_a_percentage_of_rejects_does_not_store_a_wrong_compressed_file(
+    monkeypatch: pytest.MonkeyPatch, database_url: str, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(rejection, "_GRACE_BYTES", 100_000)
+    path = tmp_path / "trips.csv.gz"
+    path.write_bytes(gzip.compress(HEADER + b"%d,another file\n" * 50_000 % tuple(range(50_000))))
+    job = Job(str(path), max_rejects="50%")
+    failure = WholeImport(database_url, HEADER).fails(job, FailureCode.TOO_MANY_REJECTS)
+    rejects = int(failure.message.split()[0].replace(",", ""))
+    # Of rows of about 20 bytes the grace has 5,000, with as many that the percentage allows; then what workers hold.
+    assert 5_000 < rejects < 30_000

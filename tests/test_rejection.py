@@ -103,6 +103,30 @@ def test_a_percentage_of_a_file_of_unknown_size_is_judged_at_its_end() -> None:
     assert endless.rejects == 1000
 
 
+@pytest.mark.parametrize("data_bytes", [None, 1 << 40])
+def test_rejects_beyond_a_percentage_of_what_was_read_may_have_64_mebibytes(data_bytes: int | None) -> None:
+    large = Reject(2, 20, None, "x", Reason.NUL, bytes(1 << 20))
+    count = RejectCount(parse_allowance("50%"), 100, data_bytes, records=200)
+    for _ in range(4):
+        count.read(200)
+        count.add([large] * 100, END)
+    count.add([large] * 64, END)  # 564 of 1,000
+    with pytest.raises(LoaderError) as caught:
+        count.add([large], END)
+    assert caught.value.code is FailureCode.TOO_MANY_REJECTS
+    assert caught.value.failure.message.startswith("565 rows of 1,000 read so far rejected, 50% allowed")
+    count.read(4)  # two of them may be rejects
+    count.add([large], END)
+
+
+def test_all_rows_and_any_count_may_be_rejected_however_large_they_are() -> None:
+    large = Reject(2, 20, None, "x", Reason.NUL, bytes(1 << 20))
+    all_rows = RejectCount(parse_allowance("100%"), 0, None)
+    all_rows.read(200)
+    all_rows.add([large] * 200, END)
+    RejectCount(parse_allowance("200"), 0, None).add([large] * 200, END)
+
+
 def test_the_rest_of_a_file_has_room_for_no_more_rows_than_its_rejects_leave() -> None:
     # 100 empty lines and 100 rows of 24 bytes: of at most 201 records 100 may be rejects.
     count = RejectCount(parse_allowance("50%"), 0, data_bytes=100 + 100 * 24)

@@ -249,7 +249,7 @@ class Load:
             pool,
             self._interrupt,
             self._meter,
-            RejectCount(self._allowance, committed.rows_rejected, data_end),
+            RejectCount(self._allowance, committed.rows_rejected, data_end, committed.records),
         )
         workers.run(
             remainder.blocks(), probe.source.close, lambda: publication.attach_free_parts(control, key)

@@ -8,12 +8,16 @@ from fractions import Fraction
 
 import msgspec
 
+from loader.buffers import MIB
 from loader.errors import LoaderError
 from loader.rejects import Reason, Reject
 from loader.wire import FailureCode
 
 # The shortest row: nothing but 23 commas and a line end. A reject may be shorter, an empty line.
 _LEAST_ROW_BYTES = 24
+# A percentage is one of the whole file: bad rows may come first. But the wrong file must not fill the ledger. So the rejects
+# beyond the percentage of the rows read so far may have so many bytes: 400,000 usual rows.
+_GRACE_BYTES = 64 * MIB
 _TOO_MANY_HINT = "See whether this is the right file; raise --max-rejects if so many bad rows are expected."
 # What is wrong with a record that is cut off, unless that is within its last field.
 _OF_CUT_OFF = {
@@ -68,12 +72,19 @@ def refuse_too_many(allowance: Allowance, rejects: int, rows: int, first: Reject
 class RejectCount:
     """The rejects of one attempt, those of committed parts included."""
 
-    def __init__(self, allowance: Allowance, rejects: int, data_bytes: int | None) -> None:
-        """`data_bytes`: size of the file; None: not known, so a share is judged at the end only."""
+    def __init__(self, allowance: Allowance, rejects: int, data_bytes: int | None, records: int = 0) -> None:
+        """`rejects` and `records`: of earlier attempts; `data_bytes`: size of the file; None: not known."""
         self._allowance = allowance
         self._data_bytes = data_bytes
         self._lock = threading.Lock()
+        self._records = records
+        self._new_rejects = self._new_bytes = 0  # since then
         self.rejects = rejects
+
+    def read(self, records: int) -> None:
+        """Count the records of a block, before any of its rejects."""
+        with self._lock:
+            self._records += records
 
     def add(self, rejects: Iterable[Reject], end: int) -> None:
         """Count them; raises BAD_ROW or TOO_MANY_REJECTS at the one that can't be allowed, however the file goes on.
@@ -86,7 +97,11 @@ class RejectCount:
                 raise _cut_off(reject)
             with self._lock:
                 self.rejects += 1
-                count = self.rejects
+                self._new_rejects += 1
+                self._new_bytes += len(reject.original)
+                count, is_within_grace = self.rejects, self._is_within_grace()
+            if not is_within_grace:
+                raise self._refusal(count, reject)
             if self._allowance.count is None and self._data_bytes is None:
                 continue
             # All bytes but one for each reject may be rows, the last of them without line end.
@@ -94,12 +109,20 @@ class RejectCount:
             if not self._allowance.permits(count, most_rows):
                 raise self._refusal(count, reject)
 
+    def _is_within_grace(self) -> bool:
+        """Whether the rejects beyond the share of what was read have few bytes; reckoned with rejects of average size."""
+        if self._allowance.share is None or self._new_bytes <= _GRACE_BYTES:
+            return True
+        excess = self.rejects - self._allowance.share * self._records
+        return excess * self._new_bytes <= _GRACE_BYTES * self._new_rejects
+
     def _refusal(self, count: int, reject: Reject) -> LoaderError:
         if self._allowance.count == 0:
             message = f"A row can't be stored: {_told(reject)}."
             hint = "Correct the file, or set such rows aside with --max-rejects N or P%."
             return _failure(FailureCode.BAD_ROW, message, hint, reject)
-        message = f"{count:,} rows rejected, {self._allowance} allowed; this one: {_told(reject)}."
+        read = "" if self._allowance.share is None else f" of {self._records:,} read so far"
+        message = f"{count:,} rows{read} rejected, {self._allowance} allowed; this one: {_told(reject)}."
         return _failure(FailureCode.TOO_MANY_REJECTS, message, _TOO_MANY_HINT, reject)
 
 

@@ -198,6 +198,7 @@ class Workers:
         block: Block | None = first
         while block is not None:
             self._schedule.add(index, block.end - block.start, block.source_bytes)
+            self._reject_count.read(block.record_count)
             yield block
             block = self._take_unless_due(index)
         self._schedule.end(index)
