@@ -20,6 +20,15 @@ CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sle
 CREATE CONSTRAINT TRIGGER slow_commit AFTER UPDATE ON loader.import DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW WHEN (NEW.state = 'published') EXECUTE FUNCTION wait()
 """
+# Has a table refer to a row of trips.
+_ROW = (
+    "import_key, part, request_datetime, pickup_datetime, dropoff_datetime, trip_miles, base_passenger_fare"
+)
+REFERENCE = (
+    f"ALTER TABLE trips ADD UNIQUE ({_ROW})",
+    f"CREATE TABLE notes AS SELECT {_ROW} FROM trips LIMIT 1",
+    f"ALTER TABLE notes ADD CONSTRAINT about_a_trip FOREIGN KEY ({_ROW}) REFERENCES trips ({_ROW})",
+)
 # Finds those who are in it.
 COMMITS = "SELECT FROM pg_stat_activity WHERE query = 'COMMIT' AND wait_event = 'PgSleep'"
 
@@ -59,10 +68,12 @@ def resume_serving(server: HttpServer) -> None:
     server.drop_connections()
 
 
-def staged_part(loaders: Loaders) -> str:
+def staged_part(loaders: Loaders, import_key: int = 1) -> str:
     """Return the table of a committed part."""
     parts = query(
-        loaders.database_url, "SELECT format('loader.import_%s_part_%s', import_key, part) FROM loader.part"
+        loaders.database_url,
+        "SELECT format('loader.import_%s_part_%s', import_key, part) FROM loader.part"
+        f" WHERE import_key = {import_key}",
     )
     return str(parts[0][0])
 
@@ -88,6 +99,13 @@ def holding(loaders: Loaders, statement: str) -> Generator[None]:
     with psycopg.connect(loaders.database_url) as connection:
         connection.execute(statement.encode())
         yield
+
+
+def execute(database_url: str, statements: str) -> None:
+    """Run statements one by one, as psql does."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        for statement in statements.split(";\n"):
+            connection.execute(statement.encode())
 
 
 def is_unlocked(path: Path) -> bool:

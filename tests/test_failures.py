@@ -24,6 +24,7 @@ from loader_process import (
     row_count,
     wait_for,
 )
+from mid_load import REFERENCE
 
 from loader.wire import Failed, Failure, FailureCode, Job
 
@@ -388,6 +389,31 @@ def test_a_table_that_is_altered_meanwhile_keeps_all_for_the_next_attempt(scene:
 def test_a_trips_of_somebody_else_is_left_alone(scene: Scene, table: str) -> None:
     scene.execute(f"CREATE TABLE trips {table}")
     scene.fails(FailureCode.TABLE_MISMATCH)
+
+
+@provokes(FailureCode.IMPORT_DETACHED)
+def test_an_import_that_is_no_longer_in_trips_has_no_receipt_to_show(scene: Scene) -> None:
+    options = ("--import-id", "0190b2c4-0000-7000-8000-000000000004")
+    scene.start(None, *options).receipt()
+    scene.execute("ALTER TABLE trips DETACH PARTITION loader.import_1")
+    failed = scene.start(None, *options).failure()
+    assert failed.failure.code is FailureCode.IMPORT_DETACHED
+    assert "loader.import_1" in failed.failure.message
+    assert query(scene.database_url, "SELECT count(*) > 0 FROM loader.import_1") == [(True,)]
+
+
+@provokes(FailureCode.TABLE_REFERENCED)
+def test_rows_that_others_refer_to_are_not_replaced_and_the_staging_is_kept(scene: Scene) -> None:
+    rows = scene.start().receipt().rows_published
+    scene.execute(*REFERENCE)
+    failed = scene.start(None, "--mode", "replace").failure()
+    assert (failed.failure.code, failed.staging) == (FailureCode.TABLE_REFERENCED, "kept")
+    assert "notes" in failed.failure.message
+    assert row_count(scene.database_url) == rows
+    scene.execute("DROP TABLE notes")
+    assert scene.start(None, "--mode", "replace").receipt().attempts == 2
+    assert row_count(scene.database_url) == rows
+    assert_nothing_is_left(scene.database_url)
 
 
 @provokes(FailureCode.IMPORT_NOT_FOUND)

@@ -21,7 +21,7 @@ from loader_process import (
     wait_for,
     wait_until_disconnected,
 )
-from mid_load import holding, resume_serving, start_until_stalled, wait_for_lock
+from mid_load import execute, holding, resume_serving, start_until_stalled, wait_for_lock
 from postgres_server import installed
 
 from loader import claim
@@ -374,8 +374,3 @@ def test_a_trips_with_a_default_partition_takes_imports_in_and_lets_them_go(
     assert loaders.start("drop", "--published", receipt.import_id).wait() == 0
     assert query(url, "SELECT import_key, tips FROM trips") == [(-1, 5.0)]
     assert_nothing_is_left(url)
-
-
-def execute(database_url: str, statement: str) -> None:
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute(statement.encode())

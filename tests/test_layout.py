@@ -94,7 +94,7 @@ def test_the_importer_takes_of_the_loader_its_contract_and_what_reads_the_ledger
         if name.startswith("loader.")
     }
     contract = {"wire", "errors", "http_address", "address_policy"}
-    ledger = {"ledger", "database", "trips_notes", "trips_table", "trips", "rejects"}
+    ledger = {"ledger", "database", "import_tables", "trips_notes", "trips_table", "trips", "rejects"}
     shared = {"embedded", "display", "bar", "printable", "command_line", "versions", "failpoint"}
     assert taken <= contract | ledger | shared
 
@@ -132,6 +132,7 @@ def test_postgres_is_spoken_to_in_the_database_modules_alone() -> None:
         "ledger",
         "ledger_version",
         "claim",
+        "import_tables",
         "indexing",
         "part",
         "publication",

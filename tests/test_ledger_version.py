@@ -7,12 +7,15 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from loader_process import Loaders, fresh_database, query
+from loader_process import Loaders, assert_nothing_is_left, fresh_database, query
+from taken_tables import Operator
 
-from loader import ledger, ledger_version, trips_table
+from loader import commands, ledger, ledger_version, trips_table
 from loader.database import Database
 from loader.errors import LoaderError
-from loader.wire import FailureCode
+from loader.source import open_source
+from loader.trips import COLUMNS, LAYOUT_COLUMN_COUNTS
+from loader.wire import FailureCode, Job, Published
 
 # pg_dump's output of a database that the loader filled while its ledger had version 1.
 VERSION_1 = Path(__file__).with_name("ledger_version_1.sql").read_text()
@@ -133,3 +136,72 @@ def test_after_a_restore_the_tables_are_found_by_their_names_again(database_url:
     assert query(database_url, "SELECT count(*) FROM loader.part WHERE table_oid = 'pg_class'::regclass") == [
         (0,)
     ]
+
+
+def test_another_system_with_the_same_oids_keeps_them(database_url: str) -> None:
+    """As pg_upgrade leaves it: a table that was renamed is known by its OID alone."""
+    upgraded(database_url)
+    oids = "SELECT import_key, table_oid FROM loader.import ORDER BY 1"
+    before = query(database_url, oids)
+    with Database(database_url).connection("test") as connection:
+        connection.execute("ALTER TABLE loader.import_1 RENAME TO january")
+        connection.execute("UPDATE loader.ledger SET oid_scope = '0/0/' || 'loader.ledger'::regclass::oid")
+        assert ledger_version.bring_up_to_date(connection)
+    assert query(database_url, oids) == before
+
+
+def test_a_table_that_is_not_found_by_its_name_has_no_oid_after_a_restore(database_url: str) -> None:
+    upgraded(database_url)
+    with Database(database_url).connection("test") as connection:
+        connection.execute("ALTER TABLE loader.import_1 RENAME TO january")
+        connection.execute("CREATE VIEW loader.import_1 AS SELECT 1")
+        connection.execute("UPDATE loader.ledger SET oid_scope = 'another database'")
+        connection.execute("UPDATE loader.import SET table_oid = 'pg_class'::regclass")
+        assert ledger_version.bring_up_to_date(connection)
+    assert query(database_url, "SELECT table_oid FROM loader.import WHERE import_key = 1") == [(None,)]
+
+
+def staged_file(database_url: str, path: Path) -> None:
+    """Write the file of the staged import: its rows as COPY puts them, and its header as the source has it."""
+    names = ", ".join(column.name for column in COLUMNS[: LAYOUT_COLUMN_COUNTS[0]])
+    with psycopg.connect(database_url, autocommit=True) as connection, path.open("wb") as file:
+        file.write(",".join(column.header for column in COLUMNS[: LAYOUT_COLUMN_COUNTS[0]]).encode() + b"\n")
+        data_start = file.tell()
+        statement = f"COPY (SELECT {names} FROM loader.import_3_part_5) TO STDOUT (FORMAT csv)".encode()
+        with connection.cursor().copy(statement) as copy:
+            for data in copy:
+                file.write(data)
+        file.flush()
+        info = open_source(str(path), connections=1).probe()
+        connection.execute(
+            "UPDATE loader.import SET location = %s, source_bytes = %s, validator = %s, data_start = %s"
+            " WHERE import_key = 3",
+            [str(path), file.tell(), info.validator, data_start],
+        )
+        connection.execute(
+            "UPDATE loader.block SET byte_start = %s, byte_end = %s WHERE import_key = 3",
+            [data_start, file.tell()],
+        )
+
+
+@pytest.mark.slow
+def test_imports_of_version_1_are_resumed_replaced_and_dropped(
+    database_url: str, tmp_path: Path, sample: bytes
+) -> None:
+    with psycopg.connect(database_url) as connection:
+        connection.execute(VERSION_1.encode())
+        published, staged = (
+            connection.execute("SELECT id FROM loader.import WHERE import_key = %s", [key]).fetchall()[0][0]
+            for key in (1, 3)
+        )
+    path = tmp_path / "b.csv"
+    staged_file(database_url, path)
+    operator = Operator(database_url, tmp_path, sample)
+    end = operator.run(Job(source=str(path)))
+    assert isinstance(end, Published), end
+    assert (end.receipt.import_id, end.receipt.rows_published) == (str(staged), 4)
+    assert operator.count("trips") == 3 + 4
+    commands.drop(database_url, published, published=True)
+    assert operator.count("trips") == 4
+    assert operator.load(mode="replace").rows_published == operator.count("trips")
+    assert_nothing_is_left(database_url)  # that includes the one that was being removed

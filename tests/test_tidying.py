@@ -5,12 +5,11 @@ from __future__ import annotations
 import signal
 from collections.abc import Generator
 
-import psycopg
 import pytest
 import uuid_utils.compat
 from http_server import HttpServer
 from loader_process import Loaders, assert_nothing_is_left, query, row_count, wait_for
-from mid_load import backends, holding, staged_part, wait_for_lock
+from mid_load import backends, execute, holding, staged_part, wait_for_lock
 from supervision import Scene, assert_all_gone, loader, until
 
 from importer.imports import State
@@ -32,11 +31,6 @@ def small_file(sample: bytes) -> Generator[HttpServer]:
     """The server of another file."""
     with HttpServer(sample[: sample.index(b"\n", 100_000) + 1]) as server:
         yield server
-
-
-def execute(database_url: str, statements: str) -> None:
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute(statements.encode())
 
 
 def test_a_publish_is_reported_before_the_tidying_and_sigterm_ends_that_with_0(

@@ -71,6 +71,8 @@ class Cleanup:
                 said = end.log
                 log.info("drop ended", import_id=str(import_id), exit_code=end.exit_code, said=said)
                 standing = await self._ledger.standing(import_id)
+                if isinstance(standing, Receipt) and not await self._ledger.is_in_trips(import_id):
+                    return standing  # somebody took it out of trips: its table is theirs, and its rows are not there
         except LoaderError as error:
             raise _pending(error.failure.message) from error
         if _is_left(standing, published=published):

@@ -11,7 +11,7 @@ from uuid import UUID
 import msgspec
 
 from importer.outcome import Staged, Standing
-from loader import ledger, trips_table
+from loader import import_tables, ledger, trips_table
 from loader.database import Connection, Database
 from loader.errors import LoaderError
 from loader.wire import FailureCode, Receipt
@@ -35,6 +35,10 @@ class LedgerReader:
     async def standing(self, import_id: UUID) -> Standing:
         """Return where an import stands, once no transaction that changes it is under way. Raises LoaderError."""
         return await self._ask(lambda connection: _standing(connection, import_id))
+
+    async def is_in_trips(self, import_id: UUID) -> bool:
+        """Return whether an import's table is a partition of trips. Raises LoaderError."""
+        return await self._ask(lambda connection: _is_in_trips(connection, import_id))
 
     async def unpublished(self) -> list[UUID]:
         """Return the imports of which there is staging, oldest first. Raises LoaderError."""
@@ -88,6 +92,12 @@ def _standing(connection: Connection, import_id: UUID) -> Standing:
     if found.state == "published" and found.receipt is not None:
         return msgspec.json.decode(found.receipt, type=Receipt)
     return Staged(ledger.totals(connection, found.import_key).bytes)
+
+
+def _is_in_trips(connection: Connection, import_id: UUID) -> bool:
+    found = ledger.find_import(connection, import_id) if trips_table.exists(connection) else None
+    place = None if found is None else import_tables.import_place(connection, found.import_key)
+    return place is not None and place.is_in_trips
 
 
 def _server_version(connection: Connection) -> str:

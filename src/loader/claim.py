@@ -14,6 +14,7 @@ import msgspec
 import uuid_utils.compat
 from psycopg.rows import scalar_row
 
+from loader import import_tables
 from loader.database import Connection
 from loader.errors import LoaderError
 from loader.interrupt import Interrupt
@@ -94,20 +95,44 @@ def take_turn(connection: Connection, location: str) -> None:
 
 
 def refuse_duplicate(connection: Connection, target: Target, own_key: int | None = None) -> None:
-    """Raise ALREADY_IMPORTED when an import of this very file, other than our own, is published, unless that is wanted."""
+    """Raise ALREADY_IMPORTED when trips has rows of this very file by another import than our own, unless that is wanted."""
+    for twin in _find_twins(connection, target, own_key):
+        missing = import_tables.find_missing(connection, twin)
+        if missing is None:
+            raise LoaderError(
+                FailureCode.ALREADY_IMPORTED,
+                f"This very file (same address, size, validator and digest) is published already, as import {twin.id}.",
+                "Nothing need be done. --force imports it once more; --mode replace puts it in place of all in trips.",
+            )
+        if not missing.is_all:
+            raise LoaderError(
+                FailureCode.ALREADY_IMPORTED,
+                f"This very file is published already, as import {twin.id}, but {missing.what}.",
+                f"`loader drop {twin.id} --published` removes what is left of it; then run the command again. --force loads"
+                " the whole file beside it.",
+            )
+
+
+def duplicate_notes(connection: Connection, target: Target, own_key: int) -> list[str]:
+    """Return a note for each import of this very file that is published, and whose rows are no longer in trips."""
+    twins = _find_twins(connection, target, own_key)
+    found = ((twin, import_tables.find_missing(connection, twin)) for twin in twins)
+    return [
+        f"Import {twin.id} of this very file is published, but {missing.what}: the file is loaded again."
+        for twin, missing in found
+        if missing is not None and missing.is_all
+    ]
+
+
+def _find_twins(connection: Connection, target: Target, own_key: int | None) -> list[Import]:
+    """Return the published imports of this very file that speak against loading it."""
     if target.force or target.mode == "replace" or target.validator is None:
-        return
-    twins = select_imports(
+        return []
+    return select_imports(
         connection,
         f"state = 'published' AND {_SAME_FILE} AND import_key IS DISTINCT FROM %s",
         [*_same_file(target), own_key],
     )
-    if twins:
-        raise LoaderError(
-            FailureCode.ALREADY_IMPORTED,
-            f"This very file (same address, size, validator and digest) is published already, as import {twins[0].id}.",
-            "Nothing need be done. --force imports it once more; --mode replace puts it in place of all in trips.",
-        )
 
 
 def _same_file(target: Target) -> list[object]:

@@ -13,17 +13,19 @@ from uuid import UUID
 import msgspec
 from rich.table import Table
 
-from loader import claim, ledger, removal, trips_table
+from loader import claim, import_tables, ledger, publication, removal, trips_table
 from loader.bar import print_table
 from loader.database import Connection, Database
-from loader.display import size_text
+from loader.database_errors import translated
+from loader.display import failure_text, size_text
 from loader.embedded import embedded_server
 from loader.errors import LoaderError
+from loader.import_tables import Place
 from loader.interrupt import Interrupt, Stopped, StopReason
 from loader.preview import preview_text
 from loader.printable import json_line, printable, printable_chunks
 from loader.rejects import Reject
-from loader.wire import FailureCode
+from loader.wire import Failed, FailureCode
 
 
 def check(source: str) -> None:
@@ -53,24 +55,36 @@ def postgres(data_folder: Path) -> None:
 
 
 def imports(database_url: str, *, as_json: bool) -> None:
-    """List the imports, oldest first."""
+    """List the imports, oldest first. A published one that somebody took out of trips is shown as detached."""
     with Database(database_url).connection("imports") as connection:
         found = ledger.select_imports(connection) if trips_table.exists(connection) else []
-        rows = [(each, ledger.totals(connection, each.import_key)) for each in found]
+        rows = [
+            (
+                each,
+                ledger.totals(connection, each.import_key),
+                import_tables.import_place(connection, each.import_key),
+            )
+            for each in found
+        ]
     if as_json:
-        for each, totals in rows:
-            receipt = None if each.receipt is None else msgspec.Raw(each.receipt.encode())
-            entry = {**msgspec.structs.asdict(each), "receipt": receipt, "rows": totals.rows_copied}
+        for each, totals, place in rows:
+            entry = {
+                **msgspec.structs.asdict(each),
+                "state": _shown_state(each, place),
+                "receipt": None if each.receipt is None else msgspec.Raw(each.receipt.encode()),
+                "rows": totals.rows_copied,
+                "table": None if place is None else str(place),
+            }
             sys.stdout.buffer.write(json_line(entry))
         return
     table = Table(box=None, pad_edge=False)
     for title in ("ID", "STATE", "CREATED", "ROWS", "REJECTS", "SIZE"):
         table.add_column(title, no_wrap=True)
     table.add_column("SOURCE", overflow="fold")
-    for each, totals in rows:
+    for each, totals, place in rows:
         table.add_row(
             str(each.id),
-            each.state,
+            _shown_state(each, place),
             f"{each.created_at.astimezone():%Y-%m-%d %H:%M}",
             f"{totals.rows_copied:,}",
             f"{totals.rows_rejected:,}",
@@ -78,6 +92,11 @@ def imports(database_url: str, *, as_json: bool) -> None:
             each.location,
         )
     print_table(table)
+
+
+def _shown_state(found: ledger.Import, place: Place | None) -> str:
+    is_detached = found.state == "published" and (place is None or not place.is_in_trips)
+    return "detached" if is_detached else found.state
 
 
 def rejects(database_url: str, import_id: UUID, *, as_json: bool) -> None:
@@ -99,11 +118,17 @@ def _reject_lines(rejects: Iterator[Reject], *, as_json: bool) -> Iterator[bytes
 
 
 def drop(database_url: str, import_id: UUID, *, published: bool) -> None:
-    """Remove one import, whatever state it is in; a published one only when that is said."""
+    """Remove one import, whatever state it is in; one that is in trips only when that is said."""
     with _interruptible() as interrupt, Database(database_url).connection("drop") as connection:
         found = _get(connection, import_id)
         claim.lock(connection, found, interrupt)
-        if not removal.mark(connection, found.import_key, published=published):
+        marked: list[bool] = []
+
+        def mark() -> None:
+            marked.append(removal.mark(connection, found.import_key, published=published))
+
+        publication.with_lock_timeout(connection, mark, interrupt)
+        if not marked[-1]:
             _get(connection, import_id)  # raises, where somebody else has removed it meanwhile
             raise LoaderError(
                 FailureCode.USAGE,
@@ -115,7 +140,11 @@ def drop(database_url: str, import_id: UUID, *, published: bool) -> None:
 
 
 def collect(database_url: str, *, dry_run: bool) -> None:
-    """Remove, or only name, the staging that no loader holds."""
+    """Remove, or only name, the staging that no loader holds.
+
+    An import that can't be removed keeps no other. Raises LoaderError for all of them in the end.
+    """
+    failures: list[LoaderError] = []
     with _interruptible() as interrupt, Database(database_url).connection("gc") as connection:
         if not trips_table.exists(connection):
             return
@@ -124,9 +153,29 @@ def collect(database_url: str, *, dry_run: bool) -> None:
             what = (
                 f"import {found.id}: {totals.parts:,} parts, {totals.rows_copied:,} rows of {found.location}"
             )
-            if not dry_run and removal.mark(connection, found.import_key, published=False):
-                removal.remove(connection, found.import_key, interrupt, lambda _part, _parts: None)
-            sys.stdout.write(f"{'would remove' if dry_run else 'removed'} {what}\n")
+            try:
+                if not dry_run:
+                    _collect(connection, found, interrupt)
+            except LoaderError as error:
+                if connection.closed:
+                    raise
+                failures.append(error)
+                failed = Failed(error.failure, "kept", str(found.id))
+                sys.stderr.write(f"not removed {what}\n{failure_text(failed)}\n")
+            else:
+                sys.stdout.write(f"{'would remove' if dry_run else 'removed'} {what}\n")
+    if failures:
+        raise LoaderError(
+            failures[0].code,
+            f"{len(failures):,} imports could not be removed; the first: {failures[0]}",
+            failures[0].failure.hint,
+        )
+
+
+def _collect(connection: Connection, found: ledger.Import, interrupt: Interrupt) -> None:
+    with translated():
+        if removal.mark(connection, found.import_key, published=False):
+            removal.remove(connection, found.import_key, interrupt, lambda _part, _parts: None)
 
 
 @contextmanager

@@ -142,6 +142,11 @@ def parts(connection: Connection, import_key: int) -> list[int]:
         ).fetchall()
 
 
+def forget_parts(connection: Connection, numbers: Sequence[int]) -> None:
+    """Delete the rows of parts, of their blocks and of their rejects: the blocks count as not loaded."""
+    connection.execute("DELETE FROM loader.part WHERE part = ANY(%s)", [list(numbers)])
+
+
 def rejects(connection: Connection, import_key: int) -> Iterator[Reject]:
     """Yield the rejects in file order, without holding them all in memory."""
     with (

@@ -29,12 +29,16 @@ _SCOPE = (
     " FROM pg_control_system())"
 )
 _ADOPT_IMPORTS = (
-    "UPDATE loader.import SET table_oid ="
-    " coalesce(to_regclass(format('loader.import_%s', import_key))::oid, table_oid)"
+    "UPDATE loader.import SET table_oid = (SELECT oid FROM pg_class"
+    " WHERE oid = to_regclass(format('loader.import_%s', import_key)) AND relkind = 'p')"
 )
 _ADOPT_PARTS = (
-    "UPDATE loader.part SET table_oid ="
-    " coalesce(to_regclass(format('loader.import_%s_part_%s', import_key, part))::oid, table_oid)"
+    "UPDATE loader.part SET table_oid = (SELECT oid FROM pg_class"
+    " WHERE oid = to_regclass(format('loader.import_%s_part_%s', import_key, part)) AND relkind = 'r')"
+)
+# pg_upgrade makes another system with the same OIDs; renamed tables are known by nothing else.
+_HAS_SAME_OIDS = (
+    "SELECT split_part(oid_scope, '/', 3) = 'loader.ledger'::regclass::oid::text FROM loader.ledger"
 )
 
 
@@ -139,9 +143,13 @@ def _upgrade(connection: Connection) -> bool:
 
 
 def _adopt_tables(connection: Connection) -> None:
-    """Look the tables up by the names that the loader gives them, and record whose OIDs these are."""
-    connection.execute(_ADOPT_IMPORTS)
-    connection.execute(_ADOPT_PARTS)
+    """Look the tables up by the names that the loader gives them, and record whose OIDs these are.
+
+    One that is not found by its name has no OID then: an old OID may be that of any table.
+    """
+    if connection.execute(_HAS_SAME_OIDS).fetchone() != (True,):
+        connection.execute(_ADOPT_IMPORTS)
+        connection.execute(_ADOPT_PARTS)
     connection.execute(f"UPDATE loader.ledger SET oid_scope = {_SCOPE}".encode())
 
 

@@ -11,11 +11,12 @@ import datetime
 import time
 from collections.abc import Callable
 from concurrent.futures import wait
+from functools import partial
 from uuid import UUID
 
 import msgspec
 
-from loader import aside, claim, ledger, proof, publication, removal, trips_notes, trips_table
+from loader import aside, claim, import_tables, ledger, proof, publication, removal, trips_notes, trips_table
 from loader.buffers import BufferPool
 from loader.claim import Attempt, Target
 from loader.commit_schedule import expected_parts
@@ -196,6 +197,8 @@ class Load:
                 break
             now = ledger.find_import(control, found.id)
             if now is not None and now.receipt is not None and now.state == "published":
+                if (missing := import_tables.find_missing(control, now)) is not None:
+                    raise import_tables.detached_error(now, missing.what)
                 return msgspec.json.decode(now.receipt, type=Receipt)
             if now is not None:
                 removal.remove(control, found.import_key, self._interrupt, self._meter.removed)
@@ -206,10 +209,17 @@ class Load:
         self.is_resumable = probe.info.resumable  # not before: another import's staging is not this source's
         if not self.is_resumable or found.validator is None:
             for part in ledger.parts(control, found.import_key):
-                removal.drop_part(control, found.import_key, part)
+                drop = partial(removal.drop_part, control, found.import_key, part)
+                publication.with_lock_timeout(control, drop, self._interrupt)
         reach()
         publication.create_import_table(control, found.import_key, self._interrupt)
         reach()
+        if lost := import_tables.lost_parts(control, found.import_key):
+            ledger.forget_parts(control, lost)
+            self._notes.append(
+                f"{len(lost):,} loaded parts were dropped, renamed or moved: they are loaded again."
+            )
+        self._notes += claim.duplicate_notes(control, target, found.import_key)
         return found, Attempt(found.import_key, number, found.column_count)
 
     def _announce(self, probe: _Probe, known: Import, attempt: Attempt) -> None:

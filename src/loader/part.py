@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import psycopg
 from psycopg import Copy, sql
+from psycopg import errors as pg
 
-from loader import claim, indexing, ledger
+from loader import claim, import_tables, indexing, ledger
 from loader.blocks import Block
 from loader.buffers import MIB
 from loader.claim import Attempt
@@ -171,17 +172,19 @@ def _create_table(connection: Connection, import_key: int, number: int) -> None:
     the same names. Autovacuum stays off until the publish: it would only get in the way.
     https://www.postgresql.org/docs/current/sql-altertable.html#SQL-ALTERTABLE-ATTACH-PARTITION
     """
-    connection.execute(
-        sql.SQL(
-            "CREATE TABLE {table} (LIKE {parent} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING GENERATED"
-            " INCLUDING STORAGE INCLUDING COMPRESSION, CONSTRAINT part_key CHECK (part = {number}))"
-            " WITH (autovacuum_enabled = off)"
-        ).format(
-            table=ledger.part_table(import_key, number),
-            parent=ledger.import_table(import_key),
-            number=number,
-        )
+    create = sql.SQL(
+        "CREATE TABLE {table} (LIKE {parent} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING GENERATED"
+        " INCLUDING STORAGE INCLUDING COMPRESSION, CONSTRAINT part_key CHECK (part = {number}))"
+        " WITH (autovacuum_enabled = off)"
+    ).format(
+        table=ledger.part_table(import_key, number),
+        parent=ledger.import_table(import_key),
+        number=number,
     )
+    try:
+        connection.execute(create)
+    except pg.DuplicateTable as error:
+        raise import_tables.name_taken(f"loader.import_{import_key}_part_{number}") from error
     connection.execute(
         sql.SQL("ALTER TABLE {} ALTER part SET DEFAULT {}").format(
             ledger.part_table(import_key, number), number

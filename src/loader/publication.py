@@ -11,9 +11,9 @@ import msgspec
 import psycopg
 from psycopg import errors as pg
 from psycopg import sql
-from psycopg.rows import scalar_row
+from psycopg.rows import scalar_row, tuple_row
 
-from loader import claim, indexing, ledger, trips_table
+from loader import claim, import_tables, indexing, ledger, trips_table
 from loader.database import Connection
 from loader.database_errors import server_message
 from loader.errors import LoaderError
@@ -39,15 +39,18 @@ _TABLE_CHANGED_CLASSES = ("0A", "42")
 def create_import_table(connection: Connection, import_key: int, interrupt: Interrupt) -> None:
     """Make the import's table unless an earlier attempt has: like trips, with its key fixed, partitioned by part.
 
-    Raises TABLE_LOCKED, TABLE_MISMATCH, Stopped.
+    One that somebody has dropped, renamed or moved is made anew. Raises TABLE_LOCKED, TABLE_MISMATCH, Stopped.
     """
     table = ledger.import_table(import_key)
 
     def create() -> None:
         with connection.transaction():
+            place = import_tables.import_place(connection, import_key)
+            if place is not None and place.has_own_name:
+                return
             connection.execute(
                 sql.SQL(
-                    "CREATE TABLE IF NOT EXISTS {table} (LIKE {trips} INCLUDING DEFAULTS INCLUDING CONSTRAINTS"
+                    "CREATE TABLE {table} (LIKE {trips} INCLUDING DEFAULTS INCLUDING CONSTRAINTS"
                     " INCLUDING GENERATED INCLUDING STORAGE INCLUDING COMPRESSION INCLUDING INDEXES,"
                     " CONSTRAINT import_key CHECK (import_key = {key})) PARTITION BY LIST (part)"
                 ).format(table=table, trips=TRIPS, key=import_key)
@@ -57,7 +60,7 @@ def create_import_table(connection: Connection, import_key: int, interrupt: Inte
             )
             connection.execute(
                 "UPDATE loader.import SET table_oid = format('loader.import_%%s', import_key)::regclass"
-                " WHERE import_key = %s AND table_oid IS NULL",
+                " WHERE import_key = %s",
                 [import_key],
             )
 
@@ -69,14 +72,18 @@ def create_import_table(connection: Connection, import_key: int, interrupt: Inte
             f"trips has an index or a constraint that no import can have: {error.diag.message_primary}.",
             "What is unique must include both keys, import_key and part. Drop it, then run the command again.",
         ) from error
+    except pg.DuplicateTable as error:
+        raise import_tables.name_taken(f"loader.import_{import_key}") from error
 
 
 def attach_parts(connection: Connection, import_key: int, interrupt: Interrupt) -> None:
     """Attach the committed parts that are not yet partitions of the import's table, a short transaction each.
 
-    Raises TABLE_LOCKED when others read a part (pg_dump does) for too long, Stopped.
+    Raises TABLE_LOCKED when others read a part (pg_dump does) for too long, TABLE_CHANGED when somebody has taken a part
+    away, Stopped.
     """
     with_lock_timeout(connection, partial(_attach_parts, connection, import_key), interrupt)
+    _refuse_other_parts(connection, import_key)
 
 
 def attach_free_parts(connection: Connection, import_key: int) -> None:
@@ -87,17 +94,14 @@ def attach_free_parts(connection: Connection, import_key: int) -> None:
 
 
 def _attach_parts(connection: Connection, import_key: int) -> None:
-    with connection.cursor(row_factory=scalar_row) as cursor:
-        unattached = cursor.execute(
-            "SELECT part FROM loader.part WHERE import_key = %(key)s AND NOT EXISTS (SELECT FROM pg_inherits"
-            " WHERE inhrelid = format('loader.import_%%s_part_%%s', %(key)s::int, part)::regclass) ORDER BY part",
-            {"key": import_key},
-        ).fetchall()
-    for part in unattached:
+    for part in ledger.parts(connection, import_key):
+        place = import_tables.part_place(connection, part)
+        if place is None or place.parent_oid is not None or not place.has_own_name:
+            continue
         reach()
         connection.execute(
             sql.SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES IN ({})").format(
-                ledger.import_table(import_key), ledger.part_table(import_key, part), part
+                ledger.import_table(import_key), place.identifier, part
             )
         )
 
@@ -248,38 +252,49 @@ def _publish(connection: Connection, attempt: claim.Attempt, target: claim.Targe
     # the lock that the attach takes, too: nobody else creates an index meanwhile
     connection.execute(sql.SQL("LOCK TABLE ONLY {} IN SHARE UPDATE EXCLUSIVE MODE").format(TRIPS))
     indexing.refuse_missing(connection, key)
-    for part in ledger.parts(connection, key):
-        connection.execute(
-            sql.SQL("ALTER TABLE {} RESET (autovacuum_enabled)").format(ledger.part_table(key, part))
-        )
+    place = import_tables.import_place(connection, key)
+    if place is None or not place.has_own_name or place.parent_oid is not None:
+        raise table_changed(f"of the import, {import_tables.whereabouts(place)}")
+    for part in import_tables.import_children(connection, place):
+        connection.execute(sql.SQL("ALTER TABLE {} RESET (autovacuum_enabled)").format(part))
     connection.execute(
-        sql.SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES IN ({})").format(
-            TRIPS, ledger.import_table(key), key
-        )
+        sql.SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES IN ({})").format(TRIPS, place.identifier, key)
     )
+    _refuse_other_parts(connection, key)  # once more: now nobody can change them, since all are locked
     if target.mode == "replace":
-        _replace(connection, key)
+        with import_tables.referenced():
+            _replace(connection, key)
 
 
 def _replace(connection: Connection, import_key: int) -> None:
     """Take all other imports out of trips. Last, because from here on readers wait: DETACH locks them out.
 
-    Also those whose removal has not come that far. One whose detach is pending is out of sight, and left to its removal.
+    Our own attach keeps others from attaching and detaching meanwhile. Imports that are not in trips are left alone. One
+    whose detach is pending is out of sight, and left to its removal.
     """
-    connection.execute(
-        "UPDATE loader.import SET state = 'removing' WHERE state = 'published' AND import_key <> %s",
-        [import_key],
-    )
-    with connection.cursor(row_factory=scalar_row) as cursor:
-        replaced: list[int] = cursor.execute(
-            "SELECT import_key FROM loader.import JOIN pg_inherits"
-            " ON inhrelid = to_regclass(format('loader.import_%%s', import_key))"
-            " WHERE inhparent = to_regclass('public.trips') AND NOT inhdetachpending AND import_key <> %s",
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        others = cursor.execute(
+            "SELECT import_key, nspname, relname, inhdetachpending FROM loader.import"
+            " JOIN pg_class c ON c.oid = table_oid JOIN pg_namespace n ON n.oid = relnamespace"
+            " JOIN pg_inherits ON inhrelid = c.oid"
+            " WHERE inhparent = to_regclass('public.trips') AND import_key <> %s ORDER BY import_key",
             [import_key],
         ).fetchall()
-    for key in replaced:
-        connection.execute(
-            sql.SQL("ALTER TABLE {} DETACH PARTITION {}").format(TRIPS, ledger.import_table(key))
+    connection.execute(
+        "UPDATE loader.import SET state = 'removing' WHERE state = 'published' AND import_key = ANY(%s)",
+        [[key for key, *_ in others]],
+    )
+    for _, schema, name, is_pending in others:
+        if not is_pending:
+            connection.execute(
+                sql.SQL("ALTER TABLE {} DETACH PARTITION {}").format(TRIPS, sql.Identifier(schema, name))
+            )
+
+
+def _refuse_other_parts(connection: Connection, import_key: int) -> None:
+    if not import_tables.has_its_parts(connection, import_key):
+        raise table_changed(
+            f"the partitions of loader.import_{import_key} are not the parts that the loader attached"
         )
 
 

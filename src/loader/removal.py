@@ -1,6 +1,7 @@
 """Taking an import away: roll back of staging, removal of a published import, and the collection of what others left.
 
 All are the same steps, resumable at each: mark the row, detach from trips, drop the parts one by one, drop the rest.
+Only what is proven to be the loader's own is dropped: tables that have its OIDs and names, and hang where it attached them.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from psycopg import errors as pg
 from psycopg import sql
 from psycopg.rows import tuple_row
 
-from loader import claim, ledger, publication
+from loader import claim, import_tables, ledger, publication
 from loader.database import Connection, Database
 from loader.errors import LoaderError
 from loader.failpoint import reach
+from loader.import_tables import Place
 from loader.interrupt import Interrupt
 from loader.ledger import Import
 
@@ -26,17 +28,36 @@ from loader.ledger import Import
 _TIDY_LOCK_SECONDS = 0.1
 
 
+class _TakenAway(Exception):  # noqa: N818 - it ends a transaction, and is no failure of it
+    """Raised where the table of a published import is no longer as the loader left it."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+
+
 def mark(connection: Connection, import_key: int, *, published: bool) -> bool:
     """Put an import into state removing; waits for parts that commit, and defeats later ones.
 
-    Returns False when it is published (and `published` does not allow that) or gone.
+    Returns False when it is gone, or in trips and `published` does not allow that. Raises IMPORT_DETACHED for a published
+    import that somebody took out of trips, while its table exists.
     """
-    marked = connection.execute(
-        "UPDATE loader.import SET state = 'removing', attempt = attempt + 1"
-        " WHERE import_key = %s AND (state <> 'published' OR %s)",
-        [import_key, published],
-    )
-    return marked.rowcount == 1
+    with connection.transaction():
+        connection.execute("SELECT FROM loader.import WHERE import_key = %s FOR UPDATE", [import_key])
+        found = next(iter(ledger.select_imports(connection, "import_key = %s", [import_key])), None)
+        if found is None:
+            return False
+        if found.state == "published":
+            _wait_for_detach(connection)
+            place = import_tables.import_place(connection, import_key)
+            if place is not None and not place.is_in_trips:
+                raise import_tables.detached_error(found, import_tables.whereabouts(place))
+            if place is not None and not published:
+                return False
+        connection.execute(
+            "UPDATE loader.import SET state = 'removing', attempt = attempt + 1 WHERE import_key = %s",
+            [import_key],
+        )
+    return True
 
 
 def remove(
@@ -49,22 +70,30 @@ def remove(
     """Remove an import that is marked and locked by us, calling `on_part(parts removed, parts in all)`.
 
     Dropping a part takes the server 0.2 to 0.4 s per GB, each in a transaction of its own. Others who read a part (pg_dump
-    does) are waited for, `lock_seconds` or as long as a publish waits. Raises Stopped, TABLE_LOCKED.
+    does) are waited for, `lock_seconds` or as long as a publish waits. Tables that somebody renamed or moved are left alone:
+    of a published import that is its own table, which then stays in the ledger. Raises Stopped, TABLE_LOCKED,
+    IMPORT_DETACHED, TABLE_REFERENCED.
     """
 
     def unlocked(action: Callable[[], None]) -> None:
-        publication.with_lock_timeout(connection, action, interrupt, lock_seconds)
+        with import_tables.referenced():
+            publication.with_lock_timeout(connection, action, interrupt, lock_seconds)
 
-    unlocked(partial(_detach, connection, import_key))
-    parts = ledger.parts(connection, import_key)
-    for count, part in enumerate(parts):
-        interrupt.check()
-        on_part(count, len(parts))
+    try:
+        unlocked(partial(_detach, connection, import_key))
+        parts = ledger.parts(connection, import_key)
+        for count, part in enumerate(parts):
+            interrupt.check()
+            on_part(count, len(parts))
+            reach()
+            unlocked(partial(drop_part, connection, import_key, part))
         reach()
-        unlocked(partial(drop_part, connection, import_key, part))
-    reach()
-    unlocked(partial(_drop_import, connection, import_key))
-    on_part(len(parts), len(parts))
+        unlocked(partial(_drop_import, connection, import_key))
+        on_part(len(parts), len(parts))
+    except _TakenAway as taken:
+        connection.execute("UPDATE loader.import SET state = 'published' WHERE import_key = %s", [import_key])
+        (found,) = ledger.select_imports(connection, "import_key = %s", [import_key])
+        raise import_tables.detached_error(found, import_tables.whereabouts(taken.place)) from taken
 
 
 def tidy(database: Database, interrupt: Interrupt) -> None:
@@ -78,15 +107,42 @@ def tidy(database: Database, interrupt: Interrupt) -> None:
 
 
 def drop_part(connection: Connection, import_key: int, part: int) -> None:
-    """Drop a part and what the ledger says of it."""
+    """Drop a part and what the ledger says of it; a table that somebody took away is left alone."""
     with connection.transaction():
-        connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(ledger.part_table(import_key, part)))
+        parent, was_published = _lock_import(connection, import_key)
+        place = import_tables.lock(connection, partial(import_tables.part_place, connection, part))
+        if place is not None and import_tables.part_is_own(place, parent, was_published=was_published):
+            connection.execute(sql.SQL("DROP TABLE {}").format(place.identifier))
         connection.execute("DELETE FROM loader.part WHERE part = %s", [part])
+
+
+def _lock_import(connection: Connection, import_key: int) -> tuple[Place | None, bool]:
+    """Lock an import's table until the transaction ends; return where it is, and whether the import was published.
+
+    None: the table was dropped or, of an import that was never published, taken away. Raises _TakenAway for the others.
+    """
+    place = import_tables.lock(connection, partial(import_tables.import_place, connection, import_key))
+    (found,) = ledger.select_imports(connection, "import_key = %s", [import_key])
+    was_published = found.receipt is not None
+    if place is None or (place.has_own_name and place.parent_oid is None):
+        return place, was_published
+    if was_published:
+        raise _TakenAway(place)
+    return None, False
 
 
 def _drop_import(connection: Connection, import_key: int) -> None:
     with connection.transaction():
-        connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(ledger.import_table(import_key)))
+        place, _ = _lock_import(connection, import_key)
+        if place is not None:
+            for child in import_tables.import_children(
+                connection, place
+            ):  # somebody else's: DROP would drop it, too
+                connection.execute(
+                    sql.SQL("ALTER TABLE {} DETACH PARTITION {}").format(place.identifier, child)
+                )
+            connection.execute(sql.SQL("DROP TABLE {}").format(place.identifier))
+        connection.execute("DELETE FROM loader.part WHERE import_key = %s", [import_key])
         connection.execute("DELETE FROM loader.import WHERE import_key = %s", [import_key])
 
 
@@ -111,20 +167,27 @@ def _detach(connection: Connection, import_key: int) -> None:
     """
     with connection.cursor(row_factory=tuple_row) as cursor:
         attached = cursor.execute(
-            "SELECT import_key, inhdetachpending, partdefid <> 0 FROM loader.import"
-            " JOIN pg_inherits ON inhrelid = to_regclass(format('loader.import_%%s', import_key))"
-            " JOIN pg_partitioned_table ON partrelid = inhparent WHERE inhparent = to_regclass('public.trips')"
+            "SELECT import_key, nspname, relname, inhdetachpending, partdefid <> 0 FROM loader.import"
+            " JOIN pg_class c ON c.oid = table_oid JOIN pg_namespace n ON n.oid = relnamespace"
+            " JOIN pg_inherits ON inhrelid = c.oid JOIN pg_partitioned_table ON partrelid = inhparent"
+            " WHERE inhparent = to_regclass('public.trips')"
             " AND (import_key = %s OR inhdetachpending) ORDER BY inhdetachpending DESC",
             [import_key],
         ).fetchall()
-    if import_key not in [key for key, _, _ in attached]:
+    if import_key not in [key for key, *_ in attached]:
         return
-    for key, is_pending, has_default in attached:
+    for _, schema, name, is_pending, has_default in attached:
         how = sql.SQL("FINALIZE" if is_pending else "" if has_default else "CONCURRENTLY")
         # no longer in trips: its remover was faster, or a replacement
         with contextlib.suppress(pg.UndefinedTable):
             connection.execute(
                 sql.SQL("ALTER TABLE {} DETACH PARTITION {} {}").format(
-                    publication.TRIPS, ledger.import_table(key), how
+                    publication.TRIPS, sql.Identifier(schema, name), how
                 )
             )
+
+
+def _wait_for_detach(connection: Connection) -> None:
+    """Wait until nobody is detaching a partition of trips, and keep it so until the transaction ends."""
+    if connection.execute("SELECT to_regclass('public.trips') IS NOT NULL").fetchone() == (True,):
+        connection.execute("LOCK TABLE ONLY public.trips IN ACCESS SHARE MODE")

@@ -118,7 +118,8 @@ def _keep(
     if found is None:
         return Failed(failure, "none", _shown(load.import_id))
     if isinstance(found, Receipt):
-        return Published(found)
+        is_detached = failure.code is FailureCode.IMPORT_DETACHED
+        return Failed(failure, "none", _shown(load.import_id)) if is_detached else Published(found)
     is_ours = load.import_id is not None and (load.is_claimed or found.attempt == 0)
     if found.totals.parts == 0 and is_ours and not failure.retryable:
         return _drop(failure, found.id, database_url, on_part)

@@ -61,6 +61,8 @@ class FailureCode(enum.StrEnum):
     TABLE_LOCKED = "table_locked"
     TABLE_CHANGED = "table_changed"
     TABLE_MISMATCH = "table_mismatch"
+    TABLE_REFERENCED = "table_referenced"
+    IMPORT_DETACHED = "import_detached"
     IMPORT_NOT_FOUND = "import_not_found"
     DATABASE_RIGHTS = "database_rights"
     DATABASE_UNSUPPORTED = "database_unsupported"
@@ -171,6 +173,16 @@ FAILURE_KINDS: dict[FailureCode, FailureKind] = {
         ExitCode.CONFIGURATION,
         False,
         "trips is not the loader's table, or has a column, constraint or index that these rows can't satisfy.",
+    ),
+    FailureCode.TABLE_REFERENCED: FailureKind(
+        ExitCode.CONFIGURATION,
+        False,
+        "Another object, such as a foreign key or a view, depends on an import that is to leave trips.",
+    ),
+    FailureCode.IMPORT_DETACHED: FailureKind(
+        ExitCode.CONFIGURATION,
+        False,
+        "The import is published, and somebody took its table out of trips, or its rows.",
     ),
     FailureCode.IMPORT_NOT_FOUND: FailureKind(
         ExitCode.USAGE, False, "The ledger has no import with this id."
