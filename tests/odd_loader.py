@@ -83,6 +83,18 @@ def waits(phase: str) -> None:
     end("suspended", 75, retryable=True, staging="kept")
 
 
+def fails_when_stopped(_: str) -> None:
+    """Report as a loader does, and end with a failure of its own when it is to roll back."""
+    signals: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
+    sys.stderr.write("that is all\n")
+    sys.stderr.flush()
+    while not signals:
+        say("progress", phase="loading", progress=PROGRESS)
+        time.sleep(0.05)
+    end("source_unreachable", 66, retryable=True, staging="unknown")
+
+
 def is_deaf(_: str) -> None:
     """Report, whatever it is told."""
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 from pathlib import Path
 from uuid import UUID
 
@@ -13,6 +15,7 @@ from http_server import HttpServer
 from loader_process import query, row_count
 from mid_load import COMMITS, SLOW_COMMIT, resume_serving
 from supervision import (
+    DEADLINE_SECONDS,
     ODD,
     PATIENT,
     Scene,
@@ -26,7 +29,13 @@ from supervision import (
     waits_for_lock,
 )
 
+from importer.cleanup import Cleanup
 from importer.imports import FINISHED, State
+from importer.keyed_tasks import Defects
+from importer.ledger_reader import LedgerReader
+from importer.loader_process import Loaders
+from importer.outcome import End
+from importer.store import Store
 from loader.wire import FailureCode
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -123,6 +132,55 @@ async def test_cancelled_while_the_database_is_down_it_is_so_only_when_all_is_go
         await changed
         assert (await scene.get(import_id)).error is None
     await assert_all_gone(database_url)
+
+
+async def test_cancelled_after_its_loader_has_failed_the_attempt_tells_that_failure(
+    tmp_path: Path, database_url: str, postgres: str
+) -> None:
+    """Where the database could not be asked at its end: the clean-up writes it down later."""
+    async with supervising(tmp_path, database_url, command=ODD) as scene:
+        import_id = await scene.submit("https://example.org/fails_when_stopped")
+        await scene.until_phase(import_id, "loading")
+        name = database_url.rpartition("/")[2].partition("?")[0]
+        with psycopg.connect(postgres, autocommit=True) as connection:
+            connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
+            await scene.supervisor.cancel(import_id)
+            pending = await scene.until(import_id, lambda found: found.error is not None)
+            assert pending.error is not None
+            assert (pending.state, pending.error.code) == (State.CANCELLING, FailureCode.CLEANUP_PENDING)
+            connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
+        found = await scene.until_state(import_id, State.CANCELLED)
+        assert (found.error, found.receipt) == (None, None)
+        (attempt,) = await scene.attempts(import_id)
+        assert attempt.error is not None
+        assert attempt.error.code is FailureCode.SOURCE_UNREACHABLE
+        assert (attempt.exit_code, attempt.log) == (66, "that is all\n")
+
+
+@pytest.mark.parametrize("is_seen", [True, False], ids=["its end was seen", "nobody saw its end"])
+async def test_cancelled_and_found_published_the_attempt_tells_no_failure(
+    is_seen: bool, tmp_path: Path, database_url: str, server: HttpServer
+) -> None:
+    async with supervising(tmp_path, database_url) as scene:
+        import_id = await scene.submit(server.url)
+        receipt = await scene.receipt(import_id)
+    path = tmp_path / "importer.sqlite"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("UPDATE import SET state = 'cancelling', receipt = NULL, finished_at = NULL")
+        connection.execute("UPDATE attempt SET finished_at = NULL, exit_code = NULL, log = ''")
+    store = await Store.open(path)
+    cleanup = Cleanup(store, LedgerReader(database_url), Loaders(database_url), Defects())
+    before = await store.get(import_id)
+    assert before is not None
+    cleanup.finish_cancel(import_id, End(-9, None, "the log") if is_seen else None)
+    found = await store.wait_for_change(import_id, before.version, DEADLINE_SECONDS)
+    assert found is not None
+    assert (found.state, found.error, found.receipt) == (State.SUCCEEDED, None, receipt)
+    (attempt,) = await store.attempts(import_id)
+    expected = (-9, "the log") if is_seen else (None, "")
+    assert (attempt.exit_code, attempt.log, attempt.error) == (*expected, None)
+    await cleanup.stop(DEADLINE_SECONDS)
+    await store.close()
 
 
 @pytest.mark.parametrize("how", ["cancelled", "killed", "cancelled and killed"])

@@ -17,7 +17,7 @@ from importer import representation
 from importer.errors import IdempotencyConflict
 from importer.import_moves import NEXT_DUE, NEXT_IN_QUEUE, queue_times
 from importer.import_rows import Parameters
-from importer.imports import FINISHED, Attempt, Ending, State
+from importer.imports import FINISHED, MAX_RETRY_DELAY_SECONDS, Attempt, Ending, State
 from importer.outcome import SERVICE_ENDED
 from importer.store import Store
 from loader.wire import FailureCode, Phase, Progress
@@ -188,6 +188,10 @@ async def test_an_attempt_that_a_wrong_clock_put_off_for_years_is_due(store: Sto
     assert await store.claim() is None  # the clock was right
     clock.advance(-4 * year.total_seconds())
     assert there(await store.claim()).id == one.id
+    latest = clock.now + timedelta(seconds=MAX_RETRY_DELAY_SECONDS)
+    await store.finish_attempt(one.id, Ending(State.QUEUED, error=FAILURE, not_before=latest))
+    assert await store.claim() is None
+    assert await store.next_due() == latest
 
 
 async def test_retry_means_now(store: Store, clock: Clock) -> None:
