@@ -300,6 +300,27 @@ def test_a_copy_taken_while_imports_run_is_restored_and_they_go_on(
     assert_nothing_is_left(database_url)
 
 
+def test_a_control_db_that_two_hosts_have_loads_no_row_twice(
+    tmp_path: Path, database_url: str, server: HttpServer
+) -> None:
+    """Somebody has copied the data folder, and both services run: the ledger gives an import to one loader at a time."""
+    backups = tmp_path / "backups"
+    backups.mkdir()
+    with start(tmp_path, database_url) as live:
+        running = submit_held(live, server)
+        run(commands(0, tmp_path, backups))
+        with start(backups, database_url, IMPORTER_DATA_DIR=str(backups)) as copy:
+            copy.until_phase(running, "probing")
+            let_go(server)
+            receipts = [each.until_state(running, "succeeded")["receipt"] for each in (live, copy)]
+            assert receipts[0] == receipts[1]
+            assert copy.client.delete(f"/imports/{running}").status_code == 202
+            copy.until_gone(running)
+        assert live.get(running)["state"] == "succeeded"  # what the other one does, it does not hear of
+    assert row_count(database_url) == 0
+    assert_nothing_is_left(database_url)
+
+
 def test_when_the_control_db_is_lost_the_ledger_is_gone_on_from(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:

@@ -290,13 +290,13 @@ async def test_rates_are_shown_only_while_a_loader_reports_them(store: Store) ->
         assert shown.bytes_done == PROGRESS.bytes_done
 
 
-async def test_a_claim_among_thousands_looks_at_one(store: Store, path: Path) -> None:
+async def test_a_claim_among_ten_thousand_looks_at_one(store: Store, path: Path) -> None:
     await submitted(store)
     now = queue_times(Clock()())
     with closing(sqlite3.connect(path)) as other:
         few = steps(other, NEXT_IN_QUEUE, now)
         other.execute(
-            "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 5000)"
+            "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 10000)"
             " INSERT INTO import (id, job, state, version, attempt_count, retry_count, locked_count, keeps_staging,"
             " created_at) SELECT 'import-' || i, job, 'queued', 1, 0, 0, 0, 0, created_at FROM import, n"
         )
