@@ -192,6 +192,7 @@ def test_an_error_at_any_step_of_a_roll_back_leaves_staging_that_is_told_of(
         assert last.failure.code in (wire.FailureCode.INTERNAL_ERROR, wire.FailureCode.BAD_ROW)
         if last.staging == "unknown":
             assert "loader gc" in last.failure.hint
+        if last.staging != "none":  # kept: an error before the roll back
             assert loaders.start("gc").wait() == 0
         assert row_count(loaders.database_url) == 0
         assert_nothing_is_left(loaders.database_url)
