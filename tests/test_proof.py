@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from http_server import HttpServer
 from loader_process import Loaders, query, row_count
-from mid_load import resume_serving, staged_part, start_until_stalled
+from mid_load import holding, resume_serving, staged_part, start_until_stalled, wait_for_lock
 from whole_import import WholeImport
 
 from loader import blocks, remainder, workers
@@ -96,6 +96,23 @@ CHANGES = {
     "a part truncated": "TRUNCATE {part}",
     "a part emptied": "DELETE FROM {part}",
 }
+
+
+@pytest.mark.slow
+def test_a_part_that_is_emptied_while_the_publish_waits_for_a_lock_is_noticed(
+    loaders: Loaders, server: HttpServer
+) -> None:
+    loaders.start("run", server.url).receipt()
+    rows = row_count(loaders.database_url)
+    with holding(loaders, "LOCK TABLE trips IN SHARE UPDATE EXCLUSIVE MODE"):
+        loader = loaders.start("run", server.url, "--force")
+        loader.wait_for_phase("publishing")
+        wait_for_lock(loaders, "control")
+        (part,) = query(loaders.database_url, "SELECT max(part) FROM loader.part")[0]
+        with psycopg.connect(loaders.database_url) as connection:
+            connection.execute(f"TRUNCATE loader.import_2_part_{part}".encode())
+    assert loader.failure().failure.code is FailureCode.TABLE_CHANGED
+    assert row_count(loaders.database_url) == rows
 
 
 @pytest.mark.slow

@@ -260,7 +260,10 @@ def _publish(connection: Connection, attempt: claim.Attempt, target: claim.Targe
     connection.execute(
         sql.SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES IN ({})").format(TRIPS, place.identifier, key)
     )
-    _refuse_other_parts(connection, key)  # once more: now nobody can change them, since all are locked
+    # once more: now nobody can change them, since all are locked
+    _refuse_other_parts(connection, key)
+    if attached_row_count(connection, key) != receipt.rows_published:
+        raise table_changed(f"a part of loader.import_{key} has lost its rows")
     if target.mode == "replace":
         with import_tables.referenced():
             _replace(connection, key)
