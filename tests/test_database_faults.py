@@ -258,7 +258,7 @@ def test_a_schema_that_was_made_beforehand_is_used(role: str, source: Job, datab
     failure = ended(theirs, source)
     assert failure.code is FailureCode.DATABASE_RIGHTS
     assert "schema loader" in failure.message
-    execute(database_url, failure.hint.partition("again: ")[2])
+    execute(database_url, failure.hint.partition("too: ")[2])
     end = theirs.ends(source)
     assert not isinstance(end, Failed), end.failure.message
     assert end.receipt.rows_published == row_count(database_url)

@@ -70,7 +70,7 @@ def bring_up_to_date(connection: Connection) -> bool:
 def make(connection: Connection) -> None:
     """Make the ledger unless it is there, in the caller's transaction.
 
-    Raises DATABASE_RIGHTS or DATABASE_CONFIGURATION when somebody has made a schema `loader` that can't be used.
+    Raises DATABASE_CONFIGURATION when somebody has made a schema `loader` with other things in it.
     """
     _lock_making(connection)
     if not _exists(connection, "loader.import"):
@@ -80,22 +80,26 @@ def make(connection: Connection) -> None:
         _adopt_tables(connection)
 
 
-def _has_empty_schema(connection: Connection) -> bool:
-    """Whether somebody has made an empty schema `loader` for us. Raises LoaderError where it can't be used."""
-    rights = connection.execute(
-        "SELECT has_schema_privilege(oid, 'USAGE') AND has_schema_privilege(oid, 'CREATE'), current_user"
-        " FROM pg_namespace WHERE nspname = 'loader'"
+def require_rights(connection: Connection) -> None:
+    """Raise DATABASE_RIGHTS when there is a schema `loader` in which the role may not create tables."""
+    refused = connection.execute(
+        "SELECT current_user, pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'loader' AND NOT"
+        " (has_schema_privilege(oid, 'USAGE') AND has_schema_privilege(oid, 'CREATE'))"
     ).fetchone()
-    if rights is None:
-        return False
-    if not rights[0]:
+    if refused is not None:
+        role, owner = refused
+        grant = sql.SQL("GRANT USAGE, CREATE ON SCHEMA loader TO {};").format(sql.Identifier(str(role)))
         raise LoaderError(
             FailureCode.DATABASE_RIGHTS,
-            f"The schema loader exists, and the role {rights[1]} may not create in it.",
-            sql.SQL("Run this SQL, then the command again: GRANT USAGE, CREATE ON SCHEMA loader TO {};")
-            .format(sql.Identifier(str(rights[1])))
-            .as_string(connection),
+            f"The schema loader belongs to {owner}, and the role {role} may not create tables in it.",
+            f"Connect as {owner}. If the schema is empty, this SQL will do, too: {grant.as_string(connection)}",
         )
+
+
+def _has_empty_schema(connection: Connection) -> bool:
+    """Whether somebody has made a schema `loader` for us; raises DATABASE_CONFIGURATION when it is not empty."""
+    if connection.execute("SELECT to_regnamespace('loader')").fetchone() == (None,):
+        return False
     foreign = connection.execute(
         "SELECT relname FROM pg_class WHERE relnamespace = 'loader'::regnamespace"
         " UNION ALL SELECT proname FROM pg_proc WHERE pronamespace = 'loader'::regnamespace"

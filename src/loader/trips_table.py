@@ -30,6 +30,7 @@ def prepare(connection: Connection) -> None:
     Raises DATABASE_UNSUPPORTED, DATABASE_UNAVAILABLE (a standby), DATABASE_RIGHTS, DATABASE_CONFIGURATION, TABLE_MISMATCH.
     """
     _check_server(connection)
+    ledger_version.require_rights(connection)
     ledger_version.bring_up_to_date(connection)
     with connection.transaction():
         ledger_version.make(connection)
