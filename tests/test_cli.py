@@ -139,6 +139,19 @@ def test_the_summary_is_the_receipt(sample: bytes, database_url: str, tmp_path: 
     )
 
 
+def test_a_summary_for_which_there_is_no_room_is_a_warning_once_published(
+    sample: bytes, database_url: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "trips.csv"
+    path.write_bytes(sample)
+    loader = LoaderProcess(tmp_path, "run", str(path), "--summary", "/dev/full", database_url=database_url)
+    import_id = loader.receipt().import_id
+    assert "summary" in loader.stderr
+    assert row_count(database_url) == sample.count(b"\n") - 1
+    rejects = LoaderProcess(tmp_path, "rejects", import_id, "--json", database_url=database_url)
+    assert (rejects.wait(), rejects.output, rejects.stderr) == (0, b"", "")
+
+
 def test_a_summary_that_can_not_be_written_is_found_out_before_anything_is_loaded(
     sample: bytes, database_url: str, tmp_path: Path
 ) -> None:

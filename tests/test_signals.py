@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Generator
 from pathlib import Path
 
 import msgspec
@@ -328,15 +330,37 @@ def test_sigterm_to_an_interpreter_that_has_hardly_started_ends_it(
     assert_nothing_is_left(loaders.database_url)
 
 
-def test_a_sighup_that_nohup_ignores_stays_ignored(loaders: Loaders, server: HttpServer) -> None:
-    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a child inherits it
-    try:
+@contextlib.contextmanager
+def ignoring(*numbers: signal.Signals) -> Generator[None]:
+    """Ignore signals within the block: a child that is started there inherits that."""
+    former = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    yield
+    for number, handler in former.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
+def test_a_signal_that_nohup_or_a_shell_ignores_stays_ignored(
+    number: signal.Signals, loaders: Loaders, server: HttpServer
+) -> None:
+    with ignoring(number):
         loader = start_until_stalled(loaders, server)
-    finally:
-        signal.signal(signal.SIGHUP, former)
-    loader.send(signal.SIGHUP)
+    loader.send(number)
     resume_serving(server)
-    loader.receipt()
+    import_id = loader.receipt().import_id
+    with ignoring(number), holding(loaders, "LOCK TABLE trips IN ACCESS SHARE MODE"):
+        removal = loaders.start("drop", "--published", import_id)
+        wait_for_lock(loaders, "drop")
+        removal.send(number)
+    assert removal.wait() == 0
+    assert_nothing_is_left(loaders.database_url)
+
+
+def test_a_sigterm_ends_a_run_that_was_started_with_it_ignored(loaders: Loaders, server: HttpServer) -> None:
+    with ignoring(signal.SIGTERM):
+        loader = start_until_stalled(loaders, server)
+    assert stop(loader).staging == "none"
+    assert_nothing_is_left(loaders.database_url)
 
 
 def supervised(
@@ -391,6 +415,43 @@ def test_a_run_whose_output_nobody_reads_any_more_goes_on_and_exits_as_it_ends(
     assert_nothing_is_left(loaders.database_url)
 
 
+@pytest.fixture
+def full_pipe() -> Generator[tuple[int, int]]:
+    """Yield the reading and the writing end of a pipe that takes nothing more."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b" " * 4096)
+    os.set_blocking(writer, True)
+    yield reader, writer
+    for end in (reader, writer):
+        with contextlib.suppress(OSError):
+            os.close(end)
+
+
+@pytest.mark.parametrize("progress", ["json", "none"])
+def test_a_reader_that_stops_reading_holds_up_neither_the_run_nor_its_end(
+    progress: str, full_pipe: tuple[int, int], loaders: Loaders, server: HttpServer
+) -> None:
+    reader, writer = full_pipe
+    server.rule = stall_late
+    stopped = loaders.start("run", "--progress", progress, server.url, stdout=writer)
+    wait_until_stalled(loaders, server)
+    stopped.send(signal.SIGTERM)
+    assert stopped.wait() == wire.ExitCode.TERMINATED
+    assert_nothing_is_left(loaders.database_url)
+    server.rule = lambda _: None
+    published = loaders.start("run", "--progress", progress, server.url, stdout=writer)
+    wait_for("the publish", lambda: row_count(loaders.database_url) > 0)
+    os.close(writer)
+    with open(reader, "rb") as output:
+        said = output.read()
+    assert published.wait() == 0
+    assert b"published" in said
+    assert_nothing_is_left(loaders.database_url)
+
+
 @pytest.mark.parametrize(
     ("closed", "last_line", "code"),
     [(">&-", b"", 0), (">&-", b"not a trip\n", wire.ExitCode.DATA), ("<&- >&- 2>&-", b"", 0)],
@@ -416,13 +477,14 @@ def test_an_error_that_nobody_expected_ends_a_run_whose_stderr_takes_nothing(
 
 UNSHOWN = """
 from contextlib import nullcontext
-from loader.run import run
-from loader.wire import Job, Message
+from loader import run
+from loader.wire import Job
 
-def show(message: Message) -> None:
+def no_ticker(*_: object) -> None:
     raise RuntimeError("can't start new thread")
 
-end = run(Job("trips.csv", import_id="an id"), lambda: nullcontext(""), show, is_supervised=False)
+run.Ticker = no_ticker
+end = run.run(Job("trips.csv", import_id="an id"), lambda: nullcontext(""), lambda _: None, is_supervised=False)
 print(end.failure.code, end.staging, end.import_id)
 """
 

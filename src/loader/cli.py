@@ -21,7 +21,7 @@ from loader.display import Display, JsonDisplay, QuietDisplay
 from loader.embedded import default_data_folder, embedded_server
 from loader.errors import LoaderError
 from loader.interrupt import SIGNALS
-from loader.wire import FAILURE_KINDS, ExitCode, FailureCode, Job, Message, Published, Receipt
+from loader.wire import FAILURE_KINDS, ExitCode, FailureCode, Job, Published, Receipt
 
 _EXAMPLES = {
     "": """
@@ -106,13 +106,14 @@ def _run(options: argparse.Namespace) -> ExitCode:
     from loader.run import run
 
     shown = _display("json" if is_supervised else options.progress)
-
-    def show(message: Message) -> None:
-        if summary is not None and isinstance(message, Published):
-            _write_summary(summary, message.receipt)
-        shown.show(message)
-
-    end = run(job, _opener(options, job.database_url), show, is_supervised=is_supervised)
+    on_published = None if summary is None else partial(_write_summary, summary)
+    end = run(
+        job,
+        _opener(options, job.database_url),
+        shown.show,
+        is_supervised=is_supervised,
+        on_published=on_published,
+    )
     return ExitCode.PUBLISHED if isinstance(end, Published) else FAILURE_KINDS[end.failure.code].exit_code
 
 

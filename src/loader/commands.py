@@ -21,7 +21,7 @@ from loader.display import failure_text, size_text
 from loader.embedded import embedded_server
 from loader.errors import LoaderError
 from loader.import_tables import Place
-from loader.interrupt import Interrupt, Stopped, StopReason
+from loader.interrupt import SIGNALS, Interrupt, Stopped, StopReason, ignored
 from loader.preview import preview_text
 from loader.printable import json_line, printable, printable_chunks
 from loader.rejects import Reject
@@ -46,7 +46,7 @@ def sample(out: str, rows: int, seed: int) -> None:
 
 def postgres(data_folder: Path) -> None:
     """Print the embedded server's URL and keep it up until SIGINT, SIGTERM or SIGHUP."""
-    signals = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    signals = {*SIGNALS}.difference(ignored(signal.SIGINT, signal.SIGHUP))
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     with embedded_server(data_folder) as url:
         sys.stdout.write(url + "\n")
@@ -187,7 +187,9 @@ def _interruptible() -> Generator[Interrupt]:
         interrupt.request(StopReason.INTERRUPTED)
         raise KeyboardInterrupt
 
-    former = signal.signal(signal.SIGINT, stop)
+    former = signal.getsignal(signal.SIGINT)
+    if not ignored(signal.SIGINT):
+        signal.signal(signal.SIGINT, stop)
     try:
         yield interrupt
     except Stopped:

@@ -14,7 +14,7 @@ class Display(Protocol):
     """Shows the messages of one run."""
 
     def show(self, message: Message) -> None:
-        """Show a message; called from more than one thread, one at a time."""
+        """Show a message; called in one thread. May block."""
         ...
 
 

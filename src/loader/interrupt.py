@@ -153,8 +153,8 @@ class Watch:
     def __enter__(self) -> Watch:
         os.set_blocking(self._reader, False)
         os.set_blocking(self._writer, False)
-        if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # by nohup
-            del self._reasons[signal.SIGHUP]
+        for number in ignored(signal.SIGHUP, signal.SIGINT):
+            del self._reasons[number]
         self._former_wakeup = signal.set_wakeup_fd(self._writer)
         self._former_handlers = {number: signal.signal(number, _nothing) for number in self._reasons}
         self._former_mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
@@ -184,6 +184,11 @@ class Watch:
         if 0 in readable and not os.read(0, 4096):
             self._stdin = []
             self._interrupt.request(StopReason.SUSPENDED)
+
+
+def ignored(*numbers: signal.Signals) -> list[signal.Signals]:
+    """Return which of these signals the process has inherited as ignored: by nohup, or as a shell's background job."""
+    return [number for number in numbers if signal.getsignal(number) is signal.SIG_IGN]
 
 
 def _nothing(_number: int, _frame: FrameType | None) -> None:

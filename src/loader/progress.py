@@ -117,7 +117,7 @@ class Meter:
 class Ticker:
     """Tells a listener of the meter at each tick and each change of phase.
 
-    It has a thread of its own, so that a slow listener holds nobody up.
+    It has a thread of its own. The listener must not block.
     """
 
     def __init__(self, meter: Meter, listener: Callable[[Message], None]) -> None:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import os
+import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 from loader.errors import known
 from loader.failpoint import reach
 from loader.interrupt import POLL_SECONDS, Interrupt, Watch
 from loader.load import Load
+from loader.outbox import Outbox
 from loader.progress import Meter, Ticker
 from loader.rollback import end_unpublished, stop_failure
 from loader.wire import (
@@ -21,6 +25,7 @@ from loader.wire import (
     Job,
     Message,
     Published,
+    Receipt,
     Started,
 )
 
@@ -28,22 +33,39 @@ from loader.wire import (
 # left behind: its connections are shut down, so that it can do no harm.
 _END_SECONDS = 5.0
 
+# What a reader that does not read has to take the last messages once the run was told to stop: it may be a terminal that is
+# held up by Ctrl-S, or a service that the machine has suspended for a moment.
+_READER_SECONDS = 2.0
+
 OpenDatabase = Callable[[], AbstractContextManager[str]]
 
 
 def run(
-    job: Job, open_database: OpenDatabase, show: Callable[[Message], None], *, is_supervised: bool
+    job: Job,
+    open_database: OpenDatabase,
+    show: Callable[[Message], None],
+    *,
+    is_supervised: bool,
+    on_published: Callable[[Receipt], None] | None = None,
 ) -> Published | Failed:
     """Run a job to its end; show all messages and return the last one. Of a publish, the tidying comes after it.
 
     Must be called in the main thread: signals are its business. A supervised run takes the end of stdin for a SIGHUP.
+    `show` is called in one thread and may block; `on_published` is called before the last message, and must not.
     """
     interrupt = Interrupt()
+    outbox = Outbox(show)
+
+    def send(message: Message) -> None:
+        if on_published is not None and isinstance(message, Published):
+            on_published(message.receipt)
+        outbox.send(message)
+
     ends: list[Published | Failed] = []
     with Watch(interrupt, on_sigterm=job.on_sigterm, watch_stdin=is_supervised) as watch:
 
         def work() -> None:
-            story = _Story(job, interrupt, show, is_supervised=is_supervised)
+            story = _Story(job, interrupt, send, is_supervised=is_supervised)
             try:
                 story.tell(open_database)
             except BaseException as error:  # whatever ends the thread: the main thread waits for it
@@ -59,28 +81,37 @@ def run(
             if interrupt.is_effective and not is_aborted:
                 interrupt.abort()
                 is_aborted = True
+        _show_the_rest(outbox, watch, interrupt)
     return ends[0]
+
+
+def _show_the_rest(outbox: Outbox, watch: Watch, interrupt: Interrupt) -> None:
+    """Wait for the reader of the messages; after a request to stop only for a while."""
+    deadline: float | None = None
+    while not outbox.wait_until_shown(POLL_SECONDS):
+        watch.wait(0)
+        if interrupt.reason is None:
+            continue
+        deadline = deadline or time.monotonic() + _READER_SECONDS
+        if time.monotonic() > deadline:
+            # to flush the others would wait for the thread that writes
+            sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
+            return
 
 
 class _Story:
     """What happens from the first message to the last, and after it."""
 
     def __init__(
-        self, job: Job, interrupt: Interrupt, show: Callable[[Message], None], *, is_supervised: bool
+        self, job: Job, interrupt: Interrupt, send: Callable[[Message], None], *, is_supervised: bool
     ) -> None:
         self._job = job
         self._interrupt = interrupt
         self._is_supervised = is_supervised
         self._meter = Meter()
-        self._lock = threading.Lock()
-        self._show = show
+        self._send = send
         self._ticker: Ticker | None = None
-        self.ends: list[Published | Failed] = []  # the last message, once it was shown
-
-    def _send(self, message: Message) -> None:
-        # a supervisor, a pipe's reader or a terminal that is gone: what is left to do is done without them
-        with self._lock, contextlib.suppress(OSError):
-            self._show(message)
+        self.ends: list[Published | Failed] = []  # the last message, once it was sent
 
     def tell(self, open_database: OpenDatabase) -> None:
         """Load, say how it ended, and then tidy up."""
@@ -100,7 +131,7 @@ class _Story:
             self.end(Failed(self._failure(error), "none" if import_id is None else "unknown", import_id))
 
     def end(self, last: Published | Failed) -> None:
-        """Show the last message. There is one: what goes wrong afterwards changes nothing."""
+        """Send the last message. There is one: what goes wrong afterwards changes nothing."""
         if self.ends:
             return
         if self._ticker is not None:
