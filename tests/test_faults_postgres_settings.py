@@ -84,6 +84,47 @@ def test_other_forms_of_values_and_names_make_no_difference(
     assert query(loaders.database_url, "SELECT count(*) FROM public.trips") == [(0,)]
 
 
+SURROUNDINGS = {
+    "PGHOST": "no-such-host.invalid",
+    "PGUSER": "nobody",
+    "PGDATABASE": "none",
+    "PGPASSWORD": "wrong",
+    "PGAPPNAME": "mine",
+    "PGCLIENTENCODING": "LATIN1",
+    "PGDATESTYLE": "German, DMY",
+    "PGTZ": "Asia/Kathmandu",
+    "PGOPTIONS": "-c statement_timeout=1 -c search_path=nowhere",
+    "http_proxy": "http://127.0.0.1:1",
+    "HTTP_PROXY": "http://127.0.0.1:1",
+    "LC_ALL": "xx_XX.ISO-8859-1",
+    "LANG": "tr_TR",
+    "TZ": "Asia/Kathmandu",
+    "PYTHONIOENCODING": "ascii",
+    "HOME": "/proc/no-home",
+    "XDG_CACHE_HOME": "",
+}
+
+
+def test_exported_variables_and_a_read_only_home_make_no_difference(
+    loaders: Loaders, server: HttpServer, sample: bytes, tmp_path: Path
+) -> None:
+    assert loaders.start("run", server.url, environment=SURROUNDINGS).receipt().attempts == 1
+    assert checksum(loaders.database_url) == checksum_of(loaders.database_url, sample)
+    path = tmp_path / "Zürich ✓.csv"
+    path.write_bytes(sample)
+    again = loaders.start("run", str(path), "--progress", "none", environment=SURROUNDINGS)
+    assert (again.wait(), again.stderr) == (0, "")
+    assert "rich" in again.stdout
+    for command in (
+        ("imports",),
+        ("check", str(path)),
+        ("run", str(tmp_path / "Genève.csv"), "--progress", "none"),
+    ):
+        loader = loaders.start(*command, environment=SURROUNDINGS)
+        assert loader.wait() == (66 if command[0] == "run" else 0)
+        assert "Traceback" not in loader.stderr
+
+
 def test_time_limits_of_the_role_do_not_end_an_import_that_takes_longer(
     loaders: Loaders, server: HttpServer
 ) -> None:

@@ -356,6 +356,21 @@ def test_a_signal_that_nohup_or_a_shell_ignores_stays_ignored(
     assert_nothing_is_left(loaders.database_url)
 
 
+def test_a_run_whose_machine_slept_goes_on_when_it_wakes(loaders: Loaders, server: HttpServer) -> None:
+    """A suspended laptop: its peers have given its connections up meanwhile."""
+    loader = start_until_stalled(loaders, server)
+    loader.send(signal.SIGSTOP)
+    ended = query(
+        loaders.database_url,
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name LIKE 'loader %'",
+    )
+    assert ended
+    resume_serving(server)
+    loader.send(signal.SIGCONT)
+    assert loader.receipt().rows_published == row_count(loaders.database_url)
+    assert_nothing_is_left(loaders.database_url)
+
+
 def test_a_sigterm_ends_a_run_that_was_started_with_it_ignored(loaders: Loaders, server: HttpServer) -> None:
     with ignoring(signal.SIGTERM):
         loader = start_until_stalled(loaders, server)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -63,6 +64,7 @@ def positive(text: str) -> int:
 def run_and_leave(command: Callable[[], int]) -> NoReturn:
     """Run a command, tell people of its LoaderError, and end the process with its exit code."""
     _replace_closed_streams()
+    _escape_what_can_not_be_shown()
     try:
         code = command()
     except LoaderError as error:
@@ -85,6 +87,13 @@ def _replace_closed_streams() -> None:
         sys.stdout = null.open("w")
     if sys.__stderr__ is None:
         sys.stderr = null.open("w")
+
+
+def _escape_what_can_not_be_shown() -> None:
+    """Write characters that the locale's encoding lacks as escapes: an accent in a file's name must not end a command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _leave(code: int) -> NoReturn:
