@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import random
 from collections.abc import Iterable, Iterator
 
 import pytest
@@ -87,6 +88,15 @@ def test_a_decompressor_gives_all_bytes_in_any_pieces_and_knows_a_cut_off_end(
         assert content.startswith(read_all(unpacker, itertools.cycle(sizes)))
         assert unpacker.consumed_bytes == len(beginning)
         assert unpacker.is_complete == (len(beginning) in ends)
+
+
+@pytest.mark.parametrize("form", ["gzip", "zstd"])
+def test_chunks_longer_than_what_is_read_at_once_are_read_whole(form: Compression) -> None:
+    content = random.Random(5).randbytes(500_000)
+    file = compressed(form, content)
+    unpacker = decompressor(form, chunks_of(file, [300_000]))
+    assert read_all(unpacker, itertools.repeat(70_000)) == content
+    assert (unpacker.consumed_bytes, unpacker.is_complete) == (len(file), True)
 
 
 @pytest.mark.parametrize("form", ["gzip", "zstd"])
