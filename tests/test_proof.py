@@ -88,6 +88,7 @@ def test_an_end_of_a_plain_file_that_was_not_read_is_noticed(
 
 # What somebody may do to the ledger and to the table of a committed part while others load.
 CHANGES = {
+    "a block of other bytes": "UPDATE loader.block SET byte_end = byte_end - 1 WHERE ctid = '(0,1)'",
     "a block of other records": "UPDATE loader.block SET record_count = record_count + 1 WHERE ctid = '(0,1)'",
     "a block of other rows": "UPDATE loader.block SET row_count = row_count - 1 WHERE ctid = '(0,1)'",
     "a block of other rejects": "UPDATE loader.block SET reject_count = reject_count + 1 WHERE ctid = '(0,1)'",
