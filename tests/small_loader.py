@@ -18,8 +18,11 @@ if seconds := os.environ.get("SMALL_LOADER_PART_SECONDS"):
 
 from loader import database, interrupt, load, publication, pulse, rollback, run  # noqa: E402
 
+if seconds := os.environ.get("SMALL_LOADER_TRIPS_LOCK_SECONDS"):
+    setattr(publication, "_LOCK_BUDGET_SECONDS", float(seconds))  # noqa: B010
 if seconds := os.environ.get("SMALL_LOADER_LOCK_SECONDS"):
     setattr(publication, "_LOCK_BUDGET_SECONDS", float(seconds))  # noqa: B010
+    publication.STAGING_LOCK_BUDGET_SECONDS = float(seconds)
     setattr(rollback, "_BUDGET_SECONDS", float(seconds))  # noqa: B010
 if seconds := os.environ.get("SMALL_LOADER_DATABASE_SECONDS"):
     setattr(load, "_DATABASE_BUDGET_SECONDS", float(seconds))  # noqa: B010

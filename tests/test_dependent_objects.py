@@ -68,11 +68,30 @@ def test_what_depends_on_an_import_is_named_and_keeps_no_other_from_its_removal(
         commands.collect(operator.database_url, dry_run=False)
     said = capsys.readouterr()
     assert name in said.err
+    assert raised.value.code is not FailureCode.INTERNAL_ERROR
     if dependent != "an event trigger":  # it forbids the other's removal, too
         assert f"removed import {staged}" in said.out
     operator.sql(remedy)
     commands.collect(operator.database_url, dry_run=False)
     assert operator.count("trips") == 0
+    assert_nothing_is_left(operator.database_url)
+
+
+def test_a_ledger_table_that_a_publication_keeps_from_being_changed_is_named(operator: Operator) -> None:
+    """It is no lock: it would never go away by waiting."""
+    staged = operator.stage()
+    operator.sql(
+        "ALTER TABLE loader.reject DROP CONSTRAINT reject_pkey;\n"
+        "CREATE PUBLICATION mine FOR ALL TABLES;\n"
+        "INSERT INTO loader.reject SELECT import_key, part, 1, 1, NULL, NULL, 'why', '' FROM loader.part LIMIT 1"
+    )
+    with pytest.raises(LoaderError) as raised:
+        commands.drop(operator.database_url, UUID(staged), published=False)
+    assert raised.value.code is FailureCode.DATABASE_CONFIGURATION
+    assert "reject" in raised.value.failure.message
+    assert "REPLICA IDENTITY" in raised.value.failure.hint
+    operator.sql("DROP PUBLICATION mine")
+    commands.collect(operator.database_url, dry_run=False)
     assert_nothing_is_left(operator.database_url)
 
 

@@ -82,7 +82,14 @@ def end(
     code: FailureCode, database_url: str, source: str, import_id: str | None, *, is_claimed: bool = True
 ) -> Failed:
     """Have an attempt at this import end with this failure."""
-    load = Load(Job(source, import_id=import_id), database_url, Interrupt(), Meter(), lambda _: None)
+    load = Load(
+        Job(source, import_id=import_id),
+        database_url,
+        Interrupt(),
+        Meter(),
+        lambda _: None,
+        is_supervised=False,
+    )
     load.is_claimed = is_claimed
     failure = LoaderError(code, "It failed.", "Mend it.").failure
     ended = end_unpublished(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import threading
+import time
 from collections.abc import Generator
 
 import psycopg
@@ -283,6 +284,24 @@ def test_a_replacement_and_a_removal_wait_for_pg_dump(
         assert_readers_come_through(loaders, rows)
     assert removal.wait() == 0
     assert replacement.receipt().rows_published == row_count(loaders.database_url)
+    assert_nothing_is_left(loaders.database_url)
+
+
+@pytest.mark.long
+def test_a_dump_that_reads_committed_parts_delays_the_publish_and_does_not_end_the_import(
+    loaders: Loaders, server: HttpServer
+) -> None:
+    budget_seconds = 1
+    environment = {"SMALL_LOADER_TRIPS_LOCK_SECONDS": str(budget_seconds)}
+    loader = start_until_stalled(loaders, server, environment=environment)
+    with dumping(loaders):
+        resume_serving(server)
+        wait_for_lock(loaders, "control")
+        began = time.monotonic()
+        wait_for("more than the budget", lambda: time.monotonic() > began + 5 * budget_seconds)
+        assert loader.process.poll() is None
+    receipt = loader.receipt()
+    assert (receipt.attempts, receipt.rows_published) == (1, SAMPLE_ROWS)
     assert_nothing_is_left(loaders.database_url)
 
 

@@ -24,6 +24,31 @@ _REFUSAL_CLASSES = frozenset({"22", "28", "3D", "42"})
 # Errors inside the server: 58 is its system, XX is the server itself.
 _SERVER_CLASSES = frozenset({"58", "XX"})
 
+# Errors that last until somebody changes the database: classes, what happened, what to do next.
+_CONFIGURATION_ERRORS: tuple[tuple[tuple[type[psycopg.Error], ...], str, str], ...] = (
+    (
+        (pg.OutOfMemory, pg.ConfigurationLimitExceeded),
+        "A limit of the database server is too low for the import",
+        "Raise the limit that the message names (max_locks_per_transaction, temp_file_limit, memory), then run the"
+        " same command.",
+    ),
+    (
+        (pg.InvalidSchemaName,),
+        "A schema is missing",
+        "Create the schema, then run the same command.",
+    ),
+    (
+        (pg.RaiseException,),  # outside of COPY: an event trigger, mostly
+        "A trigger or a function of the database refused a statement of the loader",
+        "Change that trigger (an event trigger may forbid CREATE TABLE), then run the same command.",
+    ),
+    (
+        (pg.ObjectNotInPrerequisiteState,),
+        "The state of a table forbids a statement of the loader",
+        "A publication needs a key, or REPLICA IDENTITY FULL, on each table of schema loader; then run the same command.",
+    ),
+)
+
 
 @contextlib.contextmanager
 def translated() -> Generator[None]:
@@ -74,6 +99,9 @@ def refused(error: psycopg.Error) -> LoaderError:
 
 def translate(error: psycopg.Error) -> LoaderError:
     """Return an error of psycopg as one that can be shown, with the server's DETAIL and HINT."""
+    for classes, what, hint in _CONFIGURATION_ERRORS:
+        if isinstance(error, classes):
+            return _with(error, FailureCode.DATABASE_CONFIGURATION, what, hint)
     match error:
         case pg.DiskFull():
             return _with(
@@ -81,21 +109,6 @@ def translate(error: psycopg.Error) -> LoaderError:
                 FailureCode.OUT_OF_SPACE,
                 "The database server's disk is full",
                 "Free space on the database server (an import needs about 1.25 times the CSV), then run it again.",
-            )
-        case pg.OutOfMemory() | pg.ConfigurationLimitExceeded():
-            return _with(
-                error,
-                FailureCode.DATABASE_CONFIGURATION,
-                "A limit of the database server is too low for the import",
-                "Raise the limit that the message names (max_locks_per_transaction, temp_file_limit, memory), then run the"
-                " same command.",
-            )
-        case pg.InvalidSchemaName():
-            return _with(
-                error,
-                FailureCode.DATABASE_CONFIGURATION,
-                "A schema is missing",
-                "Create the schema, then run the same command.",
             )
         case pg.InsufficientPrivilege():
             return _with(
@@ -110,13 +123,6 @@ def translate(error: psycopg.Error) -> LoaderError:
                 FailureCode.DATABASE_UNSUPPORTED,
                 "This database can't be loaded into",
                 "Use a primary server with PostgreSQL 15 or newer.",
-            )
-        case pg.RaiseException():  # outside of COPY: an event trigger, mostly
-            return _with(
-                error,
-                FailureCode.DATABASE_CONFIGURATION,
-                "A trigger or a function of the database refused a statement of the loader",
-                "Change that trigger (an event trigger may forbid CREATE TABLE), then run the same command.",
             )
         case psycopg.OperationalError() | psycopg.InterfaceError():
             # Connection lost or refused, shutdown, recovery, too many connections, deadlock, cancelled by somebody:

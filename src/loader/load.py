@@ -63,9 +63,17 @@ class Load:
     """One run of the loader for one job."""
 
     def __init__(
-        self, job: Job, database_url: str, interrupt: Interrupt, meter: Meter, send: Callable[[Message], None]
+        self,
+        job: Job,
+        database_url: str,
+        interrupt: Interrupt,
+        meter: Meter,
+        send: Callable[[Message], None],
+        *,
+        is_supervised: bool,
     ) -> None:
         self._job = job
+        self._staging_lock_seconds = None if is_supervised else publication.STAGING_LOCK_BUDGET_SECONDS
         self._database_url = database_url
         self._interrupt = interrupt
         self._meter = meter
@@ -264,7 +272,7 @@ class Load:
         workers.run(
             remainder.blocks(), probe.source.close, lambda: publication.attach_free_parts(control, key)
         )
-        publication.attach_parts(control, key, self._interrupt)
+        publication.attach_parts(control, key, self._interrupt, self._staging_lock_seconds)
         return remainder
 
     def _receipt(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from functools import partial
 
 import msgspec
 import psycopg
@@ -31,6 +30,9 @@ _LOCK_TIMEOUT_SECONDS = 1.0
 _MAX_LOCK_TIMEOUT_SECONDS = 8.0
 # The loader gives up after this long in all: longer than a report runs, shorter than a night's pg_dump.
 _LOCK_BUDGET_SECONDS = 600.0
+# Locks on the import's own tables, which nobody but pg_dump reads before the publish, are waited for longer than a night's
+# dump of everything. A supervisor, which tries again, is told after the shorter time and need not take the wait for a hang.
+STAGING_LOCK_BUDGET_SECONDS = 43_200.0
 # Classes of SQLSTATE that a publish meets where trips is gone or altered, or has a constraint that no import can have.
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _TABLE_CHANGED_CLASSES = ("0A", "42")
@@ -76,13 +78,24 @@ def create_import_table(connection: Connection, import_key: int, interrupt: Inte
         raise import_tables.name_taken(f"loader.import_{import_key}") from error
 
 
-def attach_parts(connection: Connection, import_key: int, interrupt: Interrupt) -> None:
+def attach_parts(
+    connection: Connection, import_key: int, interrupt: Interrupt, budget_seconds: float | None
+) -> None:
     """Attach the committed parts that are not yet partitions of the import's table, a short transaction each.
 
-    Raises TABLE_LOCKED when others read a part (pg_dump does) for too long, TABLE_CHANGED when somebody has taken a part
-    away, Stopped.
+    Then wait until nobody reads the import's tables: to publish is to lock them all. Raises TABLE_LOCKED when others do
+    (pg_dump) for longer than `budget_seconds` (None: as for trips), TABLE_CHANGED when somebody has taken a part away,
+    Stopped.
     """
-    with_lock_timeout(connection, partial(_attach_parts, connection, import_key), interrupt)
+
+    def attach_and_lock() -> None:
+        _attach_parts(connection, import_key)
+        with connection.transaction():
+            connection.execute(
+                sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(ledger.import_table(import_key))
+            )
+
+    with_lock_timeout(connection, attach_and_lock, interrupt, budget_seconds)
     _refuse_other_parts(connection, import_key)
 
 

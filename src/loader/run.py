@@ -140,7 +140,14 @@ class _Story:
         self._send(last)
 
     def _load(self, database_url: str) -> None:
-        load = Load(self._job, database_url, self._interrupt, self._meter, self._send)
+        load = Load(
+            self._job,
+            database_url,
+            self._interrupt,
+            self._meter,
+            self._send,
+            is_supervised=self._is_supervised,
+        )
         last = self._publish(load, database_url)
         self.end(last)
         if isinstance(last, Published):
