@@ -36,7 +36,7 @@ test-slow: .venv/ready ## the long tests, most of them loops over faults, which 
 fuzz: SECONDS ?= 300
 fuzz: .venv/ready ## coverage-guided fuzzing of blocks and encoder, on Linux of x86-64; SECONDS=300
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-fuzz.txt
-	NUMBA_DISABLE_JIT=1 $(BIN)/python tests/fuzz_encode.py .build/fuzz $(SECONDS)
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m tests.programs.fuzz_encode .build/fuzz $(SECONDS)
 
 check: .venv/ready ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -16,9 +16,9 @@ import msgspec
 from encoded import encoded
 from measure import Pipeline
 
-from loader.cluster import find_binaries
-from loader.trips import COLUMNS, LAYOUT_COLUMN_COUNTS, POSTGRES_TYPES
-from loader.workers import default_worker_count
+from loader.embedded.cluster import find_binaries
+from loader.pipeline.workers import default_worker_count
+from loader.schema import COLUMNS, LAYOUT_COLUMN_COUNTS, POSTGRES_TYPES
 
 HERE = Path(__file__).parent
 PEERS = ("ADBC", "DuckDB", "pgloader")

@@ -19,7 +19,7 @@ from rich.table import Table
 from samples import make_sample
 from service_process import IMPORTER, serve_imports
 
-from loader.embedded import embedded_server
+from loader.embedded.server import embedded_server
 
 FOLDER = Path(__file__).parents[1] / ".build" / "demo"
 QUESTION = """

@@ -8,11 +8,11 @@ from pathlib import Path
 from samples import made_once, warm
 
 from loader.buffers import BufferPool
-from loader.code_cache import sources_digest
-from loader.encode import COPY_HEADER, COPY_TRAILER, Encoder
-from loader.header import read_header
-from loader.remainder import Remainder
-from loader.source import open_source
+from loader.encoding.encoder import COPY_HEADER, COPY_TRAILER, Encoder
+from loader.encoding.header import read_header
+from loader.kernel.cache import sources_digest
+from loader.pipeline.remainder import Remainder
+from loader.source.open import open_source
 
 # The source's one buffer, the encoder's, and one on the way.
 BUFFERS = 3

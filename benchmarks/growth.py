@@ -19,7 +19,7 @@ from server import LastCopy, Server
 from timed_messages import TimedMessage, phase_began, timed_messages
 from trial import Entry
 
-from loader.wire import ExitCode, ProgressMessage
+from loader.contract import ExitCode, ProgressMessage
 
 WORKERS = 4
 CONTENDER = loader("--progress=json", f"--workers={WORKERS}")

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import psycopg
 
-from loader.copy_writer import AttentiveWriter
-from loader.database import write_early
-from loader.trips import COLUMNS, LAYOUT_COLUMN_COUNTS, POSTGRES_TYPES
+from loader.pipeline.copy_writer import AttentiveWriter
+from loader.postgres.connection import write_early
+from loader.schema import COLUMNS, LAYOUT_COLUMN_COUNTS, POSTGRES_TYPES
 
 # As large as the pieces that the loader hands to libpq.
 WRITE_BYTES = 128 * 1024

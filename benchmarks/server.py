@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 import psutil
 import psycopg
 
-from loader.cluster import SETTINGS, read_pid_file
-from loader.embedded import embedded_server
+from loader.embedded.cluster import SETTINGS, read_pid_file
+from loader.embedded.server import embedded_server
 
 DATABASE = "bench"
 # The embedded server's own, and that of nearly all others: https://www.postgresql.org/docs/18/runtime-config-wal.html

@@ -26,10 +26,10 @@ from server import LastCopy, Server
 from service_process import ServiceProcess, serve_imports
 from trial import Entry
 
-from importer.client import Client
-from importer.imports import FINISHED, State
-from importer.representation import Import
-from loader.wire import Message, Published
+from importer.api.schemas import Import
+from importer.cli.client import Client
+from importer.model import FINISHED, State
+from loader.contract import Message, Published
 
 CONTENDER = loader("--progress=json")
 GETS_A_SECOND = 50

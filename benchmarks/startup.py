@@ -19,7 +19,7 @@ from server import Server
 from timed_messages import TimedMessage, phase_began, timed_messages
 from trial import Entry
 
-from loader.wire import Message, Probed, Published, Started
+from loader.contract import Message, Probed, Published, Started
 
 CONTENDER = loader("--progress=json")
 FILE_BYTES = 1_000_000

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import msgspec
 
-from loader.wire import Message, ProgressMessage
+from loader.contract import Message, ProgressMessage
 
 TimedMessage = tuple[float, Message]  # by perf_counter
 

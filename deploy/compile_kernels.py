@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 
-from loader.compiled import load_kernel
-from loader.sample import write_sample
+from loader.cli.sample import write_sample
+from loader.kernel.native import load_kernel
 
 
 def main() -> None:

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from crashing_postgres import CrashingPostgres
-from http_server import HttpServer
 from hypothesis import settings
-from loader_process import STARTED, Loaders, fresh_database
-from supervision import Scene, supervising
 
-from loader.embedded import embedded_server
-from loader.sample import write_sample
+from loader.cli.sample import write_sample
+from loader.embedded.server import embedded_server
+from tests.support.crashing_postgres import CrashingPostgres
+from tests.support.http_server import HttpServer
+from tests.support.loader_process import STARTED, Loaders, fresh_database
+from tests.support.supervision import Scene, supervising
 
 # The first call of a compiled function takes seconds: no property test is slow for that.
 settings.register_profile("no deadline", deadline=None)

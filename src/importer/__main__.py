@@ -1,5 +1,5 @@
 """`python -m importer`: the same as the command `importer`."""
 
-from importer.cli import main
+from importer.cli.main import main
 
 main()

@@ -15,7 +15,7 @@ import structlog
 from structlog.typing import Processor
 
 from importer.settings import LogFormat
-from loader.printable import printable
+from loader.text import printable
 
 # scheme://credentials@host/path?query#fragment, also within a longer text
 _CREDENTIALS = re.compile(r"(?<=://)[^\s/?#\"'<>]*@")

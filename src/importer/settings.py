@@ -10,10 +10,10 @@ from typing import Literal, TypeVar, get_args
 
 import msgspec
 
-from loader.address_policy import AddressPolicy
-from loader.database import parse_url
-from loader.embedded import default_data_folder
+from loader.embedded.server import default_data_folder
 from loader.errors import LoaderError
+from loader.http.address_policy import AddressPolicy
+from loader.postgres.connection import parse_url
 
 LogFormat = Literal["auto", "json", "console"]
 

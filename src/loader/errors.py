@@ -6,7 +6,7 @@ import contextlib
 import sys
 import traceback
 
-from loader.wire import FAILURE_KINDS, ExitCode, Failure, FailureCode
+from loader.contract import FAILURE_KINDS, ExitCode, Failure, FailureCode
 
 # Longer values are cut: an error must be readable, and a row may be megabytes long.
 VALUE_CHARACTERS = 200

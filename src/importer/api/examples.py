@@ -1,0 +1,136 @@
+"""What the OpenAPI document shows of each schema: one import on its way, and what came of others."""
+
+from __future__ import annotations
+
+import datetime
+from uuid import UUID
+
+import msgspec
+
+from importer.api.problems import PROBLEM_KINDS, PROBLEMS_PATH, FieldError, Problem, ProblemCode
+from importer.api.schemas import (
+    Attempt,
+    Health,
+    Import,
+    ImportPage,
+    NewImport,
+    PageLinks,
+    Reject,
+    RetryImport,
+)
+from importer.model import Attempt as StoredAttempt
+from importer.model import Import as StoredImport
+from importer.model import State
+from loader.contract import Failure, FailureCode, Job, Progress, Receipt
+
+_URL = "https://example.org/fhvhv_tripdata_2024-01.csv"
+_BEGIN = datetime.datetime(2026, 1, 30, 8, 15, tzinfo=datetime.UTC)
+
+NEW_IMPORT = NewImport(_URL, max_rejects="0.1%")
+RETRY_IMPORT = RetryImport(f"{_URL}?signature=new")
+
+_RUNNING = StoredImport(
+    id=UUID("0190b2c4-5e2f-7b3a-9c1d-2f4e6a8b0c1d"),
+    sequence=12,
+    job=Job(_URL, max_rejects="0.1%"),
+    state=State.RUNNING,
+    version=57,
+    phase="loading",
+    progress=Progress(
+        bytes_done=1_236_402_176,
+        bytes_total=2_958_031_214,
+        percent=41.8,
+        rows_loaded=7_784_112,
+        rows_rejected=2,
+        bytes_per_second=96_250_000.0,
+        rows_per_second=606_100.0,
+        eta_seconds=17.9,
+    ),
+    attempt_count=1,
+    retry_count=0,
+    locked_count=0,
+    keeps_staging=False,
+    created_at=_BEGIN,
+    started_at=_BEGIN + datetime.timedelta(milliseconds=20),
+    finished_at=None,
+    not_before=None,
+    error=None,
+    receipt=None,
+)
+_SUCCEEDED = msgspec.structs.replace(
+    _RUNNING,
+    state=State.SUCCEEDED,
+    phase=None,
+    finished_at=_BEGIN + datetime.timedelta(seconds=31),
+    receipt=Receipt(
+        import_id=str(_RUNNING.id),
+        import_key=7,
+        source=_URL,
+        validator='"9a0364b9e99bb480dd25e1f0284c8555"',
+        source_bytes=2_958_031_214,
+        data_bytes=2_958_031_214,
+        length_verified=True,
+        blocks=353,
+        parts=3,
+        rows_parsed=19_663_930,
+        rows_copied=19_663_928,
+        rows_published=19_663_928,
+        rows_rejected=2,
+        attempts=1,
+        seconds=30.6,
+        published_at="2026-01-30T08:15:30.700000+00:00",
+    ),
+)
+_FAILURE = Failure(
+    code=FailureCode.BAD_ROW,
+    message="Line 4, column trip_miles: not a number.",
+    hint="Correct the file, or allow rejects.",
+    retryable=False,
+    line=4,
+    byte_offset=768,
+    column="trip_miles",
+    value="n/a",
+)
+
+_PROBLEM_DETAILS: dict[ProblemCode, str] = {
+    ProblemCode.INVALID_REQUEST: "limit: Expected `int` <= 200.",
+    ProblemCode.IMPORT_NOT_FOUND: f"There is no import {_RUNNING.id}.",
+    ProblemCode.WRONG_STATE: f"Import {_RUNNING.id} is succeeded: it can't be cancelled any more.",
+    ProblemCode.NOTHING_LOADED: f"The database has nothing of import {_RUNNING.id}, which is queued.",
+    ProblemCode.UNSUPPORTED_MEDIA_TYPE: "The Content-Type is 'text/plain'.",
+    ProblemCode.INVALID_URL: "The url can't be used: it is neither http nor https.",
+    ProblemCode.IDEMPOTENCY_CONFLICT: f"The idempotency key belongs to import {_RUNNING.id}, which has another body.",
+}
+_PROBLEM_STATES = {
+    ProblemCode.WRONG_STATE: State.SUCCEEDED,
+    ProblemCode.NOTHING_LOADED: State.QUEUED,
+}
+
+
+def problem(code: ProblemCode) -> Problem:
+    """Return a problem as a client may see it."""
+    kind = PROBLEM_KINDS[code]
+    return Problem(
+        type=f"{PROBLEMS_PATH}#{code}",
+        title=kind.title,
+        status=kind.status,
+        detail=_PROBLEM_DETAILS.get(code, kind.title),
+        code=code,
+        hint=kind.hint,
+        state=_PROBLEM_STATES.get(code),
+        errors=[FieldError("limit", "Expected `int` <= 200")] if code is ProblemCode.INVALID_REQUEST else [],
+    )
+
+
+EXAMPLES: dict[str, list[msgspec.Struct]] = {
+    "NewImport": [NEW_IMPORT],
+    "RetryImport": [RETRY_IMPORT],
+    "Import": [Import.of(_RUNNING), Import.of(_SUCCEEDED)],
+    "ImportPage": [ImportPage([Import.of(_RUNNING)], "12", PageLinks("/imports?limit=1&cursor=12"))],
+    "Attempt": [Attempt.of(StoredAttempt(1, _BEGIN, _BEGIN + datetime.timedelta(seconds=2), 65, _FAILURE))],
+    "Reject": [
+        Reject(4, 768, "trip_miles", "n/a", "not a number", "HV0003,B03404,B03404,2024-01-01 00:21:47,n/a")
+    ],
+    "Health": [Health("ready")],
+    "Problem": [problem(ProblemCode.WRONG_STATE)],
+}

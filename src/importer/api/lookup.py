@@ -1,0 +1,49 @@
+"""What most handlers begin with: the request and its parameters, the service, and the import that a path names."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+from litestar import Request
+from litestar.datastructures import State
+from litestar.di import NamedDependency
+from litestar.params import PathParameter, QueryParameter, SkipValidation
+
+from importer.api.problems import FieldError, ProblemCode, RequestProblem
+from importer.model import Import
+from importer.server.lifespan import Service
+
+AnyRequest = Request[object, object, State]
+FromService = NamedDependency[SkipValidation[Service]]
+ImportId = Annotated[UUID, PathParameter(description="The import's id.")]
+
+
+def refuse_unknown_parameters(request: AnyRequest) -> None:
+    """Raise INVALID_REQUEST if a query has what the operation does not take: a misspelt one would go unnoticed."""
+    known = [
+        each.kwarg_definition.name or name
+        for name, each in request.route_handler.parsed_fn_signature.parameters.items()
+        if isinstance(each.kwarg_definition, QueryParameter)
+    ]
+    unknown = sorted(set(request.query_params) - set(known))
+    if unknown:
+        raise RequestProblem(
+            ProblemCode.INVALID_REQUEST,
+            f"The query has {', '.join(f'{name[:100]!a}' for name in unknown[:10])}; this operation takes"
+            f" {', '.join(known) or 'no parameters'}.",
+            errors=[FieldError(name, "Unknown parameter") for name in unknown],
+        )
+
+
+async def find(service: Service, import_id: UUID) -> Import:
+    """Return an import; raises IMPORT_NOT_FOUND."""
+    found = await service.store.get(import_id)
+    if found is None:
+        raise not_found(import_id)
+    return found
+
+
+def not_found(import_id: UUID) -> RequestProblem:
+    """Return the problem of an id that is not, or no longer, an import's."""
+    return RequestProblem(ProblemCode.IMPORT_NOT_FOUND, f"There is no import {import_id}.")

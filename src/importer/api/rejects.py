@@ -1,0 +1,133 @@
+"""The rejects of an import, read from the ledger and sent on as CSV or JSON, however many there are."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
+from uuid import UUID
+
+import msgspec
+from litestar import get
+from litestar.response import Stream
+
+from importer.api.limits import Places, begun
+from importer.api.lookup import AnyRequest, FromService, ImportId, find
+from importer.api.openapi import IMPORTS, problem_responses
+from importer.api.problems import ProblemCode, RequestProblem
+from importer.api.schemas import Reject
+from loader import rejects
+from loader.contract import FailureCode
+from loader.errors import LoaderError
+from loader.postgres import ledger, target_table
+from loader.postgres.connection import Connection, Database
+from loader.schema import COLUMNS
+
+Format = Literal["text/csv", "application/json"]
+
+# What is sent at a time; reading stands still while the client does not take it.
+CHUNK_BYTES = 64 * 1024
+
+
+@get(
+    "/imports/{import_id:uuid}/rejects",
+    operation_id="listRejects",
+    tags=[IMPORTS],
+    summary="Get the rows that were set aside",
+    description="As CSV, a file like the imported one: a header, and the rows byte for byte. Or, if Accept prefers it, as"
+    " JSON with line, column and reason of each. While the import runs, those of what is committed so far.",
+    response_description="The rejects, in the order of the file.",
+    responses=problem_responses(
+        ProblemCode.IMPORT_NOT_FOUND,
+        ProblemCode.NOTHING_LOADED,
+        ProblemCode.DATABASE_UNAVAILABLE,
+        ProblemCode.TOO_BUSY,
+    ),
+)
+async def list_rejects(request: AnyRequest, service: FromService, import_id: ImportId) -> Stream:
+    """Answer GET /imports/{id}/rejects."""
+    found = await find(service, import_id)
+    is_json = request.accept.best_match(["text/csv", "application/json"]) == "application/json"
+    form: Format = "application/json" if is_json else "text/csv"
+    try:
+        listing = await begun(_chunks(service.listings, service.database_url, import_id, form))
+    except LoaderError as error:
+        if error.code is not FailureCode.IMPORT_NOT_FOUND:
+            raise
+        raise RequestProblem(
+            ProblemCode.NOTHING_LOADED,
+            f"The database has nothing of import {import_id}, which is {found.state}.",
+            state=found.state,
+        ) from error
+    extension = "json" if is_json else "csv"
+    disposition = f'attachment; filename="rejects-{import_id}.{extension}"'
+    headers = {"Content-Disposition": disposition, "Vary": "Accept"}
+    return Stream(listing, media_type=form, headers=headers)
+
+
+async def _chunks(places: Places, database_url: str, import_id: UUID, form: Format) -> AsyncGenerator[bytes]:
+    """Yield the listing. Raises LoaderError, IMPORT_NOT_FOUND where the ledger has nothing of the import."""
+    with contextlib.ExitStack() as held:
+        held.enter_context(places.taken())
+        # One thread for one connection: what a client that leaves has begun, `close` waits for without us.
+        executor = ThreadPoolExecutor(1, "rejects")
+        loop = asyncio.get_running_loop()
+        reading = _read(database_url, import_id, form)
+        try:
+            while chunk := await loop.run_in_executor(executor, next, reading, b""):
+                yield chunk
+        finally:
+            place = held.pop_all()  # until the thread has ended
+            closing = executor.submit(reading.close)
+            closing.add_done_callback(lambda _: _call_soon(loop, place.close))
+            executor.shutdown(wait=False)
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, action: Callable[[], None]) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is closed: the service has ended
+        loop.call_soon_threadsafe(action)
+
+
+def _read(database_url: str, import_id: UUID, form: Format) -> Generator[bytes]:
+    with Database(database_url).connection("rejects") as connection:
+        found = _find(connection, import_id)
+        write = _csv if form == "text/csv" else _json
+        pieces = write(found.column_count, ledger.rejects(connection, found.import_key))
+        waiting = bytearray()
+        for piece in pieces:
+            waiting += piece
+            if len(waiting) >= CHUNK_BYTES:
+                yield bytes(waiting)
+                waiting.clear()
+        yield bytes(waiting)
+
+
+def _find(connection: Connection, import_id: UUID) -> ledger.Import:
+    if not target_table.exists(connection):
+        raise ledger.not_found(import_id)
+    return ledger.get_import(connection, import_id)
+
+
+def _csv(column_count: int, found: Iterable[rejects.Reject]) -> Iterator[bytes]:
+    """Yield a file like the imported one: the usual header, then the rows as they were, byte for byte."""
+    yield ",".join(column.header for column in COLUMNS[:column_count]).encode() + b"\n"
+    for reject in found:
+        yield reject.original + b"\n"
+
+
+def _json(_column_count: int, found: Iterable[rejects.Reject]) -> Iterator[bytes]:
+    separator = b"["
+    for reject in found:
+        shown = Reject(
+            line=reject.line,
+            byte_offset=reject.byte_offset,
+            column=reject.column,
+            value=reject.value,
+            reason=reject.reason,
+            original=reject.original.decode(errors="backslashreplace"),
+        )
+        yield separator + msgspec.json.encode(shown)
+        separator = b",\n"
+    yield b"]" if separator == b",\n" else b"[]"

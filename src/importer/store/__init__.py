@@ -1,0 +1,1 @@
+"""The control DB: imports and attempts in SQLite."""

@@ -1,0 +1,1 @@
+"""Runs loaders: one attempt at a time for each import, cancel, cleanup, reconciliation."""

@@ -1,0 +1,60 @@
+"""Waiting: between two tries, for a control DB that can't be used, for what must not be left half done."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from typing import TypeVar
+
+import structlog
+
+from importer.store.errors import StoreError
+
+R = TypeVar("R")
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+# What is tried until it succeeds is tried again after a second, after two, four, ... and then twice a minute: the
+# database that it waits for may be back at any time.
+_FIRST_DELAY_SECONDS = 1.0
+_LONGEST_DELAY_SECONDS = 30.0
+# A full disk, or somebody's lock on the control DB.
+_STORE_DELAY_SECONDS = 1.0
+
+
+def delays() -> Iterator[float]:
+    """Yield how many seconds to wait before each next try, for ever."""
+    seconds = _FIRST_DELAY_SECONDS
+    while True:
+        yield jittered(seconds)
+        seconds = min(2 * seconds, _LONGEST_DELAY_SECONDS)
+
+
+def jittered(seconds: float) -> float:
+    """Return at most that many seconds, so that those who failed together do not try again together."""
+    return seconds * random.uniform(0.5, 1)  # noqa: S311 - guards nothing
+
+
+async def until_stored(call: Callable[[], Awaitable[R]]) -> R:
+    """Return what a call to the store returns, once the control DB can be used."""
+    while True:
+        try:
+            return await call()
+        except StoreError as error:
+            log.error("control DB unusable", error=error.message, hint=error.hint)
+        await asyncio.sleep(_STORE_DELAY_SECONDS)
+
+
+async def uninterrupted(work: Coroutine[None, None, R]) -> R:
+    """Return what `work` returns. Cancelled meanwhile, be so only when it is done."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    return task.result()

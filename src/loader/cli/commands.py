@@ -1,0 +1,204 @@
+"""The commands beside `run`: look at a source, list and clean the ledger, make a sample, keep Postgres up."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from uuid import UUID
+
+import msgspec
+from rich.table import Table
+
+from loader.cancellation import SIGNALS, Interrupt, Stopped, StopReason, ignored
+from loader.cli.formatting import failure_text, size_text
+from loader.cli.preview import preview_text
+from loader.cli.progress_bar import print_table
+from loader.contract import Failed, FailureCode
+from loader.embedded.server import embedded_server
+from loader.errors import LoaderError
+from loader.postgres import import_lock, import_tables, ledger, publish, remove, target_table
+from loader.postgres.connection import Connection, Database
+from loader.postgres.errors import translated
+from loader.postgres.import_tables import Place
+from loader.rejects import Reject
+from loader.text import json_line, printable, printable_chunks
+
+
+def check(source: str) -> None:
+    """Print what a source is: size, validator, header, first rows typed, an estimate."""
+    sys.stdout.write(preview_text(source) + "\n")
+
+
+def sample(out: str, rows: int, seed: int) -> None:
+    """Write `rows` trips to a path, or to stdout."""
+    from loader.cli.sample import write_sample  # the compiler's libraries
+
+    if out == "-":
+        write_sample(sys.stdout.buffer, rows, seed)
+        return
+    with Path(out).open("wb") as file:
+        write_sample(file, rows, seed)
+
+
+def postgres(data_folder: Path) -> None:
+    """Print the embedded server's URL and keep it up until SIGINT, SIGTERM or SIGHUP."""
+    signals = {*SIGNALS}.difference(ignored(signal.SIGINT, signal.SIGHUP))
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    with embedded_server(data_folder) as url:
+        sys.stdout.write(url + "\n")
+        sys.stdout.flush()
+        signal.sigwait(signals)
+
+
+def imports(database_url: str, *, as_json: bool) -> None:
+    """List the imports, oldest first. A published one that somebody took out of trips is shown as detached."""
+    with Database(database_url).connection("imports") as connection:
+        found = ledger.select_imports(connection) if target_table.exists(connection) else []
+        rows = [
+            (
+                each,
+                ledger.totals(connection, each.import_key),
+                import_tables.import_place(connection, each.import_key),
+            )
+            for each in found
+        ]
+    if as_json:
+        for each, totals, place in rows:
+            entry = {
+                **msgspec.structs.asdict(each),
+                "state": _shown_state(each, place),
+                "receipt": None if each.receipt is None else msgspec.Raw(each.receipt.encode()),
+                "rows": totals.rows_copied,
+                "table": None if place is None else str(place),
+            }
+            sys.stdout.buffer.write(json_line(entry))
+        return
+    table = Table(box=None, pad_edge=False)
+    for title in ("ID", "STATE", "CREATED", "ROWS", "REJECTS", "SIZE"):
+        table.add_column(title, no_wrap=True)
+    table.add_column("SOURCE", overflow="fold")
+    for each, totals, place in rows:
+        table.add_row(
+            str(each.id),
+            _shown_state(each, place),
+            f"{each.created_at.astimezone():%Y-%m-%d %H:%M}",
+            f"{totals.rows_copied:,}",
+            f"{totals.rows_rejected:,}",
+            "?" if each.source_bytes is None else size_text(each.source_bytes),
+            each.location,
+        )
+    print_table(table)
+
+
+def _shown_state(found: ledger.Import, place: Place | None) -> str:
+    is_detached = found.state == "published" and (place is None or not place.is_in_trips)
+    return "detached" if is_detached else found.state
+
+
+def rejects(database_url: str, import_id: UUID, *, as_json: bool) -> None:
+    """Write an import's rejects in file order: the original lines, or all that is known of each."""
+    with Database(database_url).connection("rejects") as connection:
+        found = _get(connection, import_id)
+        lines = _reject_lines(ledger.rejects(connection, found.import_key), as_json=as_json)
+        for line in printable_chunks(lines, printable) if sys.stdout.isatty() else lines:
+            sys.stdout.buffer.write(line)
+
+
+def _reject_lines(rejects: Iterator[Reject], *, as_json: bool) -> Iterator[bytes]:
+    for reject in rejects:
+        if as_json:
+            original = reject.original.decode(errors="backslashreplace")
+            yield json_line({**msgspec.structs.asdict(reject), "original": original})
+        else:
+            yield reject.original + b"\n"
+
+
+def drop(database_url: str, import_id: UUID, *, published: bool) -> None:
+    """Remove one import, whatever state it is in; one that is in trips only when that is said."""
+    with _interruptible() as interrupt, Database(database_url).connection("drop") as connection:
+        found = _get(connection, import_id)
+        import_lock.lock(connection, found, interrupt)
+        marked: list[bool] = []
+
+        def mark() -> None:
+            marked.append(remove.mark(connection, found.import_key, published=published))
+
+        publish.with_lock_timeout(connection, mark, interrupt)
+        if not marked[-1]:
+            _get(connection, import_id)  # raises, where somebody else has removed it meanwhile
+            raise LoaderError(
+                FailureCode.USAGE,
+                f"Import {import_id} is published: its rows are in trips.",
+                "Say --published to take them out.",
+            )
+        remove.remove(connection, found.import_key, interrupt, lambda _part, _parts: None)
+    sys.stdout.write(f"removed import {import_id}\n")
+
+
+def collect(database_url: str, *, dry_run: bool) -> None:
+    """Remove, or only name, the staging that no loader holds.
+
+    An import that can't be removed keeps no other. Raises LoaderError for all of them in the end.
+    """
+    failures: list[LoaderError] = []
+    with _interruptible() as interrupt, Database(database_url).connection("gc") as connection:
+        if not target_table.exists(connection):
+            return
+        for found in remove.unheld(connection, "loading", "removing"):
+            totals = ledger.totals(connection, found.import_key)
+            what = (
+                f"import {found.id}: {totals.parts:,} parts, {totals.rows_copied:,} rows of {found.location}"
+            )
+            try:
+                if not dry_run:
+                    _collect(connection, found, interrupt)
+            except LoaderError as error:
+                if connection.closed:
+                    raise
+                failures.append(error)
+                failed = Failed(error.failure, "kept", str(found.id))
+                sys.stderr.write(f"not removed {what}\n{failure_text(failed)}\n")
+            else:
+                sys.stdout.write(f"{'would remove' if dry_run else 'removed'} {what}\n")
+    if failures:
+        raise LoaderError(
+            failures[0].code,
+            f"{len(failures):,} imports could not be removed; the first: {failures[0]}",
+            failures[0].failure.hint,
+        )
+
+
+def _collect(connection: Connection, found: ledger.Import, interrupt: Interrupt) -> None:
+    with translated():
+        if remove.mark(connection, found.import_key, published=False):
+            remove.remove(connection, found.import_key, interrupt, lambda _part, _parts: None)
+
+
+@contextmanager
+def _interruptible() -> Generator[Interrupt]:
+    """Yield what Ctrl-C stops, besides raising KeyboardInterrupt, which psycopg drops if its statement fails just then."""
+    interrupt = Interrupt()
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        interrupt.request(StopReason.INTERRUPTED)
+        raise KeyboardInterrupt
+
+    former = signal.getsignal(signal.SIGINT)
+    if not ignored(signal.SIGINT):
+        signal.signal(signal.SIGINT, stop)
+    try:
+        yield interrupt
+    except Stopped:
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, former)
+
+
+def _get(connection: Connection, import_id: UUID) -> ledger.Import:
+    if not target_table.exists(connection):
+        raise ledger.not_found(import_id)
+    return ledger.get_import(connection, import_id)

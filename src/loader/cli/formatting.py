@@ -1,0 +1,114 @@
+"""What a run shows without a terminal: JSON lines for programs; sizes, rates, receipts and failures as people read them."""
+
+from __future__ import annotations
+
+import sys
+from typing import Protocol
+
+from loader import contract
+from loader.contract import Failed, Message, Probed, Published, Receipt
+from loader.text import json_line, printable, printable_lines
+
+
+class Display(Protocol):
+    """Shows the messages of one run."""
+
+    def show(self, message: Message) -> None:
+        """Show a message; called in one thread. May block."""
+        ...
+
+
+class JsonDisplay:
+    """One JSON object a line on stdout."""
+
+    def show(self, message: Message) -> None:
+        """Write it at once."""
+        sys.stdout.buffer.write(json_line(message))
+        sys.stdout.buffer.flush()
+
+
+class QuietDisplay:
+    """Nothing but the result: the receipt on stdout, or the failure on stderr."""
+
+    def show(self, message: Message) -> None:
+        """Show the last message alone."""
+        if isinstance(message, Published):
+            sys.stdout.write(receipt_text(message.receipt) + "\n")
+        elif isinstance(message, Failed):
+            sys.stderr.write(failure_text(message) + "\n")
+
+
+def numbers_text(progress: contract.Progress) -> str:
+    """Return bytes, ETA, rows and rates on one line, which a narrow terminal cuts at its end."""
+    pieces = [size_text(progress.bytes_done)]
+    if progress.bytes_total is not None:
+        pieces[0] += f" of {size_text(progress.bytes_total)}"
+    if progress.eta_seconds is not None:
+        pieces.append(f"{duration_text(progress.eta_seconds)} left")
+    pieces.append(f"{progress.rows_loaded:,} rows")
+    if progress.rows_rejected:
+        pieces.append(f"{progress.rows_rejected:,} rejected")
+    if progress.bytes_per_second is not None and progress.rows_per_second is not None:
+        pieces += [f"{size_text(progress.bytes_per_second)}/s", f"{progress.rows_per_second:,.0f} rows/s"]
+    return " · ".join(pieces)
+
+
+def probed_text(message: Probed) -> str:
+    """Return what the probe found, on one line, and a line for each note."""
+    size = "of unknown size" if message.bytes_total is None else size_text(message.bytes_total)
+    how = f", {message.compression}" if message.compression else ""
+    goes_on = f", going on (attempt {message.attempt})" if message.resumed else ""
+    lines = [f"import {message.import_id}: {message.source} ({size}{how}){goes_on}"]
+    return "\n".join(map(printable, lines + [f"  note: {note}" for note in message.notes]))
+
+
+def receipt_text(receipt: Receipt) -> str:
+    """Return a receipt as a short table."""
+    rate = receipt.source_bytes / receipt.seconds if receipt.seconds else 0
+    verified = "" if receipt.length_verified else " (length unverified)"
+    rows = [
+        ("published", f"import {receipt.import_id} (import_key {receipt.import_key})"),
+        ("source", receipt.source),
+        ("validator", receipt.validator or "none"),
+        (
+            "bytes",
+            f"{receipt.source_bytes:,}{verified}, in {receipt.blocks:,} blocks and {receipt.parts:,} parts",
+        ),
+        (
+            "rows",
+            f"{receipt.rows_parsed:,} parsed - {receipt.rows_rejected:,} rejected = {receipt.rows_copied:,} copied"
+            f" = {receipt.rows_published:,} published",
+        ),
+        ("time", f"{duration_text(receipt.seconds)} ({size_text(rate)}/s), attempt {receipt.attempts}"),
+        *(("note", note) for note in receipt.notes),
+    ]
+    return "\n".join(f"{name:<10} {printable(text)}" for name, text in rows)
+
+
+def failure_text(message: Failed) -> str:
+    """Return a failure as lines: what, where, what next, what is left."""
+    failure = message.failure
+    lines = [printable_lines(f"{failure.code}: {failure.message}")]
+    if failure.value is not None:
+        lines.append(f"  value: {failure.value!r}")
+    lines.append(printable_lines(f"  next: {failure.hint}"))
+    if message.staging != "none":
+        lines.append(f"  staging: {message.staging} (import {message.import_id})")
+    return "\n".join(lines)
+
+
+def size_text(size_bytes: float) -> str:
+    """Return a size in decimal units: 2.9 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size_bytes < 999.5:
+            return f"{size_bytes:.0f} B" if unit == "B" else f"{size_bytes:.3g} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.3g} TB"
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration with the units that matter: 12.3 s, 4 min 5 s, 2 h 3 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

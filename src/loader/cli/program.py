@@ -1,0 +1,104 @@
+"""What command lines share: subcommands that show their examples, numbers, and how a command ends its process."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NoReturn
+
+from loader.cli.formatting import failure_text
+from loader.contract import ExitCode, Failed
+from loader.errors import LoaderError
+
+
+class Program:
+    """A program's parser, to which its subcommands are added one by one."""
+
+    def __init__(self, program: str, description: str, examples: Mapping[str, str]) -> None:
+        """`examples`: of each command; those of the program itself under the empty name."""
+        self.parser = argparse.ArgumentParser(
+            prog=program,
+            description=description,
+            epilog="examples:" + examples[""],
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        self.parser.add_argument(
+            "--version", action=_Versions, nargs=0, help="say what this program is, and what it runs on"
+        )
+        self._examples = examples
+        self._subparsers = self.parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(self, name: str, summary: str) -> argparse.ArgumentParser:
+        """Add a command; `options.command` is its name."""
+        return self._subparsers.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            epilog="examples:" + self._examples[name],
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+
+class _Versions(argparse.Action):
+    """An option that ends the program with its versions; they are looked for only when somebody asks."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from loader.version import versions
+
+        sys.stdout.write("".join(f"{name:<8} {version}\n" for name, version in versions().items()))
+        parser.exit()
+
+
+def positive(text: str) -> int:
+    """Read an option's number from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
+
+
+def run_and_leave(command: Callable[[], int]) -> NoReturn:
+    """Run a command, tell people of its LoaderError, and end the process with its exit code."""
+    _replace_closed_streams()
+    _escape_what_can_not_be_shown()
+    try:
+        code = command()
+    except LoaderError as error:
+        with contextlib.suppress(OSError):  # nobody is there to see it: the exit code says it all the same
+            sys.stderr.write(failure_text(Failed(error.failure, "none")) + "\n")
+        code = error.exit_code
+    except BrokenPipeError:  # the reader of a listing has seen enough
+        code = ExitCode.PUBLISHED
+    except KeyboardInterrupt:
+        code = ExitCode.INTERRUPTED
+    _leave(code)
+
+
+def _replace_closed_streams() -> None:
+    """Put the null device where we were started without a stream, such as by `>&-`: it is as if nobody reads it."""
+    null = Path(os.devnull)
+    if sys.__stdin__ is None:
+        sys.stdin = null.open()
+    if sys.__stdout__ is None:
+        sys.stdout = null.open("w")
+    if sys.__stderr__ is None:
+        sys.stderr = null.open("w")
+
+
+def _escape_what_can_not_be_shown() -> None:
+    """Write characters that the locale's encoding lacks as escapes: an accent in a file's name must not end a command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process now: a thread that hangs in a name look-up or in the compiler is not waited for."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(code)

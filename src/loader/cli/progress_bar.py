@@ -1,0 +1,74 @@
+"""What is shown on a terminal: the bar of a run, and tables. Only they take the time to import rich."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+
+from loader import contract
+from loader.cli.formatting import QuietDisplay, numbers_text, probed_text
+from loader.contract import Message, Probed, ProgressMessage, Published, Started
+
+# A table that is not for a terminal is not folded, unless an address is longer than this in characters.
+_PIPED_WIDTH = 400
+
+
+class BarDisplay(QuietDisplay):
+    """A live line on the terminal, then the result."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._bar = Progress(
+            TextColumn("{task.description:<12}"),
+            BarColumn(bar_width=16),
+            TextColumn("{task.fields[percent]:>6}"),
+            TextColumn("{task.fields[numbers]}"),
+            console=self._console,
+        )
+        self._task: TaskID | None = None
+
+    def show(self, message: Message) -> None:
+        """Draw the line anew, or end it with the result."""
+        if isinstance(message, Probed):
+            self.note(probed_text(message))
+        elif isinstance(message, ProgressMessage):
+            self.draw(message.phase.replace("_", " "), message.progress)
+        elif not isinstance(message, Started):
+            if self._task is not None and isinstance(message, Published):
+                self._bar.update(
+                    self._task, description="published", completed=100, total=100, percent="100%"
+                )
+            self.stop()
+            super().show(message)
+
+    def note(self, text: str) -> None:
+        """Write lines that stay, above the one that is drawn."""
+        self._bar.console.print(text, markup=False, soft_wrap=True)
+
+    def stop(self) -> None:
+        """Leave the line as it is."""
+        self._bar.stop()
+
+    def draw(self, description: str, progress: contract.Progress | None) -> None:
+        """Draw the line: what goes on, in a word or two, and how far it is."""
+        if self._task is None:
+            self._task = self._bar.add_task("", total=100, percent="", numbers="")
+            self._bar.start()
+        percent = None if progress is None else progress.percent
+        self._bar.update(
+            self._task,
+            description=description,
+            completed=percent or 0,
+            total=None if percent is None else 100,
+            percent="" if percent is None else f"{percent:.1f}%",
+            numbers="" if progress is None else numbers_text(progress),
+        )
+
+
+def print_table(table: Table) -> None:
+    """Print a table on stdout."""
+    width = None if sys.stdout.isatty() else _PIPED_WIDTH
+    Console(highlight=False, markup=False, width=width).print(table)

@@ -1,0 +1,28 @@
+"""The first rows of a file, as its probe has them: one that can't be stored fails an import before a table exists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from loader.encoding.header import Header, first_records
+from loader.encoding.rows import Fault, encode_row, reject_of
+from loader.rejects import Reject
+from loader.source.open import SourceInfo
+
+# The rows that are tried: a wrong file shows itself in the first ones.
+TRIED_ROWS = 100
+
+
+def probed_records(info: SourceInfo, header: Header) -> list[tuple[int, bytes]]:
+    """Return the whole records of the file's head, each with its byte offset."""
+    return list(first_records(info.head, header, is_whole=info.head_is_whole))
+
+
+def first_rejects(info: SourceInfo, header: Header) -> Iterator[Reject]:
+    """Yield the rows among the first that can't be stored."""
+    line = 2
+    for offset, record in probed_records(info, header)[:TRIED_ROWS]:
+        row = encode_row(record, header.column_count)
+        if isinstance(row, Fault):
+            yield reject_of(row, record, line, offset)
+        line += 1 + record.count(b"\n")

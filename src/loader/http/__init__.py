@@ -1,0 +1,1 @@
+"""An HTTP client that dials allowed addresses only: URLs, connections, responses, retries."""

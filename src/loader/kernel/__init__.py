@@ -1,0 +1,1 @@
+"""The compiled kernel: CSV bytes to binary COPY tuples."""

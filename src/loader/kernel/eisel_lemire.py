@@ -1,0 +1,93 @@
+"""Decimal to binary64, exactly rounded: Clinger's fast path, then the algorithm of Eisel and Lemire.
+
+Sources: W. D. Clinger, "How to read floating point numbers accurately" (1990); D. Lemire, "Number parsing at a gigabyte per
+second" (2021), https://arxiv.org/abs/2101.11408; N. Mushtak and D. Lemire, "Fast number parsing without fallback" (2023),
+https://arxiv.org/abs/2212.06644, which proves that for 64-bit mantissas the first two words of the power always decide.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from loader.kernel.intrinsics import Word, bits_of, high_product, leading_zeros, signed
+from loader.kernel.jit import kernel
+
+# Returned where the value is none that this module rounds: subnormal, too small or too large. A NaN that no number has.
+NO_DOUBLE = ~Word(0)
+
+# A double holds integers up to 2**53 and powers of ten up to 10**22 exactly: their product or quotient is rounded once.
+_EXACT_MANTISSA = Word(1 << 53)
+_EXACT_EXPONENT = 22
+_EXACT_POWERS = 10.0 ** np.arange(_EXACT_EXPONENT + 1)
+
+# The powers of ten by which a mantissa of up to 19 digits can be a normal double.
+_SMALLEST_EXPONENT = -342
+_LARGEST_EXPONENT = 308
+
+
+def _power_of_five(exponent: int) -> int:
+    """Return the 128 most significant bits of 5**exponent; -27 is the least whose reciprocal the paper wants rounded up."""
+    if exponent >= 0:
+        power = 5**exponent
+        return (power << 128) >> power.bit_length()
+    power = 5**-exponent
+    return (1 << (power.bit_length() + 127)) // power + (exponent >= -27)
+
+
+_POWERS = [_power_of_five(exponent) for exponent in range(_SMALLEST_EXPONENT, _LARGEST_EXPONENT + 1)]
+_HIGH_POWERS = np.array([power >> 64 for power in _POWERS], np.uint64)
+_LOW_POWERS = np.array([power & (1 << 64) - 1 for power in _POWERS], np.uint64)
+
+# binary64: 52 bits of significand below the hidden one, and an exponent with this bias; its largest value is for infinity.
+_SIGNIFICAND_BITS = 52
+_BIAS = 1023
+_INFINITY = Word(0x7FF << _SIGNIFICAND_BITS)
+# The bits of a product below the significand, the one that is rounded and the one that may be lost.
+_BITS_BELOW = Word((1 << 64) - 1) >> _SIGNIFICAND_BITS + 3
+
+
+@kernel
+def double_bits(mantissa: Word, exponent: int) -> Word:
+    """Return the binary64 nearest to mantissa * 10**exponent, or NO_DOUBLE."""
+    if mantissa <= _EXACT_MANTISSA and -_EXACT_EXPONENT <= exponent <= _EXACT_EXPONENT:
+        if exponent < 0:
+            return bits_of(float(mantissa) / _EXACT_POWERS[-exponent])
+        return bits_of(float(mantissa) * _EXACT_POWERS[exponent])
+    if mantissa == Word(0):
+        return Word(0)
+    if exponent < _SMALLEST_EXPONENT or exponent > _LARGEST_EXPONENT:
+        return NO_DOUBLE
+    return _eisel_lemire(mantissa, exponent)
+
+
+@kernel
+def _eisel_lemire(mantissa: Word, exponent: int) -> Word:
+    zeros = leading_zeros(mantissa)
+    high, low = _product(mantissa << zeros, exponent - _SMALLEST_EXPONENT)
+    top = signed(high >> 63)
+    shift = top + 64 - _SIGNIFICAND_BITS - 3
+    significand = high >> shift
+    # floor(log2(5**exponent)) + exponent, by multiplication with log2(10) in 16 bits
+    binary_exponent = ((217_706 * exponent) >> 16) + 63 + top - zeros + _BIAS
+    if binary_exponent <= 0:
+        return NO_DOUBLE
+    halfway = low <= Word(1) and -4 <= exponent <= 23 and significand << shift == high
+    if halfway and significand & Word(3) == Word(1):
+        significand -= Word(1)  # to the even neighbour, which here is the lower
+    significand = (significand + Word(1)) >> 1
+    # The hidden bit adds 1 to the exponent, and so does a significand that was rounded up to 2**53.
+    bits = (Word(binary_exponent - 1) << _SIGNIFICAND_BITS) + significand
+    return bits if bits < _INFINITY else NO_DOUBLE
+
+
+@kernel
+def _product(mantissa: Word, index: int) -> tuple[Word, Word]:
+    """Return the high and the next 64 bits of a mantissa's product with a power, as exact as the significand needs."""
+    power = Word(_HIGH_POWERS[index])
+    high, low = high_product(mantissa, power), mantissa * power
+    if high & _BITS_BELOW == _BITS_BELOW:
+        rest = high_product(mantissa, Word(_LOW_POWERS[index]))
+        low += rest
+        if low < rest:
+            high += Word(1)
+    return high, low

@@ -1,0 +1,101 @@
+"""Questions to the eight bytes of a word at once, and digits to numbers (SWAR: "SIMD within a register").
+
+Flags are a word in which the top bit of each byte that is meant is set, 0x80, and no other.
+"""
+
+from __future__ import annotations
+
+from loader.kernel.intrinsics import Word, signed, trailing_zeros
+from loader.kernel.jit import kernel
+
+
+def word_of(characters: bytes) -> Word:
+    """Return the word that eight bytes of memory are."""
+    return Word(int.from_bytes(characters, "little"))
+
+
+def limits_of(limits: bytes) -> Word:
+    """Return what `bytes_above` takes for eight limits, each at most 0x7F."""
+    return word_of(bytes(0x7F - limit for limit in limits))
+
+
+ZEROS = word_of(b"0" * 8)
+_DIGIT_LIMITS = limits_of(b"\x09" * 8)
+_ABOVE_ZERO = limits_of(b"\x00" * 8)
+_ONES = word_of(b"\x01" * 8)
+_EVEN_ONES = word_of(b"\x01\x00" * 4)
+_FLAGS = word_of(b"\x80" * 8)
+_LOW_BITS = ~_FLAGS
+_SPACES = word_of(b" " * 8)
+_QUOTES = word_of(b'"' * 8)
+_EVEN_BYTES = word_of(b"\xff\x00" * 4)
+_EVEN_PAIRS = word_of(b"\xff\xff\x00\x00" * 2)
+_LOW_HALF = word_of(b"\xff\xff\xff\xff\x00\x00\x00\x00")
+
+
+@kernel
+def first_flag(flags: Word) -> int:
+    """Return the index of the first byte that is flagged, 8 if there is none."""
+    return trailing_zeros(flags) >> 3
+
+
+@kernel
+def byte_of(word: Word, index: int) -> int:
+    """Return one byte of a word."""
+    return signed((word >> (8 * index)) & Word(0xFF))
+
+
+@kernel
+def low_bytes(word: Word, count: int) -> Word:
+    """Return the first `count` bytes of a word, at most 7, and zeros behind them."""
+    return word & ((Word(1) << (8 * count)) - Word(1))
+
+
+@kernel
+def bytes_above(word: Word, limits: Word) -> Word:
+    """Flag the bytes that are greater than their limits."""
+    return (((word & _LOW_BITS) + limits) | word) & _FLAGS
+
+
+@kernel
+def other_bytes(word: Word, repeated: Word) -> Word:
+    """Return 1 in each byte that is not as that of a word of eight like ones, 0 in the others."""
+    return bytes_above(word ^ repeated, _ABOVE_ZERO) >> 7
+
+
+@kernel
+def byte_sum(word: Word) -> int:
+    """Return the sum of a word's bytes."""
+    pairs = (word & _EVEN_BYTES) + ((word >> 8) & _EVEN_BYTES)
+    return signed((pairs * _EVEN_ONES) >> 48)
+
+
+@kernel
+def nondigits(digits: Word) -> Word:
+    """Flag what was no digit, in a word from which ZEROS were taken by ^."""
+    return bytes_above(digits, _DIGIT_LIMITS)
+
+
+@kernel
+def text_ends(word: Word, separators: Word) -> Word:
+    """Flag first the byte where plain text ends: at a control, a quote, a separator, a byte that is not ASCII.
+
+    x - 1 borrows from the bytes behind a 0: they may be flagged, too, but never one before the first that is meant.
+    """
+    quotes, ends = word ^ _QUOTES, word ^ separators
+    controls = (word - _SPACES) & ~word
+    return (word | controls | ((quotes - _ONES) & ~quotes) | ((ends - _ONES) & ~ends)) & _FLAGS
+
+
+@kernel
+def digit_pairs(digits: Word) -> Word:
+    """Return a word whose bytes are each the number that two digits are, this byte and the next; the digits are 0 to 9."""
+    return digits * Word(10) + (digits >> 8)
+
+
+@kernel
+def eight_digits(digits: Word) -> Word:
+    """Return the number that eight digits of 0 to 9 are, the most significant in the first byte."""
+    pairs = digit_pairs(digits) & _EVEN_BYTES
+    fours = (pairs * Word(100) + (pairs >> 16)) & _EVEN_PAIRS
+    return (fours * Word(10_000) + (fours >> 32)) & _LOW_HALF

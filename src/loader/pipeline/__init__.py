@@ -1,0 +1,1 @@
+"""One import: probe, lock, load what is missing, publish or roll back."""

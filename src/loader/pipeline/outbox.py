@@ -1,0 +1,49 @@
+"""Messages on their way out: shown by a thread of their own, so that a reader that stops reading holds up nothing else."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from loader.contract import Message, ProgressMessage
+from loader.errors import known
+
+
+class Outbox:
+    """Shows messages in order; while one can't be shown, of the progress behind it only the newest is kept."""
+
+    def __init__(self, show: Callable[[Message], None]) -> None:
+        self._show = show
+        self._changed = threading.Condition()
+        self._messages: deque[Message] = deque()  # the first is being shown
+        threading.Thread(target=self._work, name="outbox", daemon=True).start()
+
+    def send(self, message: Message) -> None:
+        """Have a message shown; never waits."""
+        with self._changed:
+            is_newer = isinstance(message, ProgressMessage) and len(self._messages) > 1
+            if is_newer and isinstance(self._messages[-1], ProgressMessage):
+                self._messages.pop()
+            self._messages.append(message)
+            self._changed.notify_all()
+
+    def wait_until_shown(self, timeout_seconds: float) -> bool:
+        """Return whether all that was sent is shown, as soon as it is, or after the time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._messages, timeout_seconds)
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._messages)
+                message = self._messages[0]
+            try:
+                self._show(message)
+            except OSError:  # the reader is gone: the exit code says how the run ended
+                pass
+            except Exception as error:  # a defect of the display does not end the run
+                known(error)
+            with self._changed:
+                self._messages.popleft()
+                self._changed.notify_all()

@@ -1,0 +1,192 @@
+"""One part: a table, filled from blocks by binary COPY in one transaction, committed whole with its ledger rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import psycopg
+from psycopg import Copy, sql
+from psycopg import errors as pg
+
+from loader.buffers import MIB
+from loader.cancellation import Interrupt
+from loader.contract import FailureCode
+from loader.encoding.blocks import Block
+from loader.encoding.encoder import COPY_HEADER, COPY_TRAILER, Chunk, Encoder
+from loader.errors import LoaderError
+from loader.failpoint import reach
+from loader.pipeline.copy_writer import AttentiveWriter
+from loader.postgres import import_lock, import_tables, indexing, ledger
+from loader.postgres.connection import Connection
+from loader.postgres.errors import is_row_fault, row_error
+from loader.postgres.import_lock import Attempt
+from loader.postgres.ledger import BlockRow
+from loader.postgres.target_table import STATISTICS_TARGET
+from loader.rejects import Reject
+from loader.schema import COLUMNS
+
+# One COPY a block wasted 3.7 % of the pages (each COPY begins on fresh ones); one for 8 blocks wastes next to nothing.
+BLOCKS_PER_COPY = 8
+# Rejects wait in memory for the end of a COPY, which is therefore ended early when there are many or long ones.
+REJECTS_PER_COPY = 10_000
+REJECT_BYTES_PER_COPY = 16 * MIB
+# libpq copies what it is given into its own buffer: larger pieces make that one grow, smaller ones cost calls.
+WRITE_BYTES = 128 * 1024
+
+
+class Part:
+    """A part in the making. Nothing of it is there before `load` has returned."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        attempt: Attempt,
+        encoder: Encoder,
+        interrupt: Interrupt,
+        on_rejects: Callable[[Sequence[Reject], int], None],
+        on_block: Callable[[Block, BlockRow], None],
+    ) -> None:
+        self._connection = connection
+        self._attempt = attempt
+        self._encoder = encoder
+        self._interrupt = interrupt
+        self._on_rejects = on_rejects
+        self._on_block = on_block
+        self._blocks: list[BlockRow] = []
+        self._rejects: list[Reject] = []
+        self._reject_bytes = 0
+
+    def load(self, blocks: Iterator[Block]) -> int:
+        """Load the blocks and commit; return the part's number.
+
+        Calls `on_rejects` as rows are set aside, with the byte offset behind their block (it may raise), and `on_block`
+        when a block's bytes are no longer needed. Raises Stopped, IMPORT_BUSY when another loader has taken over, BAD_ROW
+        for a row fault (database_errors.py), and what the database raises.
+        """
+        try:
+            return self._load(blocks)
+        except psycopg.Error as error:
+            if not is_row_fault(error):
+                raise
+            raise row_error(
+                FailureCode.BAD_ROW,
+                "A row breaks a constraint, an index or a column that was added to trips",
+                "Drop what was added, or correct the file. Postgres does not tell which row of the file it is.",
+                error,
+            ) from error
+
+    def _load(self, blocks: Iterator[Block]) -> int:
+        connection, import_key = self._connection, self._attempt.import_key
+        with connection.transaction():
+            number = ledger.insert_part(connection, import_key)
+            table = ledger.part_table(import_key, number)
+            _create_table(connection, import_key, number)
+            reach()
+            chunks = self._encode(blocks)
+            row_count, more = self._copy(table, chunks)
+            while more:
+                reach()
+                self._record(number)
+                rows, more = self._copy(table, chunks)
+                row_count += rows
+            self._record(number)
+            ledger.complete_part(connection, number, row_count)
+            indexing.copy_indexes(connection, ledger.import_table(import_key), table)
+            connection.execute(f"SET LOCAL default_statistics_target = {STATISTICS_TARGET}".encode())
+            connection.execute(sql.SQL("ANALYZE {}").format(table))
+            import_lock.check_attempt(connection, import_key, self._attempt.number)
+            reach()
+        reach()
+        return number
+
+    def _encode(self, blocks: Iterator[Block]) -> Iterator[Chunk]:
+        for block in blocks:
+            rows = rejects = 0
+            byte_end = block.byte_offset + block.end - block.start
+            for chunk in self._encoder.encode(block):
+                rows += chunk.rows
+                rejects += len(chunk.rejects)
+                if chunk.rejects:
+                    self._rejects.extend(chunk.rejects)
+                    self._reject_bytes += sum(len(reject.original) for reject in chunk.rejects)
+                    self._on_rejects(chunk.rejects, byte_end)
+                yield chunk
+            row = BlockRow(block.byte_offset, byte_end, block.line_count, rows, rejects, block.record_count)
+            self._blocks.append(row)
+            self._on_block(block, row)
+
+    def _copy(self, table: sql.Identifier, chunks: Iterator[Chunk]) -> tuple[int, bool]:
+        """Send chunks in one COPY; return the rows in it, and whether there may be more chunks."""
+        columns = sql.SQL(", ").join(
+            sql.Identifier(column.name) for column in COLUMNS[: self._attempt.column_count]
+        )
+        # FREEZE: no vacuum has to come and rewrite it. https://www.postgresql.org/docs/current/sql-copy.html
+        command = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT binary, FREEZE)").format(table, columns)
+        rows, more = 0, False
+        with self._connection.cursor() as cursor:
+            writer = AttentiveWriter(cursor)
+            with cursor.copy(command, writer=writer) as copy:
+                copy.write(COPY_HEADER)
+                for chunk in chunks:
+                    self._write(copy, chunk.payload)
+                    rows += chunk.rows
+                    more = writer.has_answer or self._is_full
+                    if more:
+                        break
+                copy.write(COPY_TRAILER)
+            _compare(rows, cursor.rowcount)
+        return rows, more
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether what waits for the end of the COPY is enough."""
+        many_rejects = len(self._rejects) >= REJECTS_PER_COPY or self._reject_bytes >= REJECT_BYTES_PER_COPY
+        return many_rejects or len(self._blocks) >= BLOCKS_PER_COPY
+
+    def _write(self, copy: Copy, payload: memoryview) -> None:
+        for start in range(0, len(payload), WRITE_BYTES):
+            self._interrupt.check()
+            copy.write(payload[start : start + WRITE_BYTES])
+
+    def _record(self, number: int) -> None:
+        ledger.insert_rejects(self._connection, self._attempt.import_key, number, self._rejects)
+        ledger.insert_blocks(self._connection, self._attempt.import_key, number, self._blocks)
+        self._rejects.clear()
+        self._reject_bytes = 0
+        self._blocks.clear()
+
+
+def _compare(sent: int, copied: int) -> None:
+    if sent != copied:
+        raise LoaderError(
+            FailureCode.INTERNAL_ERROR,
+            f"{sent:,} rows were sent and the server counted {copied:,}.",
+            "This is a defect of the loader, or a trigger on trips drops rows: please look, and report it.",
+        )
+
+
+def _create_table(connection: Connection, import_key: int, number: int) -> None:
+    """Make the part's table such that no attach has to look into it.
+
+    The partition keys are filled by defaults and fixed by CHECKs, of which those of the parent must be there under
+    the same names. Autovacuum stays off until the publish: it would only get in the way.
+    https://www.postgresql.org/docs/current/sql-altertable.html#SQL-ALTERTABLE-ATTACH-PARTITION
+    """
+    create = sql.SQL(
+        "CREATE TABLE {table} (LIKE {parent} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING GENERATED"
+        " INCLUDING STORAGE INCLUDING COMPRESSION, CONSTRAINT part_key CHECK (part = {number}))"
+        " WITH (autovacuum_enabled = off)"
+    ).format(
+        table=ledger.part_table(import_key, number),
+        parent=ledger.import_table(import_key),
+        number=number,
+    )
+    try:
+        connection.execute(create)
+    except pg.DuplicateTable as error:
+        raise import_tables.name_taken(f"loader.import_{import_key}_part_{number}") from error
+    connection.execute(
+        sql.SQL("ALTER TABLE {} ALTER part SET DEFAULT {}").format(
+            ledger.part_table(import_key, number), number
+        )
+    )

@@ -1,0 +1,154 @@
+"""How many rows may be set aside, counted over all workers: the first one too many ends the import."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from fractions import Fraction
+
+import msgspec
+
+from loader.buffers import MIB
+from loader.contract import FailureCode
+from loader.errors import LoaderError
+from loader.rejects import Reason, Reject
+
+# The shortest row: nothing but 23 commas and a line end. A reject may be shorter, an empty line.
+_LEAST_ROW_BYTES = 24
+# A percentage is one of the whole file: bad rows may come first. But the wrong file must not fill the ledger. So the rejects
+# beyond the percentage of the rows read so far may have so many bytes: 400,000 usual rows.
+_GRACE_BYTES = 64 * MIB
+_TOO_MANY_HINT = "See whether this is the right file; raise --max-rejects if so many bad rows are expected."
+# What is wrong with a record that is cut off, unless that is within its last field.
+_OF_CUT_OFF = {
+    Reason.FIELD_COUNT: "the wrong number of fields",
+    Reason.QUOTE: "a quote that is never closed",
+}
+
+
+class Allowance(msgspec.Struct, frozen=True):
+    """What --max-rejects says: a count, or a share of all rows."""
+
+    count: int | None
+    share: Fraction | None
+
+    def permits(self, rejects: int, rows: int) -> bool:
+        """Whether so many rejects among so many rows (rejects included) may be."""
+        if self.count is not None:
+            return rejects <= self.count
+        return self.share is not None and rejects <= self.share * rows
+
+    def __str__(self) -> str:
+        return str(self.count) if self.share is None else f"{float(self.share * 100):g}%"
+
+
+def parse_allowance(text: str) -> Allowance:
+    """Return what `N` or `P%` means; raises USAGE."""
+    try:
+        if text.endswith("%"):
+            share = Fraction(text[:-1]) / 100
+            if 0 <= share <= 1:
+                return Allowance(None, share)
+        elif (count := int(text)) >= 0:
+            return Allowance(count, None)
+    except (ValueError, ZeroDivisionError):
+        pass
+    raise LoaderError(
+        FailureCode.USAGE,
+        f"--max-rejects {text!r} is neither a count nor a percentage.",
+        "Write a whole number such as 100, or a percentage from 0% to 100% such as 0.5%.",
+    )
+
+
+def refuse_too_many(allowance: Allowance, rejects: int, rows: int, first: Reject | None) -> None:
+    """Judge a whole file of so many rows, rejects included, with its first reject; raises TOO_MANY_REJECTS."""
+    if first is not None and not allowance.permits(rejects, rows):
+        message = (
+            f"{rejects:,} of {rows:,} rows were rejected, {allowance} allowed; the first: {_told(first)}."
+        )
+        raise _failure(FailureCode.TOO_MANY_REJECTS, message, _TOO_MANY_HINT, first)
+
+
+class RejectCount:
+    """The rejects of one attempt, those of committed parts included."""
+
+    def __init__(self, allowance: Allowance, rejects: int, data_bytes: int | None, records: int = 0) -> None:
+        """`rejects` and `records`: of earlier attempts; `data_bytes`: size of the file; None: not known."""
+        self._allowance = allowance
+        self._data_bytes = data_bytes
+        self._lock = threading.Lock()
+        self._records = records
+        self._new_rejects = self._new_bytes = 0  # since then
+        self.rejects = rejects
+
+    def read(self, records: int) -> None:
+        """Count the records of a block, before any of its rejects."""
+        with self._lock:
+            self._records += records
+
+    def add(self, rejects: Iterable[Reject], end: int) -> None:
+        """Count them; raises BAD_ROW or TOO_MANY_REJECTS at the one that can't be allowed, however the file goes on.
+
+        `end` is the byte offset behind the block that they are of. Raises SOURCE_TRUNCATED for a last record that is cut
+        off, however many may be set aside: nobody knows what else is missing.
+        """
+        for reject in rejects:
+            if reject.reason in _OF_CUT_OFF and reject.byte_offset + len(reject.original) == end:
+                raise _cut_off(reject)
+            with self._lock:
+                self.rejects += 1
+                self._new_rejects += 1
+                self._new_bytes += len(reject.original)
+                count, is_within_grace = self.rejects, self._is_within_grace()
+            if not is_within_grace:
+                raise self._refusal(count, reject)
+            if self._allowance.count is None and self._data_bytes is None:
+                continue
+            # All bytes but one for each reject may be rows, the last of them without line end.
+            most_rows = count + ((self._data_bytes or 0) - count + 1) // _LEAST_ROW_BYTES
+            if not self._allowance.permits(count, most_rows):
+                raise self._refusal(count, reject)
+
+    def _is_within_grace(self) -> bool:
+        """Whether the rejects beyond the share of what was read have few bytes; reckoned with rejects of average size."""
+        if self._allowance.share is None or self._new_bytes <= _GRACE_BYTES:
+            return True
+        excess = self.rejects - self._allowance.share * self._records
+        return excess * self._new_bytes <= _GRACE_BYTES * self._new_rejects
+
+    def _refusal(self, count: int, reject: Reject) -> LoaderError:
+        if self._allowance.count == 0:
+            message = f"A row can't be stored: {_told(reject)}."
+            hint = "Correct the file, or set such rows aside with --max-rejects N or P%."
+            return _failure(FailureCode.BAD_ROW, message, hint, reject)
+        read = "" if self._allowance.share is None else f" of {self._records:,} read so far"
+        message = f"{count:,} rows{read} rejected, {self._allowance} allowed; this one: {_told(reject)}."
+        return _failure(FailureCode.TOO_MANY_REJECTS, message, _TOO_MANY_HINT, reject)
+
+
+def _told(reject: Reject) -> str:
+    where = f"line {reject.line:,}, byte {reject.byte_offset:,}"
+    if reject.column is not None:
+        where += f", column {reject.column}"
+    return f"{reject.reason} ({where})"
+
+
+def _failure(code: FailureCode, message: str, hint: str, reject: Reject) -> LoaderError:
+    return LoaderError(
+        code,
+        message,
+        hint,
+        line=reject.line,
+        byte_offset=reject.byte_offset,
+        column=reject.column,
+        value=reject.value,
+    )
+
+
+def _cut_off(reject: Reject) -> LoaderError:
+    message = (
+        f"The file ends like one that is cut off: its last record has no line end, and {_OF_CUT_OFF[reject.reason]}"
+        f" (line {reject.line:,}, byte {reject.byte_offset:,})."
+    )
+    hint = "Get the file anew, whole; if it is meant to end there, take its last line out."
+    return _failure(FailureCode.SOURCE_TRUNCATED, message, hint, reject)

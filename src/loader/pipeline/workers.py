@@ -1,0 +1,228 @@
+"""The missing bytes of an import to committed parts: one thread reads and cuts, N threads encode and send."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from loader.buffers import BufferPool
+from loader.cancellation import POLL_SECONDS, Interrupt, Stopped
+from loader.encoding.blocks import Block
+from loader.encoding.encoder import Encoder
+from loader.errors import LoaderError
+from loader.pipeline import commit_schedule
+from loader.pipeline.commit_schedule import CommitSchedule
+from loader.pipeline.part import Part
+from loader.pipeline.progress import Meter
+from loader.pipeline.reject_limit import RejectCount
+from loader.postgres.connection import Connection, Database, write_early
+from loader.postgres.import_lock import Attempt
+from loader.postgres.ledger import BlockRow
+from loader.source.base import SourceClosed
+
+# A third worker on two cores was no faster; more than four are for the server to bear, and for --workers to say.
+_MOST_DEFAULT_WORKERS = 4
+# How long a worker may take to end the block before one with a bad row: the first bad row is the one that is told.
+_EARLIER_BLOCKS_SECONDS = 30.0
+# How long all threads together have to end after they were aborted: a little longer than that takes where the database
+# hangs (CANCEL_TIMEOUT_SECONDS). One that compiles, or hangs in a system call, is left behind.
+_END_TIMEOUT_SECONDS = 1.5
+
+
+def default_worker_count() -> int:
+    """Return a worker a core, up to four."""
+    return min(len(os.sched_getaffinity(0)), _MOST_DEFAULT_WORKERS)
+
+
+class Workers:
+    """The threads of one attempt, and the first thing that went wrong in them."""
+
+    def __init__(
+        self,
+        database: Database,
+        attempt: Attempt,
+        count: int,
+        file_bytes: int | None,
+        pool: BufferPool,
+        interrupt: Interrupt,
+        meter: Meter,
+        reject_count: RejectCount,
+    ) -> None:
+        """`file_bytes`: size of the file as transferred; None: not announced."""
+        self._database = database
+        self._attempt = attempt
+        self._count = count
+        self._schedule = CommitSchedule(file_bytes)
+        self._pool = pool
+        self._interrupt = interrupt
+        self._meter = meter
+        self._reject_count = reject_count
+        self._blocks: queue.SimpleQueue[Block | None] = queue.SimpleQueue()  # bounded by the pool
+        self._parts: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._closed = threading.Event()
+        self._lock = threading.Lock()
+        self._failures: list[BaseException] = []
+        self._refused = 0
+        self._is_read = self._is_loading = False
+        self._needs_all = threading.Event()  # workers; a small file needs only the first one
+        if (file_bytes or 0) >= commit_schedule.ONE_PART_BYTES:
+            self._needs_all.set()
+
+    def run(
+        self, blocks: Iterator[Block], close_source: Callable[[], None], on_part: Callable[[], None]
+    ) -> None:
+        """Load all blocks, which `blocks` reads; `on_part` is called, in this thread, as parts are committed.
+
+        When a worker fails, the others end with the block they are at, and of all failures the one whose place in the
+        file is first is raised: so "the first bad row" is that. When the source fails, what was read is committed
+        before that is raised. Raises Stopped; `close_source` makes `blocks` end early.
+        """
+        threads = [threading.Thread(target=self._read, args=(blocks,), name="reader", daemon=True)]
+        threads += [
+            threading.Thread(target=self._work, args=(index,), name=f"worker {index}", daemon=True)
+            for index in range(self._count)
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            self._wait(threads, on_part)
+            self._wait_for_earlier_blocks(threads[1:])
+        finally:
+            if not self._interrupt.is_effective:
+                self._closed.set()
+            close_source()
+            deadline = time.monotonic() + _END_TIMEOUT_SECONDS
+            for thread in threads:
+                thread.join(max(0.0, deadline - time.monotonic()))
+        self._interrupt.check()
+        if self._failures:
+            raise min(self._failures, key=_position)
+
+    def _wait(self, threads: list[threading.Thread], on_part: Callable[[], None]) -> None:
+        """Wait until all threads have ended, or until they are told to."""
+        while any(thread.is_alive() for thread in threads) and not self._closed.is_set():
+            self._interrupt.check()
+            try:
+                self._parts.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                continue
+            on_part()
+
+    def _wait_for_earlier_blocks(self, workers: list[threading.Thread]) -> None:
+        """Wait, where a row was bad, for the workers that were at other blocks just then."""
+        deadline = time.monotonic() + _EARLIER_BLOCKS_SECONDS
+        if any(_position(failure) < math.inf for failure in self._failures):
+            for worker in workers:
+                while worker.is_alive() and time.monotonic() < deadline:
+                    self._interrupt.check()
+                    worker.join(POLL_SECONDS)
+
+    def _read(self, blocks: Iterator[Block]) -> None:
+        try:
+            for block in blocks:
+                self._blocks.put(block)
+                if block.byte_offset + block.end - block.start >= commit_schedule.ONE_PART_BYTES:
+                    self._needs_all.set()
+        except BaseException as error:
+            self._fail(error)
+        self._is_read = True
+        for _ in range(self._count):
+            self._blocks.put(None)
+
+    def _work(self, index: int) -> None:
+        try:
+            if index > 0 and not self._is_needed():
+                return
+            with contextlib.ExitStack() as stack:
+                try:
+                    connection = stack.enter_context(self._database.connection(f"worker {index}"))
+                except LoaderError as error:
+                    self._refuse(error)
+                    return
+                self._fill_parts(connection, index)
+        except BaseException as error:
+            self._fail(error)
+            self._closed.set()
+
+    def _is_needed(self) -> bool:
+        """Wait until it is known whether the first worker is enough; raises Stopped."""
+        while not self._needs_all.wait(POLL_SECONDS):
+            self._check()
+            if self._is_read and self._is_loading:
+                return False
+        return True
+
+    def _refuse(self, error: LoaderError) -> None:
+        """Do with fewer workers, as long as the server admits any."""
+        self._needs_all.set()
+        with self._lock:
+            self._refused += 1
+            if self._refused < self._count:
+                return
+        raise error
+
+    def _fill_parts(self, connection: Connection, index: int) -> None:
+        self._is_loading = True
+        write_early(connection)
+        encoder = Encoder(self._attempt.column_count)
+        while (first := self._take()) is not None:
+            part = Part(
+                connection, self._attempt, encoder, self._interrupt, self._reject_count.add, self._loaded
+            )
+            self._parts.put(part.load(self._take_until_due(index, first)))
+
+    def _take(self) -> Block | None:
+        """Return the next block of the file, or None after the last; raises Stopped when there is to be no more."""
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return self._poll()
+
+    def _poll(self) -> Block | None:
+        """The same, but raise queue.Empty when there was none for a while."""
+        self._check()
+        return self._blocks.get(timeout=POLL_SECONDS)
+
+    def _check(self) -> None:
+        self._interrupt.check()
+        if self._closed.is_set():
+            raise Stopped
+
+    def _take_until_due(self, index: int, first: Block) -> Iterator[Block]:
+        """Yield blocks until the part that they are for is to be committed."""
+        self._schedule.begin(index)
+        block: Block | None = first
+        while block is not None:
+            self._schedule.add(index, block.end - block.start, block.source_bytes)
+            self._reject_count.read(block.record_count)
+            yield block
+            block = self._take_unless_due(index)
+        self._schedule.end(index)
+
+    def _take_unless_due(self, index: int) -> Block | None:
+        """Return the next block, or None after the last or when the worker's part is due, if there is a block or not."""
+        while not self._schedule.is_due(index):
+            with contextlib.suppress(queue.Empty):
+                block = self._poll()
+                if block is None:
+                    self._blocks.put(None)  # the end is seen once more, by the loop over parts
+                return block
+        return None
+
+    def _loaded(self, block: Block, row: BlockRow) -> None:
+        self._pool.release(block.buffer)
+        self._meter.add(block.source_bytes, row.row_count, row.reject_count)
+
+    def _fail(self, error: BaseException) -> None:
+        if not isinstance(error, (Stopped, SourceClosed)):
+            self._failures.append(error)
+
+
+def _position(error: BaseException) -> float:
+    """Return the byte of the file that a failure is about; one that is about none comes last."""
+    offset = error.failure.byte_offset if isinstance(error, LoaderError) else None
+    return math.inf if offset is None else offset

@@ -1,0 +1,1 @@
+"""Everything in SQL: connections, the ledger, the target table, publish and removal."""

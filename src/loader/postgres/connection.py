@@ -1,0 +1,256 @@
+"""Connections to the target Postgres: opened with our settings, aborted together."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import secrets
+import socket
+import threading
+from collections.abc import Generator
+
+import psycopg
+from psycopg import errors as pg
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
+from psycopg.rows import scalar_row
+
+from loader.contract import FailureCode
+from loader.errors import LoaderError
+from loader.postgres.connect_refusal import refusal
+from loader.postgres.errors import refused, server_message, translated
+
+# A connection attempt that takes longer than this is as good as refused.
+CONNECT_TIMEOUT_SECONDS = 5
+# A peer that is silent for this long is gone: idle + interval x count, and the same for unacknowledged data.
+KEEPALIVES_IDLE_SECONDS = 10
+KEEPALIVES_INTERVAL_SECONDS = 5
+KEEPALIVES_COUNT = 3
+TCP_USER_TIMEOUT_MILLISECONDS = 30_000
+# What the server may take to answer a cancel request, and a backend to end when told to.
+CANCEL_TIMEOUT_SECONDS = 1.0
+TERMINATE_TIMEOUT_MILLISECONDS = 1_000
+
+# Marks the backends of this process in pg_stat_activity.
+_RUN = secrets.token_hex(4)
+
+# psycopg logs what it could not send to a connection that was just aborted; the exception says all there is to say.
+logging.getLogger("psycopg").setLevel(logging.CRITICAL)
+
+_PORTS = re.compile(r"[0-9,]*")  # one for each host
+
+Connection = psycopg.Connection[tuple[object, ...]]
+
+# The server drops its side of a dead connection as quickly as we drop ours, so that no backend outlives its loader.
+# https://www.postgresql.org/docs/current/runtime-config-connection.html#GUC-TCP-KEEPALIVES-IDLE
+# The others are what a role or a database may have set otherwise: time limits that no import of hours keeps, an isolation
+# in which two imports of one file do not see each other, commits that are told before they are safe, other forms of texts.
+_SESSION_SETTINGS = f"""
+SET tcp_keepalives_idle = {KEEPALIVES_IDLE_SECONDS};
+SET tcp_keepalives_interval = {KEEPALIVES_INTERVAL_SECONDS};
+SET tcp_keepalives_count = {KEEPALIVES_COUNT};
+SET tcp_user_timeout = {TCP_USER_TIMEOUT_MILLISECONDS};
+SET statement_timeout = 0;
+SET lock_timeout = 0;
+SET idle_in_transaction_session_timeout = 0;
+SET idle_session_timeout = 0;
+SET default_transaction_isolation = 'read committed';
+SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';
+SET DateStyle = ISO;
+SET standard_conforming_strings = on;
+SET quote_all_identifiers = off;
+SET client_min_messages = error
+"""
+# https://www.postgresql.org/docs/17/runtime-config-client.html#GUC-TRANSACTION-TIMEOUT
+_SESSION_SETTINGS_17 = "; SET transaction_timeout = 0"
+# Nor does one that waits for a lock, whose loader was killed. Without it a backend looks at its client when it is done.
+# https://www.postgresql.org/docs/current/runtime-config-connection.html#GUC-CLIENT-CONNECTION-CHECK-INTERVAL
+_NOTICE_DEATH = b"SET client_connection_check_interval = '1s'"
+
+
+class Database:
+    """One Postgres database, and the connections that one attempt has to it."""
+
+    def __init__(self, url: str, *, was_admitted: bool = False) -> None:
+        """`was_admitted`: the server has let this role in before, so that a refusal now is an outage that may pass."""
+        self.url = url
+        self._was_admitted = was_admitted
+        self._lock = threading.Lock()
+        self._open: set[Connection] = set()
+        self._aborted = False
+
+    @contextlib.contextmanager
+    def connection(self, purpose: str) -> Generator[Connection]:
+        """Yield a connection in autocommit mode; `purpose` is shown in pg_stat_activity.
+
+        Raises LoaderError, also for what psycopg raises within the block; DATABASE_CONFIGURATION where the first connection
+        is refused for its role, password, database, options or TLS.
+        """
+        with translated():
+            connection = self._connect(purpose)
+            try:
+                self._admit(connection)
+                _set_up(connection)
+                with contextlib.suppress(pg.InvalidParameterValue):  # a server on Windows can't
+                    connection.execute(_NOTICE_DEATH)
+                yield connection
+            finally:
+                with self._lock:  # so that `abort` never shuts down a descriptor that has become another's
+                    self._open.discard(connection)
+                    connection.close()
+
+    def refuse_shared_sessions(self, connection: Connection) -> None:
+        """Raise DATABASE_UNSUPPORTED when a pooler gives a connection's session to others between its transactions.
+
+        Such a session keeps neither our settings nor our locks. A pooler makes up process ids of its own, and hands out
+        the session that was let go of last. https://www.pgbouncer.org/features.html
+        """
+        session = _session(connection)
+        if session == connection.info.backend_pid:
+            return
+        with self.connection("pooler") as other, other.transaction():
+            if _session(other) != session:
+                return
+        raise LoaderError(
+            FailureCode.DATABASE_UNSUPPORTED,
+            "A pooler stands before the database, and does not keep a session for each connection.",
+            "Connect to the server itself, or to a pooler in session mode.",
+        )
+
+    def _connect(self, purpose: str) -> Connection:
+        parse_url(self.url)
+        try:
+            connection = self._open_connection(purpose)
+        except pg.ConnectionTimeout:
+            raise
+        except psycopg.OperationalError as error:
+            if (
+                self._was_admitted
+                or self._aborted
+                or (found := refusal(self.url, CONNECT_TIMEOUT_SECONDS)) is None
+            ):
+                raise
+            raise refused(found(server_message(error))) from error
+        self._was_admitted = True
+        return connection
+
+    def _open_connection(self, purpose: str) -> Connection:
+        return psycopg.connect(
+            self.url,
+            autocommit=True,
+            # A pooler between us and the server need not keep our statements.
+            prepare_threshold=None,
+            connect_timeout=CONNECT_TIMEOUT_SECONDS,
+            application_name=f"loader {_RUN} {purpose}",
+            client_encoding="UTF8",
+            keepalives_idle=KEEPALIVES_IDLE_SECONDS,
+            keepalives_interval=KEEPALIVES_INTERVAL_SECONDS,
+            keepalives_count=KEEPALIVES_COUNT,
+            tcp_user_timeout=TCP_USER_TIMEOUT_MILLISECONDS,
+        )
+
+    def _admit(self, connection: Connection) -> None:
+        with self._lock:
+            if self._aborted:
+                raise LoaderError(
+                    FailureCode.DATABASE_UNAVAILABLE,
+                    "The connections were aborted.",
+                    "Run the command again.",
+                )
+            self._open.add(connection)
+
+    def waiting_backends(self) -> list[int]:
+        """Return the process ids of the backends from which an answer is to come."""
+        with self._lock:
+            connections = [each.info for each in self._open]
+        return [
+            each.backend_pid for each in connections if each.transaction_status is TransactionStatus.ACTIVE
+        ]
+
+    def abort(self) -> None:
+        """End whatever the connections do, within about CANCEL_TIMEOUT_SECONDS; from any thread. None comes after it.
+
+        A cancel request ends a statement that waits or works. It neither ends a backend that waits for our data nor
+        tells a thread of ours that writes to it: for these the sockets are shut down.
+        """
+        with self._lock:
+            self._aborted = True
+            connections = list(self._open)
+        threads = [threading.Thread(target=_cancel, args=(each,), daemon=True) for each in connections]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(CANCEL_TIMEOUT_SECONDS)
+        with self._lock:
+            for connection in self._open:
+                _shut_down(connection)
+
+
+def parse_url(url: str) -> dict[str, str]:
+    """Return the parameters of a libpq URL or DSN (libpq-connect, "Connection Strings"), but for those that are not text.
+
+    Raises LoaderError, USAGE. Nothing of the URL is repeated, since libpq quotes what it can't read: often a password
+    with a character that means something else there. That is also how a piece of one becomes a host or a port.
+    """
+    try:
+        given = {name: value for name, value in conninfo_to_dict(url).items() if isinstance(value, str)}
+    except psycopg.Error:
+        given = None
+    if given is None or "@" in given.get("host", "")[1:] or not _PORTS.fullmatch(given.get("port", "")):
+        raise LoaderError(
+            FailureCode.USAGE,
+            "The database's URL can't be read.",
+            "Write it as postgresql://user:password@host:port/database, and what is special in it as %40 for @, %2F for /,"
+            " %3A for :, %25 for %, %3F for ?, %23 for #.",
+        ) from None
+    return given
+
+
+def write_early(connection: Connection) -> None:
+    """Have the server write pages to the disk while a session makes them, where its commits would wait for all of them.
+
+    With wal_level=minimal a table that is made and filled in one transaction is not logged but synced at the commit. The
+    value is the largest that there is.
+    https://www.postgresql.org/docs/current/runtime-config-resource.html#GUC-BACKEND-FLUSH-AFTER
+    """
+    connection.execute(
+        "SELECT set_config('backend_flush_after', '2MB', false) WHERE current_setting('wal_level') = 'minimal'"
+    )
+
+
+def end_backends(connection: Connection) -> None:
+    """Wait, through a connection of this process, until none of its others has a backend left; end those that linger.
+
+    A role that became another by SET ROLE may not end its own backends; they are left to their connections' limits.
+    """
+    connection.execute(
+        "SELECT pg_terminate_backend(pid, %s) FROM pg_stat_activity WHERE usename = session_user"
+        " AND pg_has_role(usesysid, 'USAGE') AND application_name LIKE %s AND pid <> pg_backend_pid()",
+        [TERMINATE_TIMEOUT_MILLISECONDS, f"loader {_RUN} %"],
+    )
+
+
+def _session(connection: Connection) -> int:
+    """Return the process id of the backend that serves the connection now."""
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        return cursor.execute("SELECT pg_backend_pid()").fetchall()[0]
+
+
+def _set_up(connection: Connection) -> None:
+    has_transaction_timeout = connection.info.server_version >= 170000
+    settings = _SESSION_SETTINGS + (_SESSION_SETTINGS_17 if has_transaction_timeout else "")
+    connection.execute(settings.encode())
+
+
+def _cancel(connection: Connection) -> None:
+    with contextlib.suppress(psycopg.Error):  # what can't be cancelled is shut down next
+        connection.cancel_safe(timeout=CANCEL_TIMEOUT_SECONDS)
+
+
+def _shut_down(connection: Connection) -> None:
+    with (
+        contextlib.suppress(psycopg.Error, OSError),
+        socket.socket(fileno=socket.dup(connection.fileno())) as duplicate,
+    ):
+        duplicate.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,208 @@
+"""The ledger's rows: imports, their parts, blocks and rejects. It alone says what is loaded.
+
+Reading is for everybody (the service reads here, too); which loader may write is the business of claim.py.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator, Sequence
+from typing import Literal, LiteralString
+from uuid import UUID
+
+import msgspec
+from psycopg import sql
+from psycopg.rows import args_row, class_row, scalar_row
+
+from loader.contract import FailureCode, Mode
+from loader.errors import LoaderError
+from loader.pipeline.coverage import Span
+from loader.postgres.connection import Connection
+from loader.rejects import Reject
+
+
+class Import(msgspec.Struct, frozen=True):
+    """An import's row."""
+
+    import_key: int
+    id: UUID
+    state: Literal["loading", "published", "removing"]
+    attempt: int
+    mode: Mode
+    location: str
+    source_bytes: int | None
+    validator: str | None
+    data_start: int
+    column_count: int
+    created_at: datetime.datetime
+    receipt: str | None  # JSON of wire.Receipt
+    digest: str | None  # SHA-256 of the bytes that the probe read; None: not known
+    table_oid: int | None  # of the import's table; None: not made yet
+
+
+class BlockRow(msgspec.Struct, frozen=True):
+    """A block's row: the bytes [byte_start, byte_end) of the decompressed file, and what was found in them."""
+
+    byte_start: int
+    byte_end: int
+    line_count: int
+    row_count: int
+    reject_count: int
+    record_count: int
+
+
+class Totals(msgspec.Struct, frozen=True):
+    """Sums over an import's committed parts and blocks."""
+
+    blocks: int
+    parts: int
+    bytes: int  # decompressed
+    records: int  # counted while cutting, from the blocks
+    rows_sent: int  # by the encoder's count, from the blocks
+    rows_rejected: int  # the same
+    rows_copied: int  # by the server's count, from the parts
+    rejects_stored: int  # rows of loader.reject
+
+
+def import_table(import_key: int) -> sql.Identifier:
+    """Return the name of an import's table, whose partitions are its parts."""
+    return sql.Identifier("loader", f"import_{import_key}")
+
+
+def part_table(import_key: int, part: int) -> sql.Identifier:
+    """Return the name of a part's table."""
+    return sql.Identifier("loader", f"import_{import_key}_part_{part}")
+
+
+def select_imports(
+    connection: Connection, condition: LiteralString = "true", parameters: Sequence[object] = ()
+) -> list[Import]:
+    """Return the imports that meet a condition in SQL, oldest first."""
+    with connection.cursor(row_factory=class_row(Import)) as cursor:
+        return cursor.execute(
+            "SELECT import_key, id, state, attempt, mode, location, source_bytes, validator, data_start, column_count,"
+            " created_at, receipt::text, digest, table_oid FROM loader.import WHERE "
+            + condition
+            + " ORDER BY import_key",
+            parameters,
+        ).fetchall()
+
+
+def find_import(connection: Connection, import_id: UUID) -> Import | None:
+    """Return the import with this id."""
+    return next(iter(select_imports(connection, "id = %s", [import_id])), None)
+
+
+def get_import(connection: Connection, import_id: UUID) -> Import:
+    """Return the import with this id; raises IMPORT_NOT_FOUND."""
+    found = find_import(connection, import_id)
+    if found is None:
+        raise not_found(import_id)
+    return found
+
+
+def not_found(import_id: UUID) -> LoaderError:
+    """Return the error for an id that the ledger does not know."""
+    return LoaderError(
+        FailureCode.IMPORT_NOT_FOUND,
+        f"The ledger has no import {import_id}.",
+        "`loader imports` lists those it has; a rolled back import is not among them.",
+    )
+
+
+def totals(connection: Connection, import_key: int) -> Totals:
+    """Return what is committed of an import."""
+    with connection.cursor(row_factory=args_row(Totals)) as cursor:
+        found = cursor.execute(
+            "SELECT count(*), (SELECT count(*) FROM loader.part p WHERE p.import_key = %(key)s),"
+            " coalesce(sum(byte_end - byte_start), 0)::bigint, coalesce(sum(record_count), 0)::bigint,"
+            " coalesce(sum(row_count), 0)::bigint, coalesce(sum(reject_count), 0)::bigint,"
+            " (SELECT coalesce(sum(row_count), 0)::bigint FROM loader.part p WHERE p.import_key = %(key)s),"
+            " (SELECT count(*) FROM loader.reject r WHERE r.import_key = %(key)s)"
+            " FROM loader.block WHERE import_key = %(key)s",
+            {"key": import_key},
+        ).fetchone()
+    return found or Totals(0, 0, 0, 0, 0, 0, 0, 0)
+
+
+def spans(connection: Connection, import_key: int) -> list[Span]:
+    """Return what the committed blocks cover, in file order."""
+    with connection.cursor(row_factory=args_row(Span)) as cursor:
+        return cursor.execute(
+            "SELECT byte_start, byte_end, line_count FROM loader.block WHERE import_key = %s ORDER BY byte_start",
+            [import_key],
+        ).fetchall()
+
+
+def parts(connection: Connection, import_key: int) -> list[int]:
+    """Return the numbers of the committed parts."""
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        return cursor.execute(
+            "SELECT part FROM loader.part WHERE import_key = %s ORDER BY part", [import_key]
+        ).fetchall()
+
+
+def forget_parts(connection: Connection, numbers: Sequence[int]) -> None:
+    """Delete the rows of parts, of their blocks and of their rejects: the blocks count as not loaded."""
+    connection.execute("DELETE FROM loader.part WHERE part = ANY(%s)", [list(numbers)])
+
+
+def rejects(connection: Connection, import_key: int) -> Iterator[Reject]:
+    """Yield the rejects in file order, without holding them all in memory."""
+    with (
+        connection.transaction(),
+        connection.cursor(name="rejects", row_factory=args_row(Reject)) as cursor,
+    ):
+        yield from cursor.execute(
+            "SELECT line, byte_offset, column_name, value, reason, original FROM loader.reject"
+            " WHERE import_key = %s ORDER BY byte_offset",
+            [import_key],
+        )
+
+
+def first_reject(connection: Connection, import_key: int) -> Reject | None:
+    """Return the reject that comes first in the file."""
+    with connection.cursor(row_factory=args_row(Reject)) as cursor:
+        return cursor.execute(
+            "SELECT line, byte_offset, column_name, value, reason, original FROM loader.reject"
+            " WHERE import_key = %s ORDER BY byte_offset LIMIT 1",
+            [import_key],
+        ).fetchone()
+
+
+def insert_part(connection: Connection, import_key: int) -> int:
+    """Insert a part, of which `complete_part` must tell the rest in the same transaction; return its number."""
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        return cursor.execute(
+            "INSERT INTO loader.part (import_key) VALUES (%s) RETURNING part", [import_key]
+        ).fetchall()[0]
+
+
+def complete_part(connection: Connection, part: int, row_count: int) -> None:
+    """Complete a part's row, once its table is made and filled."""
+    connection.execute(
+        "UPDATE loader.part SET row_count = %s,"
+        " table_oid = format('loader.import_%%s_part_%%s', import_key, part)::regclass WHERE part = %s",
+        [row_count, part],
+    )
+
+
+def insert_blocks(connection: Connection, import_key: int, part: int, blocks: Sequence[BlockRow]) -> None:
+    """Insert the rows of a part's blocks."""
+    with connection.cursor().copy(
+        "COPY loader.block (import_key, part, byte_start, byte_end, line_count, row_count, reject_count,"
+        " record_count) FROM STDIN"
+    ) as copy:
+        for block in blocks:
+            copy.write_row((import_key, part, *msgspec.structs.astuple(block)))
+
+
+def insert_rejects(connection: Connection, import_key: int, part: int, rejected: Sequence[Reject]) -> None:
+    """Insert the rejects of a part."""
+    if not rejected:
+        return
+    with connection.cursor().copy(
+        "COPY loader.reject (import_key, part, line, byte_offset, column_name, value, reason, original) FROM STDIN"
+    ) as copy:
+        for reject in rejected:
+            copy.write_row((import_key, part, *msgspec.structs.astuple(reject)))

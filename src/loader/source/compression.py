@@ -1,0 +1,163 @@
+"""gzip and zstd, told by the first bytes: decompressors that fill what they are given, and know a whole end from a cut.
+
+Both let go of the GIL while they work. Neither gives out more than it is asked for, whatever its input claims.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO, Literal, Protocol, cast
+
+import zstandard
+
+from loader.source.zstd_frames import SKIPPABLE_MAGICS, ZSTD_MAGIC, FrameWalk
+
+Compression = Literal["gzip", "zstd"]
+# The third byte is the only method there is (RFC 1952, 2.3.1).
+_GZIP_MAGIC = b"\x1f\x8b\x08"
+# zlib copies the input that it did not get to; small pieces keep that from showing.
+_GZIP_PIECE_BYTES = 64 * 1024
+# The memory that a frame may ask for: what the zstd program grants by itself, and `zstd -22` asks for.
+_ZSTD_WINDOW_BYTES = 128 * 1024 * 1024
+
+
+class Damaged(Exception):  # noqa: N818 - becomes a LoaderError where the file is known
+    """The bytes are not what their format says."""
+
+
+class Decompressor(Protocol):
+    """Decompresses the chunks of one file. A chunk is not looked at again once the next is taken."""
+
+    @property
+    def consumed_bytes(self) -> int:
+        """How much of the compressed input was taken."""
+        ...
+
+    @property
+    def is_complete(self) -> bool:
+        """The input so far ends where a compressed file may end."""
+        ...
+
+    def readinto(self, view: memoryview) -> int:
+        """Fill `view`; return how many bytes: fewer only when the chunks are used up. Raises Damaged."""
+        ...
+
+
+class GzipDecompressor:
+    """Any number of members one after the other; zeros behind a member are padding."""
+
+    def __init__(self, chunks: Iterator[memoryview]) -> None:
+        self._pieces = (
+            chunk[begin : begin + _GZIP_PIECE_BYTES]
+            for chunk in chunks
+            for begin in range(0, len(chunk), _GZIP_PIECE_BYTES)
+        )
+        self._piece: memoryview | bytes = b""  # what is left of it
+        self._taken_bytes = 0
+        self._member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+        self.is_complete = True
+
+    @property
+    def consumed_bytes(self) -> int:
+        """See Decompressor."""
+        return self._taken_bytes - len(self._piece)
+
+    def readinto(self, view: memoryview) -> int:
+        """See Decompressor."""
+        filled = 0
+        while filled < len(view):
+            if not self._piece:
+                piece = next(self._pieces, None)
+                if piece is None:
+                    break
+                self._piece = piece
+                self._taken_bytes += len(piece)
+            if self.is_complete and not self._begin_member():
+                continue
+            filled += self._decompress(view[filled:])
+        return filled
+
+    def _begin_member(self) -> bool:
+        self._piece = bytes(self._piece).lstrip(b"\0")
+        if self._piece:
+            self._member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+            self.is_complete = False
+        return bool(self._piece)
+
+    def _decompress(self, view: memoryview) -> int:
+        try:
+            output = self._member.decompress(self._piece, len(view))
+        except zlib.error as error:
+            raise Damaged(str(error)) from error
+        view[: len(output)] = output
+        self.is_complete = self._member.eof
+        self._piece = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
+        return len(output)
+
+
+class _StreamReader(Protocol):
+    def readinto(self, view: memoryview, /) -> int: ...
+
+
+class _ZstdInput:
+    """What libzstd's stream reader reads from."""
+
+    def __init__(self, chunks: Iterator[memoryview]) -> None:
+        self._chunks = chunks
+        self._chunk = memoryview(b"")  # what is left of it
+        self.walk = FrameWalk()
+        self.consumed_bytes = 0
+
+    def read(self, size: int) -> bytes:
+        if not self._chunk:
+            self._chunk = next(self._chunks, memoryview(b""))
+        piece = bytes(self._chunk[:size])
+        self._chunk = self._chunk[size:]
+        self.walk.feed(piece)
+        self.consumed_bytes += len(piece)
+        return piece
+
+
+class ZstdDecompressor:
+    """Any number of frames one after the other, skippable ones too."""
+
+    def __init__(self, chunks: Iterator[memoryview]) -> None:
+        self._input = _ZstdInput(chunks)
+        libzstd = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
+        source = cast("BinaryIO", self._input)  # `read` is all that is called of it
+        self._reader: _StreamReader = libzstd.stream_reader(source, read_across_frames=True)
+
+    @property
+    def consumed_bytes(self) -> int:
+        """See Decompressor."""
+        return self._input.consumed_bytes
+
+    @property
+    def is_complete(self) -> bool:
+        """See Decompressor."""
+        return self._input.walk.is_between_frames
+
+    def readinto(self, view: memoryview) -> int:
+        """See Decompressor."""
+        filled = 0
+        try:
+            while filled < len(view) and (count := self._reader.readinto(view[filled:])):
+                filled += count
+        except zstandard.ZstdError as error:
+            raise Damaged(str(error)) from error
+        return filled
+
+
+def compression_of(head: bytes) -> Compression | None:
+    """Tell the format by the first bytes of a file; None: as it is."""
+    if head.startswith(_GZIP_MAGIC):
+        return "gzip"
+    if head.startswith((ZSTD_MAGIC, *SKIPPABLE_MAGICS)):
+        return "zstd"
+    return None
+
+
+def decompressor(compression: Compression, chunks: Iterator[memoryview]) -> Decompressor:
+    """Make the format's decompressor."""
+    return GzipDecompressor(chunks) if compression == "gzip" else ZstdDecompressor(chunks)

@@ -1,0 +1,169 @@
+"""A file of this machine by its path, or a stream: stdin, a pipe, whatever is no regular file."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+from loader.contract import FailureCode
+from loader.errors import LoaderError
+from loader.source.base import HEAD_BYTES, TAIL_BYTES, RawInfo, digest_of
+from loader.source.forward_reader import ForwardReader
+from loader.text import printable
+
+STDIN = "-"
+
+
+class FileSource:
+    """See RawSource. Raises LoaderError when it can't be opened."""
+
+    reader_count = 1  # the kernel reads ahead, and one thread takes 3 GB/s from it
+    length_verified = True
+
+    def __init__(self, path: Path, location: str) -> None:
+        self._location = location
+        self._descriptor = _opened(path, location)
+        status = os.fstat(self._descriptor)
+        self._size_bytes = status.st_size
+        self._validator = _validator(status)
+
+    def __del__(self) -> None:
+        # not in close(): a thread may still be reading, and the number would soon be another file's
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
+
+    def probe(self) -> RawInfo:
+        """Look at the first and the last bytes. Raises LoaderError."""
+        head = bytearray(min(HEAD_BYTES, self._size_bytes))
+        self.read_at(0, memoryview(head))
+        tail = bytearray(min(TAIL_BYTES, self._size_bytes - len(head)))
+        self.read_at(self._size_bytes - len(tail), memoryview(tail))
+        return RawInfo(
+            location=self._location,
+            size_bytes=self._size_bytes,
+            validator=self._validator,
+            resumable=True,
+            readable_again=True,
+            head=bytes(head),
+            head_is_whole=len(head) == self._size_bytes,
+            digest=digest_of(head, tail),
+        )
+
+    def read_at(self, offset: int, view: memoryview) -> int:
+        """Read from the file. Raises LoaderError, SOURCE_CHANGED if it is no longer what the probe saw."""
+        wanted = min(len(view), max(0, self._size_bytes - offset))
+        filled = 0
+        try:
+            while filled < wanted:
+                count = os.preadv(self._descriptor, [view[filled:wanted]], offset + filled)
+                if count == 0:
+                    break
+                filled += count
+            is_changed = filled < wanted or _validator(os.fstat(self._descriptor)) != self._validator
+        except OSError as error:
+            raise _file_error(error, self._location) from error
+        if is_changed:
+            message = f"{self._location} was written to during the import"
+            raise LoaderError(FailureCode.SOURCE_CHANGED, message, "Import it again when it is complete.")
+        return filled
+
+    def close(self) -> None:
+        """Nothing to wake: no read takes long."""
+
+
+class StreamSource:
+    """See RawSource. Goes forward once; nothing says where it should end."""
+
+    reader_count = 1
+    length_verified = False
+
+    def __init__(self, path: Path | None, location: str) -> None:
+        self._path = path  # None: stdin
+        self._location = location
+        self._descriptor = 0
+        self._reader = ForwardReader(self._readinto, location)
+
+    def __del__(self) -> None:
+        if self._descriptor > 0:
+            os.close(self._descriptor)
+
+    def probe(self) -> RawInfo:
+        """Wait for the first bytes and hold them. Raises LoaderError."""
+        if self._path is not None:
+            self._descriptor = _opened(self._path, self._location)
+        head = self._reader.peek(HEAD_BYTES + 1)  # one more, to know whether that is all
+        return RawInfo(
+            location=self._location,
+            size_bytes=None,
+            validator=None,
+            resumable=False,
+            readable_again=False,
+            head=head[:HEAD_BYTES],
+            head_is_whole=len(head) <= HEAD_BYTES,
+            digest=None,
+        )
+
+    def read_at(self, offset: int, view: memoryview) -> int:
+        """Go on with the stream. Raises LoaderError."""
+        return self._reader.read_at(offset, view)
+
+    def close(self) -> None:
+        """A read that waits for the other end of a pipe can't be woken: its thread is left behind."""
+
+    def _readinto(self, view: memoryview) -> int:
+        try:
+            return os.readv(self._descriptor, [view])
+        except OSError as error:
+            raise _file_error(error, self._location) from error
+
+
+def open_path(path: Path) -> FileSource | StreamSource:
+    """Choose by what the path is. Raises LoaderError."""
+    location = path_location(path)
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte
+        raise _file_error(error, location) from error
+    if stat.S_ISDIR(mode):
+        raise LoaderError(FailureCode.USAGE, f"{location} is a folder", "Name one file.")
+    return FileSource(path, location) if stat.S_ISREG(mode) else StreamSource(path, location)
+
+
+def open_stdin() -> StreamSource:
+    """Return what arrives on stdin."""
+    return StreamSource(None, STDIN)
+
+
+def path_location(path: Path) -> str:
+    """Return the absolute path on one line of valid Unicode: names of files are any bytes."""
+    return printable(str(path.absolute()))
+
+
+def _file_error(error: OSError | ValueError, location: str) -> LoaderError:
+    """Name what the operating system said."""
+    number = error.errno if isinstance(error, OSError) else errno.ENOENT
+    message = f"{location}: {os.strerror(number or errno.EIO)}"
+    if number in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
+        return LoaderError(
+            FailureCode.SOURCE_NOT_FOUND,
+            message,
+            "Check the path. An address begins with http:// or https://.",
+        )
+    if number in (errno.EACCES, errno.EPERM):
+        return LoaderError(FailureCode.SOURCE_FORBIDDEN, message, "Give this user the right to read it.")
+    return LoaderError(
+        FailureCode.SOURCE_UNREACHABLE, message, "Check the disk or mount; the same command goes on."
+    )
+
+
+def _opened(path: Path, location: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _file_error(error, location) from error
+
+
+def _validator(status: os.stat_result) -> str:
+    return f"{status.st_mtime_ns}-{status.st_ino}-{status.st_size}"

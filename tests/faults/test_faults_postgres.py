@@ -1,0 +1,356 @@
+"""The database goes away, comes back as another, or lets nobody in: an import goes on, or says that it may go on later."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncGenerator, Generator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.pq import TransactionStatus
+
+from importer.model import State
+from loader.contract import FailureCode, ProgressMessage
+from tests.conftest import SAMPLE_ROWS
+from tests.support.http_server import HttpServer
+from tests.support.loader_process import (
+    LoaderProcess,
+    Loaders,
+    assert_nothing_is_left,
+    assert_staging_is_whole,
+    checksum,
+    checksum_of,
+    query,
+    row_count,
+    wait_for,
+)
+from tests.support.mid_load import backends, resume_serving, stall_late, start_until_stalled, wait_for_lock
+from tests.support.postgres_server import OwnServer, own_server
+from tests.support.supervision import QUICK, SMALL, Scene, supervising
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def own() -> Generator[OwnServer]:
+    # As servers are that have standbys.
+    with own_server(settings={"wal_level": "replica", "log_connections": "on"}) as server:
+        yield server
+
+
+@pytest.fixture
+def database_url(own: OwnServer) -> Generator[str]:
+    with own.database() as url:
+        yield url
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+# It stops, and starts
+
+
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+def test_a_server_that_restarts_costs_an_attempt_and_no_row(
+    mode: str, own: OwnServer, loaders: Loaders, server: HttpServer, sample: bytes
+) -> None:
+    whole = checksum_of(loaders.database_url, sample)
+    loader = start_until_stalled(loaders, server)
+    own.stop(mode)
+    resume_serving(server)
+    own.start()
+    assert loader.receipt().attempts >= 2
+    assert checksum(loaders.database_url) == whole
+    assert_nothing_is_left(loaders.database_url)
+
+
+def test_a_server_that_stays_away_ends_the_run_and_gc_takes_what_it_left(
+    own: OwnServer, loaders: Loaders, server: HttpServer
+) -> None:
+    loader = start_until_stalled(loaders, server, environment={"SMALL_LOADER_DATABASE_SECONDS": "1"})
+    own.stop()
+    resume_serving(server)
+    last = loader.failure()
+    own.start()
+    assert (last.failure.code, last.staging) == (FailureCode.DATABASE_UNAVAILABLE, "kept")
+    assert last.failure.retryable
+    assert_staging_is_whole(loaders.database_url)
+    assert row_count(loaders.database_url) == 0
+    assert loaders.start("gc").wait() == 0
+    assert_nothing_is_left(loaders.database_url)
+
+
+@pytest.fixture
+async def scene(tmp_path: Path, database_url: str) -> AsyncGenerator[Scene]:
+    """A service whose loaders have no patience with the database."""
+    impatient = ("env", "SMALL_LOADER_DATABASE_SECONDS=0", *SMALL)
+    async with supervising(tmp_path, database_url, command=impatient, retries=QUICK) as scene:
+        yield scene
+
+
+@pytest.mark.anyio
+async def test_a_queue_waits_for_its_database_however_long_it_stays_away(
+    own: OwnServer, scene: Scene, server: HttpServer
+) -> None:
+    """Three attempts are the most here, and each loader gives up at once."""
+    server.rule = stall_late
+    import_ids = [await scene.submit(server.url) for _ in range(4)]
+    await scene.until_part()
+    await asyncio.to_thread(own.stop)
+    resume_serving(server)
+    for import_id in import_ids[:2]:
+        waiting = await scene.until_state(import_id, State.QUEUED)
+        assert waiting.error is not None
+        assert waiting.error.code is FailureCode.DATABASE_UNAVAILABLE
+    before = [await scene.get(import_id) for import_id in import_ids]
+    for _ in range(3):
+        assert await scene.supervisor.probe.look(0) is not None
+        scene.supervisor.wake()
+    assert [await scene.get(import_id) for import_id in import_ids] == before
+    assert [found.retry_count for found in before] == [0, 0, 0, 0]
+    await asyncio.to_thread(own.start)
+    receipts = [await scene.receipt(import_id) for import_id in import_ids]
+    assert max(receipt.attempts for receipt in receipts) == 2
+    assert row_count(scene.database_url) == len(import_ids) * SAMPLE_ROWS
+    await asyncio.to_thread(assert_nothing_is_left, scene.database_url)
+
+
+@pytest.mark.anyio
+async def test_an_import_shows_that_it_waits_for_its_database_while_it_does(
+    own: OwnServer, tmp_path: Path, database_url: str, server: HttpServer
+) -> None:
+    server.rule = stall_late
+    async with supervising(tmp_path, database_url) as scene:
+        import_id = await scene.submit(server.url)
+        await scene.until_part()
+        await asyncio.to_thread(own.stop)
+        found = await scene.until(import_id, lambda found: found.error is not None)
+        assert found.error is not None
+        assert (found.state, found.error.code) == (State.RUNNING, FailureCode.DATABASE_UNAVAILABLE)
+        resume_serving(server)
+        await asyncio.to_thread(own.start)
+        await scene.until(import_id, lambda found: found.error is None)
+        await scene.receipt(import_id)
+        assert (await scene.get(import_id)).attempt_count == 1
+
+
+@pytest.mark.anyio
+async def test_a_service_whose_database_is_a_standby_starts_no_loader(
+    scene: Scene, standby: OwnServer, server: HttpServer
+) -> None:
+    failure = await scene.supervisor.probe.look(0)
+    assert failure is not None
+    assert "standby" in failure.message
+    import_id = await scene.submit(server.url)
+    await scene.supervisor.probe.look(0)
+    assert (await scene.get(import_id)).state is State.QUEUED
+    promote(standby)
+    await scene.receipt(import_id)
+
+
+@pytest.mark.anyio
+@pytest.mark.long
+async def test_a_removal_waits_until_the_database_is_back(
+    own: OwnServer, scene: Scene, server: HttpServer
+) -> None:
+    import_id = await scene.submit(server.url)
+    await scene.receipt(import_id)
+    await asyncio.to_thread(own.stop)
+    await scene.supervisor.remove(import_id)
+    assert (await scene.get(import_id)).state is State.REMOVING
+    await asyncio.to_thread(own.start)
+    await scene.until_gone(import_id)
+    assert row_count(scene.database_url) == 0
+    await asyncio.to_thread(assert_nothing_is_left, scene.database_url)
+
+
+# It is a standby
+
+
+@pytest.fixture
+def standby(own: OwnServer) -> Generator[OwnServer]:
+    """The server as one that was stopped, and is now a standby; in the end promoted again."""
+    own.stop()
+    (own.data / "standby.signal").touch()
+    own.start()
+    yield own
+    promote(own)
+
+
+def promote(own: OwnServer) -> None:
+    with psycopg.connect(own.url, autocommit=True) as connection:
+        connection.execute("SELECT pg_promote() WHERE pg_is_in_recovery()")
+
+
+def test_a_standby_is_told_at_the_probe(loaders: Loaders, server: HttpServer, standby: OwnServer) -> None:
+    last = loaders.start("run", server.url).failure()
+    assert (last.failure.code, last.staging) == (FailureCode.DATABASE_UNAVAILABLE, "none")
+    assert "standby" in last.failure.message
+    assert standby.is_running()
+
+
+@pytest.mark.long
+def test_a_failover_to_a_standby_is_waited_for(
+    own: OwnServer, loaders: Loaders, server: HttpServer, sample: bytes
+) -> None:
+    whole = checksum_of(loaders.database_url, sample)
+    loader = start_until_stalled(loaders, server)
+    own.stop()
+    (own.data / "standby.signal").touch()
+    own.start()
+    before = own.log.count("application_name=loader")
+    resume_serving(server)
+    wait_for("an attempt at the standby", lambda: own.log.count("application_name=loader") > before)
+    promote(own)
+    assert loader.receipt().attempts >= 2
+    assert checksum(loaders.database_url) == whole
+    assert_nothing_is_left(loaders.database_url)
+
+
+def has_begun_again(loader: LoaderProcess) -> bool:
+    """Whether it is at another attempt by now."""
+    phases = [each.phase for each in loader.messages() if isinstance(each, ProgressMessage)]
+    return [phase for phase, _ in itertools.groupby(phases)].count("probing") > 1
+
+
+# It lets nobody in
+
+
+@pytest.fixture
+def visitor(database_url: str) -> Generator[str]:
+    """The URL for a role without superuser's rights, which connection limits do not hold for."""
+    name = query(database_url, "SELECT current_database()")[0][0]
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("CREATE ROLE visitor LOGIN")
+        connection.execute(f"GRANT CREATE ON DATABASE {name} TO visitor".encode())
+        connection.execute("GRANT CREATE ON SCHEMA public TO visitor")
+    yield database_url.replace("//postgres@", "//visitor@")
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("DROP OWNED BY visitor CASCADE; DROP ROLE visitor")
+
+
+@pytest.mark.long
+def test_with_few_connections_it_does_with_fewer_workers(
+    own: OwnServer, visitor: str, server: HttpServer, tmp_path: Path
+) -> None:
+    own.alter("ALTER ROLE visitor CONNECTION LIMIT 2")
+    receipt = Loaders(tmp_path, visitor).start("run", server.url, "--workers", "4").receipt()
+    assert (receipt.attempts, receipt.rows_published) == (1, row_count(visitor))
+
+
+@pytest.mark.parametrize("one_part_bytes", ["0", "1000000000"])  # a worker a core, or a single one
+def test_without_a_connection_for_a_worker_it_backs_off_until_there_is_one(
+    one_part_bytes: str, own: OwnServer, visitor: str, server: HttpServer, tmp_path: Path
+) -> None:
+    own.alter("ALTER ROLE visitor CONNECTION LIMIT 2")
+    environment = {"SMALL_LOADER_ONE_PART_BYTES": one_part_bytes}
+    with psycopg.connect(visitor):
+        loader = Loaders(tmp_path, visitor).start("run", server.url, environment=environment)
+        wait_for("another attempt", lambda: has_begun_again(loader))
+        assert row_count(own.url) == 0
+    assert loader.receipt().attempts >= 2
+
+
+def test_without_any_connection_it_is_told_at_the_probe(
+    own: OwnServer, visitor: str, server: HttpServer, tmp_path: Path
+) -> None:
+    own.alter("ALTER ROLE visitor CONNECTION LIMIT 0")
+    last = Loaders(tmp_path, visitor).start("run", server.url).failure()
+    assert (last.failure.code, last.staging) == (FailureCode.DATABASE_UNAVAILABLE, "none")
+    assert last.failure.retryable
+
+
+@pytest.mark.long
+def test_a_role_that_is_locked_out_in_mid_load_goes_on_when_it_is_let_in(
+    own: OwnServer, visitor: str, server: HttpServer, tmp_path: Path
+) -> None:
+    """As when its password is changed, and later set right."""
+    loaders = Loaders(tmp_path, visitor)
+    loader = start_until_stalled(loaders, server)
+    own.alter("ALTER ROLE visitor NOLOGIN")
+    pids = backends(Loaders(tmp_path, own.url), "%")
+    for pid in pids:
+        query(own.url, f"SELECT pg_terminate_backend({pid})")
+    resume_serving(server)
+    wait_for("another attempt", lambda: has_begun_again(loader))
+    own.alter("ALTER ROLE visitor LOGIN")
+    assert loader.receipt().attempts >= 2
+    assert_nothing_is_left(visitor)
+
+
+# It is slow to commit
+
+
+UNATTACHED = (
+    "SELECT FROM loader.part WHERE NOT EXISTS (SELECT FROM pg_inherits"
+    " WHERE inhrelid = format('loader.import_%s_part_%s', import_key, part)::regclass)"
+)
+
+
+def await_waiting_commits(own: OwnServer) -> None:
+    """Return once commits wait for the standby: a server that has been told to reload does so by and by."""
+    with contextlib.closing(psycopg.connect(own.url, autocommit=True)) as canary:
+        state = f"SELECT wait_event FROM pg_stat_activity WHERE pid = {canary.info.backend_pid}"
+
+        def does_wait() -> bool:
+            if canary.pgconn.transaction_status != TransactionStatus.ACTIVE:
+                canary.pgconn.send_query(b"SELECT pg_logical_emit_message(true, 'canary', '')")
+            canary.pgconn.consume_input()
+            while not canary.pgconn.is_busy() and canary.pgconn.get_result() is not None:
+                pass
+            return query(own.url, state) == [("SyncRep",)]
+
+        wait_for("commits to wait", does_wait)
+
+
+@contextlib.contextmanager
+def commit_in_flight(own: OwnServer, loaders: Loaders, server: HttpServer) -> Generator[None]:
+    """Go on until a worker's commit waits for a standby, which it does until the end: it is there, and not to be seen."""
+    # else the session that attaches the parts before may wait for the standby as well
+    wait_for("all parts to be attached", lambda: query(loaders.database_url, UNATTACHED) == [])
+    own.alter("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+    try:
+        await_waiting_commits(own)
+        resume_serving(server)
+        waiting = (
+            "SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND application_name LIKE '% worker 0'"
+        )
+        wait_for("a commit", lambda: query(own.url, waiting) != [])
+        yield
+    finally:
+        own.alter("ALTER SYSTEM RESET synchronous_standby_names")
+
+
+@pytest.mark.long
+def test_a_part_whose_commit_is_in_flight_does_not_survive_a_roll_back(
+    own: OwnServer, loaders: Loaders, server: HttpServer
+) -> None:
+    loader = start_until_stalled(loaders, server, "--workers", "1")
+    with commit_in_flight(own, loaders, server):
+        loader.process.terminate()
+        wait_for("the roll back", lambda: backends(loaders, "roll back"))
+    last = loader.failure()
+    assert (last.failure.code, last.staging) == (FailureCode.TERMINATED, "none")
+    assert_nothing_is_left(loaders.database_url)
+
+
+def test_a_part_whose_commit_is_in_flight_does_not_survive_a_removal_by_another(
+    own: OwnServer, loaders: Loaders, server: HttpServer
+) -> None:
+    """Its loader was killed, and has left the backend alone with the commit."""
+    import_id = "0190b2c4-0000-7000-8000-000000000004"
+    loader = start_until_stalled(loaders, server, "--workers", "1", "--import-id", import_id)
+    name = query(loaders.database_url, "SELECT current_database()")[0][0]
+    own.alter(f"ALTER DATABASE {name} SET synchronous_commit = local")  # for who comes from now on
+    with commit_in_flight(own, loaders, server):
+        loader.process.kill()
+        wait_for("its lock to be free", lambda: backends(loaders, "control") == [])
+        removal = loaders.start("drop", import_id)
+        wait_for_lock(loaders, "drop")
+    assert removal.wait() == 0, removal.stderr
+    assert_nothing_is_left(loaders.database_url)

@@ -1,0 +1,300 @@
+"""The API of a real service: what each operation does, through a real socket, with real loaders."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from loader.schema import COLUMNS
+from tests.support.http_server import Fault, HttpServer
+from tests.support.live_service import ENDED, Json, LiveService, assert_problem, fresh_database
+from tests.support.loader_process import query, row_count, wait_for
+
+# Real processes, some seconds each.
+pytestmark = pytest.mark.slow
+
+HEADER = ",".join(column.header for column in COLUMNS[:24]).encode()
+UNKNOWN = "0190b2c4-5e2f-7b3a-9c1d-2f4e6a8b0c1d"
+STALL = Fault(before="stall")
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, postgres: str) -> Generator[LiveService]:
+    with (
+        fresh_database(postgres) as database_url,
+        LiveService(tmp_path_factory.mktemp("service"), database_url, {"IMPORTER_SLOTS": "1"}) as live,
+    ):
+        yield live
+
+
+@pytest.fixture
+def source(sample: bytes) -> Generator[HttpServer]:
+    with HttpServer(sample) as server:
+        yield server
+
+
+@pytest.fixture
+def stalled(service: LiveService) -> Generator[Json]:
+    """An import that keeps the one slot, as its source never answers."""
+    with HttpServer(b"") as server:
+        server.rule = lambda _: STALL
+        blocking = service.submit(server.url)
+        service.until_phase(blocking["id"], "probing")
+        yield blocking
+        service.client.post(f"/imports/{blocking['id']}/cancel")
+        service.until_state(blocking["id"], *ENDED)
+
+
+def cancel(service: LiveService, import_id: str) -> Json:
+    answer = service.client.post(f"/imports/{import_id}/cancel")
+    assert answer.status_code == 202, answer.text
+    return service.until_state(import_id, "cancelled")
+
+
+def test_an_import_is_submitted_watched_and_ends_with_a_receipt(
+    service: LiveService, source: HttpServer, sample: bytes
+) -> None:
+    before = row_count(service.database_url)
+    answer = service.client.post("/imports", json={"url": source.url})
+    assert answer.status_code == 202
+    submitted = answer.json()
+    assert answer.headers["location"] == submitted["links"]["self"] == f"/imports/{submitted['id']}"
+    assert int(answer.headers["retry-after"]) >= 1
+    assert submitted["progress"]["percent"] is None
+
+    ended = service.until_state(submitted["id"], "succeeded")
+    assert ended["progress"]["percent"] == 100
+    assert ended["progress"]["bytes_done"] == len(sample)
+    assert ended["progress"]["bytes_per_second"] is None
+    assert ended["phase"] is None
+    assert ended["error"] is None
+    assert ended["created_at"] <= ended["started_at"] <= ended["finished_at"]
+    receipt = ended["receipt"]
+    assert receipt["rows_published"] == receipt["rows_parsed"] == ended["progress"]["rows_loaded"]
+    assert row_count(service.database_url) == before + receipt["rows_published"]
+
+
+def test_credentials_and_query_of_an_address_are_shown_nowhere(
+    service: LiveService, source: HttpServer
+) -> None:
+    source.rule = lambda _: Fault(status=404)
+    secret = source.url.replace("://", "://canary-user:canary-password@") + "?X-Signature=canary-signature"
+    submitted = service.submit(secret)
+    ended = service.until_state(submitted["id"], "failed")
+    assert source.requests[0].target == "/trips.csv?X-Signature=canary-signature"
+    assert ended["url"] == source.url
+    import_path = f"/imports/{ended['id']}"
+    for path in (import_path, f"{import_path}/attempts", f"{import_path}/events", "/imports", "/metrics"):
+        assert "canary" not in service.client.get(path).text
+    assert "canary" not in service.log.read_text()
+
+
+@pytest.mark.usefixtures("stalled")
+def test_a_body_that_was_sent_twice_with_one_key_is_one_import(service: LiveService) -> None:
+    def submit(_: int) -> str:
+        headers = {"Idempotency-Key": "january"}
+        return service.submit("http://localhost/january.csv", headers=headers)["id"]
+
+    with ThreadPoolExecutor(16) as threads:
+        ids = set(threads.map(submit, range(16)))
+    assert len(ids) == 1
+    cancel(service, ids.pop())
+
+
+@pytest.mark.usefixtures("stalled")
+def test_a_key_that_was_used_for_another_body_is_refused(service: LiveService) -> None:
+    headers = {"Idempotency-Key": "february"}
+    first = service.submit("http://localhost/february.csv", headers=headers)
+    answer = service.client.post(
+        "/imports", json={"url": "http://localhost/february.csv", "mode": "replace"}, headers=headers
+    )
+    assert first["id"] in assert_problem(answer, 422, "idempotency_conflict")["detail"]
+    cancel(service, first["id"])
+
+
+def test_imports_are_listed_newest_first_page_by_page(service: LiveService, stalled: Json) -> None:
+    submitted = [service.submit(f"http://localhost/{number}.csv")["id"] for number in range(5)]
+    first = service.client.get("/imports", params={"state": "queued", "limit": 2}).json()
+    second = service.client.get(first["links"]["next"]).json()
+    third = service.client.get(
+        "/imports", params={"state": "queued", "limit": 2, "cursor": second["next_cursor"]}
+    ).json()
+    assert [each["id"] for page in (first, second, third) for each in page["imports"]] == submitted[::-1]
+    assert (third["next_cursor"], third["links"]["next"]) == (None, None)
+    running = service.client.get("/imports", params={"state": "running"}).json()
+    assert [each["id"] for each in running["imports"]] == [stalled["id"]]
+    for import_id in submitted:
+        cancel(service, import_id)
+
+
+@pytest.mark.usefixtures("stalled")
+def test_a_queued_import_is_cancelled_at_once_and_twice_is_once(service: LiveService) -> None:
+    queued = service.submit("http://localhost/queued.csv")
+
+    def once(_: int) -> tuple[int, str]:
+        answer = service.client.post(f"/imports/{queued['id']}/cancel")
+        return answer.status_code, answer.json()["state"]
+
+    with ThreadPoolExecutor(16) as threads:
+        assert set(threads.map(once, range(50))) == {(202, "cancelled")}
+    assert service.get(queued["id"])["attempt"] == 0
+
+
+def test_an_import_that_waits_for_its_source_is_cancelled(service: LiveService, stalled: Json) -> None:
+    answer = service.client.post(stalled["links"]["cancel"])
+    assert answer.status_code == 202
+    assert answer.json()["state"] == "cancelling"
+    ended = service.until_state(stalled["id"], "cancelled")
+    assert ended["receipt"] is None
+    assert ended["error"] is None
+
+
+def test_what_has_ended_can_not_be_cancelled_and_the_problem_names_its_state(
+    service: LiveService, source: HttpServer
+) -> None:
+    source.rule = lambda _: Fault(status=404)
+    ended = service.until_state(service.submit(source.url)["id"], "failed")
+    answer = service.client.post(ended["links"]["cancel"])
+    problem = assert_problem(answer, 409, "wrong_state")
+    assert problem["state"] == "failed"
+    assert "failed" in problem["detail"]
+
+
+def test_a_failed_import_can_be_tried_again_and_its_attempts_are_kept(
+    service: LiveService, source: HttpServer
+) -> None:
+    source.rule = lambda _: Fault(status=403)
+    submitted = service.submit(source.url + "?again", force=True)
+    failed = service.until_state(submitted["id"], "failed")
+    assert failed["error"]["code"] == "source_forbidden"
+    assert failed["error"]["hint"]
+
+    source.rule = lambda _: None
+    answer = service.client.post(failed["links"]["retry"])
+    assert answer.status_code == 202
+    assert answer.json()["error"] is None
+    ended = service.until_state(submitted["id"], "succeeded")
+    assert ended["attempt"] == 2
+    attempts = service.client.get(ended["links"]["attempts"]).json()
+    assert [(each["number"], each["exit_code"]) for each in attempts] == [(1, 66), (2, 0)]
+    assert attempts[0]["error"]["code"] == "source_forbidden"
+    assert attempts[1]["error"] is None
+
+    answer = service.client.post(ended["links"]["retry"])
+    assert assert_problem(answer, 409, "wrong_state")["state"] == "succeeded"
+
+
+def test_rejects_are_a_file_like_the_imported_one_or_json(service: LiveService, sample: bytes) -> None:
+    rows = sample.split(b"\n")
+    bad = [rows[1].replace(b",", b";"), b"caf\xe9," + rows[2]]
+    with HttpServer(b"\n".join([*rows[:3], *bad, *rows[3:]])) as server:
+        ended = service.until_state(service.submit(server.url, max_rejects=2)["id"], "succeeded")
+    assert ended["progress"]["rows_rejected"] == 2
+
+    answer = service.client.get(ended["links"]["rejects"])
+    assert answer.headers["content-type"].startswith("text/csv")
+    assert answer.content.split(b"\n") == [HEADER, *bad, b""]
+
+    answer = service.client.get(ended["links"]["rejects"], headers={"Accept": "application/json"})
+    assert answer.headers["content-type"] == "application/json"
+    assert [each["line"] for each in answer.json()] == [4, 5]
+    assert answer.json()[1]["original"].startswith("caf\\xe9,")
+    assert all(each["reason"] for each in answer.json())
+
+
+def test_rejects_of_an_import_without_any_are_an_empty_listing(
+    service: LiveService, source: HttpServer
+) -> None:
+    ended = service.until_state(service.submit(source.url + "?clean", force=True)["id"], "succeeded")
+    assert service.client.get(ended["links"]["rejects"]).content == HEADER + b"\n"
+    answer = service.client.get(ended["links"]["rejects"], headers={"Accept": "application/json"})
+    assert answer.json() == []
+
+
+def test_a_client_that_has_seen_enough_rejects_leaves_nothing_behind(
+    service: LiveService, sample: bytes
+) -> None:
+    header, rows = sample.split(b"\n", 1)
+    with HttpServer(header + b"\n" + 8 * rows.replace(b",", b";")) as server:  # more than sockets can buffer
+        ended = service.until_state(service.submit(server.url, max_rejects="100%")["id"], "succeeded")
+
+    def backends() -> list[tuple[object, ...]]:
+        statement = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'loader % rejects'"
+        return query(service.database_url, statement)
+
+    with service.client.stream("GET", ended["links"]["rejects"]) as answer:
+        received = answer.iter_bytes()
+        assert next(received).startswith(HEADER)
+        assert len(backends()) == 1
+    wait_for("the connection to be closed", lambda: not backends())
+
+
+def test_rejects_of_what_is_not_in_the_database_are_a_problem(service: LiveService, stalled: Json) -> None:
+    answer = service.client.get(stalled["links"]["rejects"])
+    assert assert_problem(answer, 409, "nothing_loaded")["state"] == "running"
+
+
+def test_an_import_is_removed_with_its_rows_once_it_has_ended(
+    service: LiveService, source: HttpServer, sample: bytes
+) -> None:
+    before = row_count(service.database_url)
+    source.rule = lambda _: STALL
+    submitted = service.submit(source.url + "?removed", force=True)
+    answer = service.client.delete(submitted["links"]["self"])
+    assert assert_problem(answer, 409, "wrong_state")["state"] in ("queued", "running")
+    source.rule = lambda _: None
+    source.drop_connections()
+    service.until_state(submitted["id"], "succeeded")
+    assert row_count(service.database_url) == before + sample.count(b"\n") - 1
+
+    answer = service.client.delete(submitted["links"]["self"])
+    assert answer.status_code == 202
+    assert answer.json()["state"] == "removing"
+    assert answer.headers["location"] == submitted["links"]["self"]
+    service.until_gone(submitted["id"])
+    assert row_count(service.database_url) == before
+    assert_problem(service.client.delete(submitted["links"]["self"]), 404, "import_not_found")
+
+
+def test_a_long_poll_is_answered_when_its_time_is_over(service: LiveService, stalled: Json) -> None:
+    answer = service.client.get(stalled["links"]["self"], params={"wait": 1})
+    assert answer.json()["state"] == "running"
+
+
+@pytest.mark.parametrize("action", ["", "/attempts", "/events", "/rejects"])
+def test_an_id_that_is_no_imports_is_not_found(service: LiveService, action: str) -> None:
+    problem = assert_problem(service.client.get(f"/imports/{UNKNOWN}{action}"), 404, "import_not_found")
+    assert UNKNOWN in problem["detail"]
+
+
+@pytest.mark.parametrize("action", ["cancel", "retry"])
+def test_what_is_no_import_can_not_be_acted_on(service: LiveService, action: str) -> None:
+    assert_problem(service.client.post(f"/imports/{UNKNOWN}/{action}"), 404, "import_not_found")
+
+
+def test_the_service_says_that_it_lives_and_is_ready(service: LiveService) -> None:
+    assert service.client.get("/health/live").json() == {"status": "live"}
+    assert service.client.get("/health/ready").json() == {"status": "ready"}
+
+
+def test_metrics_count_what_has_ended(service: LiveService, source: HttpServer, sample: bytes) -> None:
+    def values() -> list[float]:
+        return [
+            service.metric(name)
+            for name in (
+                "importer_source_bytes_total",
+                "importer_rows_total",
+                'importer_loader_exits_total{code="0"}',
+                'importer_import_duration_seconds_count{state="succeeded"}',
+                'importer_imports{state="succeeded"}',
+            )
+        ]
+
+    service.until_state(service.submit(source.url + "?first", force=True)["id"], "succeeded")
+    before = values()
+    service.until_state(service.submit(source.url + "?metrics", force=True)["id"], "succeeded")
+    rows = sample.count(b"\n") - 1
+    assert [new - old for new, old in zip(values(), before, strict=True)] == [len(sample), rows, 1, 1, 1]
+    assert service.metric("importer_queue_depth") == 0

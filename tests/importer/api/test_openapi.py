@@ -1,0 +1,246 @@
+"""The OpenAPI document: whole, true of the live service, and good enough to generate a client from."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import yaml
+
+from importer.api import schemas
+from importer.api.imports import StateFilter
+from importer.api.problems import PROBLEM_KINDS, ProblemCode
+from importer.model import State
+from loader import contract
+from tests.support.http_server import Fault, HttpServer
+from tests.support.live_service import Json, LiveService, fresh_database
+
+# Real processes, some seconds each.
+pytestmark = pytest.mark.slow
+
+# What both ends may take: the examples are bounded, and the machine may be busy.
+SCHEMATHESIS_SECONDS = 100
+
+SCHEMATHESIS = """
+[[operations]]
+include-operation-id = "getImport"
+parameters = {{ wait = 0 }}
+
+# An import that has ended: its stream ends, too.
+[[operations]]
+include-operation-id = "watchImport"
+parameters = {{ import_id = "{ended}" }}
+
+# What makes an address one that can be asked is more than JSON Schema can say.
+[checks.positive_data_acceptance]
+expected-statuses = ["2xx", "404", "409", "422"]
+"""
+
+# Whatever a user of the generated client would write, with nothing but its names.
+FLOW = """
+import sys
+from client import Client
+from client.api.imports import cancel_import, get_import, list_attempts, list_imports, list_rejects, remove_import
+from client.api.imports import submit_import
+from client.api.service import get_readiness
+from client.models import Import, ListImportsState, Mode, NewImport, Problem, State
+
+client = Client(base_url=sys.argv[1], raise_on_unexpected_status=True, timeout=60)
+assert get_readiness.sync(client=client).status == "ready"
+
+refused = submit_import.sync(client=client, body=NewImport("ftp://localhost/trips.csv"))
+assert isinstance(refused, Problem) and refused.code == "invalid_url", refused
+
+found = submit_import.sync(
+    client=client, body=NewImport(sys.argv[2], mode=Mode.REPLACE, max_rejects="1%"), idempotency_key="generated"
+)
+assert isinstance(found, Import), found
+while found.state in (State.QUEUED, State.RUNNING):
+    found = get_import.sync(found.id, client=client, wait=30)
+assert found.state is State.SUCCEEDED, found
+assert found.receipt.rows_published == found.progress.rows_loaded > 0
+assert list_rejects.sync_detailed(found.id, client=client).status_code == 200
+assert [attempt.exit_code for attempt in list_attempts.sync(found.id, client=client)] == [0]
+
+page = list_imports.sync(client=client, state=ListImportsState.SUCCEEDED, limit=1)
+assert [each.id for each in page.imports] == [found.id]
+too_late = cancel_import.sync(found.id, client=client)
+assert isinstance(too_late, Problem) and too_late.state is State.SUCCEEDED
+assert remove_import.sync(found.id, client=client).state is State.REMOVING
+print(found.receipt.rows_published)
+"""
+
+
+@pytest.fixture(scope="module")
+def database_url(postgres: str) -> Generator[str]:
+    with fresh_database(postgres) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, database_url: str) -> Generator[LiveService]:
+    environment = {"IMPORTER_SLOTS": "1"}
+    with LiveService(tmp_path_factory.mktemp("service"), database_url, environment) as live:
+        yield live
+
+
+@pytest.fixture(scope="module")
+def document(service: LiveService) -> Json:
+    answer = service.client.get("/schema/openapi.json")
+    assert answer.headers["content-type"] == "application/vnd.oai.openapi+json"
+    return answer.json()
+
+
+def operations(document: Json) -> Iterator[tuple[str, Json]]:
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            yield f"{method} {path}", operation
+
+
+def test_the_document_names_each_operation_and_nothing_else(document: Json) -> None:
+    assert document["openapi"].startswith("3.1")
+    assert {name: operation["operationId"] for name, operation in operations(document)} == {
+        "post /imports": "submitImport",
+        "get /imports": "listImports",
+        "get /imports/{import_id}": "getImport",
+        "delete /imports/{import_id}": "removeImport",
+        "get /imports/{import_id}/attempts": "listAttempts",
+        "get /imports/{import_id}/events": "watchImport",
+        "get /imports/{import_id}/rejects": "listRejects",
+        "post /imports/{import_id}/cancel": "cancelImport",
+        "post /imports/{import_id}/retry": "retryImport",
+        "get /health/live": "getLiveness",
+        "get /health/ready": "getReadiness",
+    }
+
+
+def test_each_operation_is_described_with_its_errors_as_problems(document: Json) -> None:
+    tags = {tag["name"] for tag in document["tags"]}
+    for name, operation in operations(document):
+        assert operation["summary"], name
+        assert operation["description"], name
+        assert set(operation["tags"]) < tags, name
+        errors = {status: each for status, each in operation["responses"].items() if status >= "400"}
+        assert {"400", "405", "500", "503"} <= set(errors), name
+        assert ("404" in errors) == ("import_id" in name), name
+        for status, response in errors.items():
+            (media_type, content), *others = response["content"].items()
+            assert (media_type, others) == ("application/problem+json", []), name
+            assert content["schema"] == {"$ref": "#/components/schemas/Problem"}
+            assert {str(each["value"]["status"]) for each in content["examples"].values()} == {status}
+
+
+def test_headers_that_clients_need_are_declared(document: Json) -> None:
+    paths = document["paths"]
+    for path, method in (
+        ("/imports", "post"),
+        ("/imports/{import_id}/cancel", "post"),
+        ("/imports/{import_id}/retry", "post"),
+        ("/imports/{import_id}", "delete"),
+    ):
+        assert set(paths[path][method]["responses"]["202"]["headers"]) == {"Location", "Retry-After"}
+        assert "Retry-After" in paths[path][method]["responses"]["503"]["headers"]
+    assert [each["name"] for each in paths["/imports"]["post"]["parameters"]] == ["Idempotency-Key"]
+    watched = [each["name"] for each in paths["/imports/{import_id}/events"]["get"]["parameters"]]
+    assert watched == ["import_id", "Last-Event-ID"]
+
+
+def test_each_schema_that_an_answer_is_of_has_an_example_and_each_field_of_an_import_a_meaning(
+    document: Json,
+) -> None:
+    schemas = document["components"]["schemas"]
+    for name in (
+        "NewImport",
+        "RetryImport",
+        "Import",
+        "ImportPage",
+        "Attempt",
+        "Reject",
+        "Health",
+        "Problem",
+    ):
+        assert schemas[name]["examples"], name
+        assert schemas[name]["description"], name
+    for name in ("NewImport", "RetryImport", "Progress", "Receipt", "Failure"):
+        for field, schema in schemas[name]["properties"].items():
+            assert "description" in schema or field == "published_at", f"{name}.{field}"
+
+
+def test_yaml_says_the_same_as_json(service: LiveService, document: Json) -> None:
+    answer = service.client.get("/schema/openapi.yaml")
+    assert answer.headers["content-type"].startswith("application/vnd.oai.openapi")
+    assert yaml.safe_load(answer.text) == document
+
+
+def test_the_words_of_the_api_are_those_of_the_contract() -> None:
+    assert set(schemas.Mode) == set(get_args(contract.Mode))
+    assert set(schemas.Phase) == set(get_args(contract.Phase))
+    assert set(get_args(StateFilter)) == {"any", *State}
+    assert set(PROBLEM_KINDS) == set(ProblemCode)
+    for struct in (schemas.Progress, schemas.Failure, schemas.Receipt):
+        theirs = set(getattr(contract, struct.__name__).__struct_fields__)
+        assert set(struct.__struct_fields__) | {"import_id"} == theirs | {"import_id"}
+
+
+def test_a_generated_client_runs_the_whole_flow(service: LiveService, sample: bytes, tmp_path: Path) -> None:
+    (tmp_path / "document.json").write_bytes(service.client.get("/schema/openapi.json").content)
+    (tmp_path / "generator.yml").write_text("post_hooks: []\n")  # the linter's opinion is not asked for
+    generated = run(
+        "openapi-python-client",
+        "generate",
+        *(
+            "--path",
+            "document.json",
+            "--output-path",
+            "client",
+            "--meta",
+            "none",
+            "--config",
+            "generator.yml",
+        ),
+        folder=tmp_path,
+    )
+    assert "WARNING" not in generated.upper()
+    (tmp_path / "flow.py").write_text(FLOW)
+    with HttpServer(sample) as source:
+        rows = run("python", "flow.py", service.url, source.url, folder=tmp_path)
+    assert int(rows) == sample.count(b"\n") - 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2 * SCHEMATHESIS_SECONDS)
+def test_schemathesis_finds_nothing(service: LiveService, tmp_path: Path) -> None:
+    with HttpServer(b"") as source:
+        ended = service.until_state(service.submit(source.url)["id"], "failed")
+        source.rule = lambda _: Fault(before="stall")
+        blocking = service.submit(source.url)  # so that what is submitted now stays in the queue
+        service.until_phase(blocking["id"], "probing")
+        (tmp_path / "schemathesis.toml").write_text(SCHEMATHESIS.format(ended=ended["id"]))
+        run(
+            "schemathesis",
+            "run",
+            f"{service.url}/schema/openapi.json",
+            *("--checks", "all", "--max-examples", "10"),
+            *("--generation-deterministic", "--request-timeout", "10", "--no-color"),
+            folder=tmp_path,
+        )
+        service.client.post(blocking["links"]["cancel"])
+    assert [event for event in service.events() if event["level"] == "error"] == []
+
+
+def run(program: str, *arguments: str, folder: Path) -> str:
+    """Run one of the environment's programs in a folder, which must succeed; return what it says."""
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name(program)), *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=SCHEMATHESIS_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

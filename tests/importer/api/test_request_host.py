@@ -1,0 +1,62 @@
+"""Which Hosts mean the service: all that a client may have reason to send, and none that anybody else can make up."""
+
+from __future__ import annotations
+
+import pytest
+
+from importer.api.host_check import is_meant
+
+NAMES = frozenset({"importer.example.org", "importer.jobs"})
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "",
+        "127.0.0.1",
+        "127.0.0.1:8000",
+        "10.1.2.3:8000",  # a probe of Kubernetes
+        "[::1]:8000",
+        "[fd00::17]",
+        "localhost:8000",
+        "LOCALHOST",
+        "localhost.",
+        "importer",
+        "large_file_importer:80",  # Docker Compose
+        "importer.localhost",
+        "build-7.local",
+        "host.docker.internal:8000",
+        "importer.jobs.svc:8000",
+        "importer.jobs.svc.cluster.local",
+        "importer.jobs",
+        "importer.example.org",
+        "Importer.Example.org.:443",
+    ],
+)
+def test_a_host_that_means_this_service_is_answered(host: str) -> None:
+    assert is_meant(host, NAMES)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:8000",
+        "example.org",
+        "importer.example.org.evil.example",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example",
+        "local.evil.example:80:80",
+        "evil.example@127.0.0.1",
+        "127.0.0.1,evil.example",
+        "http://127.0.0.1/",
+        "evil.example#.local",
+        "a b",
+        "<script>",
+        "evil。example",
+        ".",
+        "[evil.example]",
+    ],
+)
+def test_a_host_that_could_be_anybodys_is_refused(host: str) -> None:
+    assert not is_meant(host, NAMES)

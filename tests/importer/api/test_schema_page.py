@@ -1,0 +1,85 @@
+"""The pages under /schema need nothing but this server, and a browser shows the operations in them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from importer.api.problems import ProblemCode
+from loader.contract import FailureCode
+from tests.support.live_service import LiveService, fresh_database
+
+# Real processes, some seconds each.
+pytestmark = pytest.mark.slow
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+_LINK = re.compile(r'(?:src|href)="([^"]+)"')
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, postgres: str) -> Generator[LiveService]:
+    with (
+        fresh_database(postgres) as database_url,
+        LiveService(tmp_path_factory.mktemp("service"), database_url) as live,
+    ):
+        yield live
+
+
+def test_the_page_and_all_that_it_loads_come_from_here(service: LiveService) -> None:
+    page = service.client.get("/schema")
+    links = _LINK.findall(page.text)
+    assert len(links) >= 3
+    for link in links:
+        assert link.startswith("/schema/")
+        answer = service.client.get(link)
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].split(";")[0] in ("text/css", "text/javascript", "image/png")
+        assert answer.content
+    assert '"/schema/openapi.json"' in service.client.get("/schema/start.js").text
+
+
+def test_a_policy_keeps_the_pages_from_loading_anything_else(service: LiveService) -> None:
+    for path in ("/schema", "/schema/problems", "/schema/start.js"):
+        policy = service.client.get(path).headers["content-security-policy"]
+        directives = dict(each.strip().split(" ", 1) for each in policy.split(";"))
+        assert directives["default-src"] == "'none'"
+        assert directives["script-src"] == "'self'"
+        assert directives["connect-src"] == "'self'"
+        assert "http" not in policy
+    assert not re.search(r"<script>|<script [^>]*>[^<]|\son\w+=", service.client.get("/schema").text)
+
+
+def test_the_type_of_a_problem_leads_to_what_its_code_means(service: LiveService) -> None:
+    page = service.client.get("/schema/problems").text
+    for code in ProblemCode:
+        assert f'id="{code}"' in page
+    for failure_code in FailureCode:
+        assert f'id="failure-{failure_code}"' in page
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_a_browser_shows_the_operations(service: LiveService, tmp_path: Path) -> None:
+    assert CHROMIUM is not None
+    shown = subprocess.run(
+        [
+            CHROMIUM,
+            *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+            *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+            *("--disable-dev-shm-usage", "--virtual-time-budget=20000", f"--user-data-dir={tmp_path}"),
+            "--dump-dom",
+            f"{service.url}/schema",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
+    for operation in ("submitImport", "watchImport", "removeImport", "getReadiness"):
+        assert operation in shown.stdout
+    assert "Submit an import" in shown.stdout
+    assert "Refused" not in shown.stderr  # by the policy

@@ -1,0 +1,215 @@
+"""One child: what it says is taken as it comes, and however odd it is, it ends, is reaped, and blocks nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from uuid import UUID
+
+import psutil
+import pytest
+
+from importer.supervisor import process as loader_process
+from importer.supervisor.outcome import End
+from importer.supervisor.process import LOG_BYTES, LoaderProcess, Loaders, loader_environment
+from loader.contract import Failed, FailureCode, Job
+from tests.support.paths import PROGRAMS
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+
+DATABASE_URL = "postgresql://me:hunter2-canary@db.example/taxi"
+ODD = Loaders(
+    DATABASE_URL,
+    workers=3,
+    allowed_hosts=("10.0.0.0/8",),
+    command=(sys.executable, str(PROGRAMS / "misbehaving_loader.py")),
+)
+# Far more than any of these takes.
+PATIENCE_SECONDS = 30.0
+
+
+def start(behaviour: str) -> LoaderProcess:
+    return ODD.run(Job(source=f"https://example.org/{behaviour}", import_id="1"))
+
+
+async def end_of(process: LoaderProcess) -> End:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        end = await process.end()
+    assert process.process_id is None or not psutil.pid_exists(process.process_id)
+    return end
+
+
+async def until_it_reports(process: LoaderProcess) -> None:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while process.progress is None:
+            await process.changed.wait()
+            process.changed.clear()
+
+
+async def test_its_last_message_exit_code_and_stderr_are_told() -> None:
+    end = await end_of(start("fails"))
+    assert isinstance(end.last, Failed)
+    assert (end.exit_code, end.last.failure.code, end.last.staging) == (65, FailureCode.BAD_ROW, "none")
+    assert await end_of(start("exits?7")) == End(7, None, "that is all\n")
+    assert await end_of(start(f"dies?{signal.SIGKILL}")) == End(-9, None, "")
+
+
+async def test_what_it_should_not_say_is_passed_over_and_what_is_not_json_is_kept() -> None:
+    process = start("talks_nonsense")
+    end = await end_of(process)
+    assert isinstance(end.last, Failed)
+    assert process.progress is not None
+    assert process.progress.phase == "publishing"
+    assert end.log.startswith("not JSON\n")
+    assert "weather" not in end.log
+
+
+async def test_a_flood_neither_blocks_it_nor_is_kept() -> None:
+    process = start(f"floods?{20_000_000}")
+    longest = 0.0
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not process.has_ended:
+            began = time.monotonic()
+            await asyncio.sleep(0)
+            longest = max(longest, time.monotonic() - began)
+            await asyncio.sleep(0.01)
+    end = await end_of(process)
+    assert longest < 5  # the event loop is never kept from anything else
+    assert isinstance(end.last, Failed)
+    assert process.progress is not None
+    assert process.progress.progress.rows_loaded == 19_999  # the latest counts
+    assert len(end.log) == LOG_BYTES
+    assert end.log.endswith("y" * 1000 + "the very end\n")
+
+
+async def test_it_may_die_before_it_has_read_its_job() -> None:
+    loaders = Loaders(DATABASE_URL, command=("/bin/sh", "-c", "exit 3"))
+    assert await end_of(loaders.run(Job(source="https://example.org/", import_id="1"))) == End(3, None, "")
+
+
+async def test_a_program_that_is_not_there_is_an_end_too() -> None:
+    end = await end_of(Loaders(DATABASE_URL, command=("/nowhere/loader",)).run(Job(source="x")))
+    assert (end.exit_code, end.last) == (None, None)
+    assert "No such file" in end.log
+
+
+async def test_told_to_roll_back_it_gets_sigterm() -> None:
+    process = start("waits")
+    await until_it_reports(process)
+    process.roll_back(PATIENCE_SECONDS)
+    assert (await end_of(process)).exit_code == -signal.SIGTERM
+
+
+async def test_told_to_suspend_it_notices_even_if_it_ignores_sighup() -> None:
+    process = start("waits")
+    await until_it_reports(process)
+    process.suspend(PATIENCE_SECONDS)
+    assert (await end_of(process)).exit_code == 75
+
+
+@pytest.mark.parametrize("how", ["roll_back", "suspend"])
+async def test_who_does_not_listen_is_killed_after_the_grace(how: str) -> None:
+    process = start("is_deaf")
+    await until_it_reports(process)
+    process.roll_back(0.2) if how == "roll_back" else process.suspend(0.2)
+    assert (await end_of(process)).exit_code == -signal.SIGKILL
+
+
+async def test_who_is_stopped_is_killed_after_the_grace() -> None:
+    process = start("waits")
+    await until_it_reports(process)
+    assert process.process_id is not None
+    os.kill(process.process_id, signal.SIGSTOP)
+    while psutil.Process(process.process_id).status() != psutil.STATUS_STOPPED:
+        await asyncio.sleep(0.01)
+    process.roll_back(0.2)
+    assert (await end_of(process)).exit_code == -signal.SIGKILL
+
+
+async def test_who_is_silent_for_too_long_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader_process, "SILENCE_SECONDS", 2)
+    end = await end_of(start("is_silent"))
+    assert (end.exit_code, end.was_silent) == (-signal.SIGKILL, True)
+
+
+async def test_who_reports_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader_process, "SILENCE_SECONDS", 2)
+    process = start("waits")
+    for _ in range(60):  # which take it three seconds and more
+        await process.changed.wait()
+        process.changed.clear()
+    assert not process.has_ended
+    process.kill()
+    assert not (await end_of(process)).was_silent
+
+
+async def test_who_reports_the_same_for_too_long_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader_process, "STALL_SECONDS", 2)
+    end = await end_of(start("waits"))
+    assert (end.exit_code, end.was_silent, end.was_stalled) == (-signal.SIGKILL, False, True)
+
+
+async def test_who_builds_indexes_may_report_the_same_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader_process, "STALL_SECONDS", 2)
+    process = start("waits?indexing")
+    for _ in range(60):  # which take it three seconds and more
+        await process.changed.wait()
+        process.changed.clear()
+    assert not process.has_ended
+    process.kill()
+    assert not (await end_of(process)).was_stalled
+
+
+async def test_signals_after_its_end_go_nowhere() -> None:
+    process = start("fails")
+    await end_of(process)
+    process.kill()
+    process.roll_back(0)
+    process.suspend(0)
+    await asyncio.sleep(0)  # lets the delayed kills come
+
+
+async def test_signals_at_the_moment_of_its_end_go_nowhere_else() -> None:
+    for _ in range(20):
+        process = start("fails")
+        while not process.has_ended:
+            process.kill()
+            await asyncio.sleep(0)
+        assert (await end_of(process)).exit_code in (65, -signal.SIGKILL)
+
+
+async def test_its_surroundings_are_as_few_as_possible(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_SECRET_ACCESS_KEY", "DATABASE_URL", "HTTPS_PROXY", "IMPORTER_PORT", "LOADER_FAILPOINT"):
+        monkeypatch.setenv(name, "hunter2-canary")
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "/cache")
+    told = json.loads((await end_of(start("tells_its_surroundings"))).log)
+    assert "hunter2-canary" not in json.dumps(told)
+    assert told["environment"]["NUMBA_CACHE_DIR"] == "/cache"
+    assert told["environment"]["PATH"] == os.environ["PATH"]
+    assert told["arguments"][1:] == ["run"]
+    assert told["session"] is True
+    assert told["files"] == ["0", "1", "2", "3"]  # 3: the listing's own
+
+
+async def test_a_secret_that_it_quotes_is_not_kept() -> None:
+    source = "https://me:pass-canary@example.org/quotes_its_job?signature=query-canary"
+    end = await end_of(ODD.run(Job(source=source, import_id="1")))
+    assert "canary" not in end.log
+    assert '"workers":3' in end.log  # but the rest is
+    assert '"allowed_hosts":["10.0.0.0/8"]' in end.log
+
+
+async def test_a_drop_is_given_the_database_by_its_environment() -> None:
+    command = ("/bin/sh", "-c", 'echo "$0 $@ $DATABASE_URL"; cat; exit 4')
+    loaders = Loaders("postgresql://me@db.example/taxi-canary", command=command)
+    end = await end_of(loaders.drop(UUID(int=1), published=True))
+    assert end == End(4, None, f"drop {UUID(int=1)} --published ***\n")
+
+
+def test_the_environment_is_chosen_by_name() -> None:
+    environment = {"PGSSLROOTCERT": "a", "LC_ALL": "C", "HOMEBREW": "b", "http_proxy": "c", "HOME": "d"}
+    assert loader_environment(environment) == {"PGSSLROOTCERT": "a", "LC_ALL": "C", "HOME": "d"}

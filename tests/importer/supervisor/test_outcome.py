@@ -1,0 +1,279 @@
+"""What becomes of an import, case by case: how its loader ended, what the ledger says, what was asked for."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from importer.model import MAX_RETRY_DELAY_SECONDS, State, may_move
+from importer.supervisor.outcome import (
+    RETRIES,
+    Asked,
+    End,
+    Known,
+    Retries,
+    Staged,
+    blames_database,
+    decide,
+    failure_of,
+    keeps_staging,
+    needs_ledger,
+)
+from loader.contract import FAILURE_KINDS, ExitCode, Failed, FailureCode, Published, Receipt
+from loader.errors import LoaderError
+
+RECEIPT = Receipt(
+    import_id="0190b2c4-0000-7000-8000-000000000000",
+    import_key=1,
+    source="https://example.org/trips.csv",
+    validator='"1"',
+    source_bytes=10,
+    data_bytes=10,
+    length_verified=True,
+    blocks=1,
+    parts=1,
+    rows_parsed=3,
+    rows_copied=3,
+    rows_published=3,
+    rows_rejected=0,
+    attempts=1,
+    seconds=0.5,
+    published_at="2024-02-01T12:00:00+00:00",
+)
+STAGED = Staged(committed_bytes=5)
+NOTHING, CANCEL, SUSPEND = Asked.NOTHING, Asked.CANCEL, Asked.SUSPEND
+PUBLISHED = End(0, Published(RECEIPT), "")
+
+
+def failed(code: str, staging: str = "none") -> End:
+    """The end of a loader that said so."""
+    known = FailureCode(code)
+    assert staging in ("none", "kept", "unknown")
+    failure = LoaderError(known, "What happened.", "What to do.").failure
+    return End(FAILURE_KINDS[known].exit_code, Failed(failure, staging), "")
+
+
+def exited(code: int | None) -> End:
+    """The end of a process that said nothing of it."""
+    return End(code, None, "")
+
+
+SILENT = End(-9, None, "", was_silent=True)
+STALLED = End(-9, None, "", was_stalled=True)
+
+CASES: list[tuple[End, Known, Asked, State, str | None]] = [
+    # Published is published, whatever was asked for and whatever came after it.
+    (PUBLISHED, "unknown", NOTHING, State.SUCCEEDED, None),
+    (PUBLISHED, "unknown", CANCEL, State.SUCCEEDED, None),
+    (PUBLISHED, "unknown", SUSPEND, State.SUCCEEDED, None),
+    (End(-9, Published(RECEIPT), ""), "unknown", NOTHING, State.SUCCEEDED, None),
+    (exited(-9), RECEIPT, NOTHING, State.SUCCEEDED, None),
+    (exited(-9), RECEIPT, CANCEL, State.SUCCEEDED, None),
+    (exited(0), RECEIPT, NOTHING, State.SUCCEEDED, None),
+    (exited(70), RECEIPT, NOTHING, State.SUCCEEDED, None),
+    (failed("database_unavailable", "unknown"), RECEIPT, NOTHING, State.SUCCEEDED, None),
+    (failed("cleanup_pending", "unknown"), RECEIPT, CANCEL, State.SUCCEEDED, None),
+    # A bad file is not tried again.
+    (failed("bad_row"), "unknown", NOTHING, State.FAILED, "bad_row"),
+    (failed("bad_row", "unknown"), STAGED, NOTHING, State.FAILED, "bad_row"),
+    (failed("source_not_found"), "unknown", NOTHING, State.FAILED, "source_not_found"),
+    (failed("out_of_space"), "unknown", NOTHING, State.FAILED, "out_of_space"),
+    (failed("internal_error"), "unknown", NOTHING, State.FAILED, "internal_error"),
+    (failed("header_mismatch"), "unknown", SUSPEND, State.FAILED, "header_mismatch"),
+    # What may pass is.
+    (failed("source_unreachable", "kept"), STAGED, NOTHING, State.QUEUED, "source_unreachable"),
+    (failed("source_unreachable"), "unknown", NOTHING, State.QUEUED, "source_unreachable"),
+    (failed("database_unavailable", "unknown"), "unknown", NOTHING, State.QUEUED, "database_unavailable"),
+    (failed("table_locked", "kept"), STAGED, NOTHING, State.QUEUED, "table_locked"),
+    (failed("import_busy", "kept"), STAGED, NOTHING, State.QUEUED, "import_busy"),
+    (failed("cleanup_pending", "unknown"), STAGED, NOTHING, State.QUEUED, "cleanup_pending"),
+    # Nor is it the import's fault if somebody signals its loader, or the machine has no room for it.
+    (failed("suspended", "kept"), STAGED, NOTHING, State.QUEUED, "suspended"),
+    (failed("terminated"), "unknown", NOTHING, State.QUEUED, "terminated"),
+    (failed("interrupted"), "unknown", NOTHING, State.QUEUED, "interrupted"),
+    (exited(-9), STAGED, NOTHING, State.QUEUED, "loader_killed"),
+    (exited(-9), "absent", NOTHING, State.QUEUED, "loader_killed"),
+    (exited(-11), "unknown", NOTHING, State.QUEUED, "loader_killed"),
+    (SILENT, STAGED, NOTHING, State.QUEUED, "loader_killed"),
+    (STALLED, STAGED, NOTHING, State.QUEUED, "loader_killed"),
+    (exited(None), "absent", NOTHING, State.QUEUED, "loader_killed"),
+    # Without a last message the exit code gives the failure its name.
+    (exited(0), "absent", NOTHING, State.FAILED, "internal_error"),
+    (exited(1), "absent", NOTHING, State.FAILED, "internal_error"),
+    (exited(2), "absent", NOTHING, State.FAILED, "usage"),
+    (exited(65), STAGED, NOTHING, State.FAILED, "internal_error"),
+    (exited(70), STAGED, NOTHING, State.FAILED, "internal_error"),
+    (exited(75), STAGED, NOTHING, State.QUEUED, "suspended"),
+    (exited(143), "absent", NOTHING, State.QUEUED, "terminated"),
+    (exited(200), "absent", NOTHING, State.FAILED, "internal_error"),
+    # Cancelled is said only when nothing is left.
+    (failed("terminated"), "unknown", CANCEL, State.CANCELLED, "terminated"),
+    (failed("terminated", "unknown"), "absent", CANCEL, State.CANCELLED, "terminated"),
+    (failed("terminated", "unknown"), STAGED, CANCEL, State.CANCELLING, "terminated"),
+    (failed("cleanup_pending", "unknown"), STAGED, CANCEL, State.CANCELLING, "cleanup_pending"),
+    (failed("cleanup_pending", "unknown"), "unknown", CANCEL, State.CANCELLING, "cleanup_pending"),
+    (exited(-15), "absent", CANCEL, State.CANCELLED, "loader_killed"),
+    (exited(-9), STAGED, CANCEL, State.CANCELLING, "loader_killed"),
+    (exited(-9), "unknown", CANCEL, State.CANCELLING, "loader_killed"),
+    (failed("source_unreachable"), "unknown", CANCEL, State.CANCELLED, "source_unreachable"),
+    (failed("source_unreachable", "kept"), STAGED, CANCEL, State.CANCELLING, "source_unreachable"),
+    (failed("import_busy", "kept"), STAGED, CANCEL, State.CANCELLING, "import_busy"),
+    (failed("suspended", "kept"), STAGED, CANCEL, State.CANCELLING, "suspended"),
+    # It had failed by itself.
+    (failed("bad_row"), "unknown", CANCEL, State.FAILED, "bad_row"),
+    (failed("bad_row", "unknown"), STAGED, CANCEL, State.CANCELLING, "bad_row"),
+    # The service stops: that is nobody's failure.
+    (failed("suspended", "kept"), "unknown", SUSPEND, State.QUEUED, None),
+    (failed("source_unreachable", "kept"), "unknown", SUSPEND, State.QUEUED, None),
+    (failed("terminated"), "unknown", SUSPEND, State.QUEUED, None),
+    (exited(-1), "unknown", SUSPEND, State.QUEUED, None),
+    (exited(-9), "unknown", SUSPEND, State.QUEUED, None),
+]
+
+
+def describe(case: object) -> str:
+    if isinstance(case, End):
+        last = case.last.failure.code if isinstance(case.last, Failed) else "published" if case.last else "-"
+        return f"{case.exit_code},{last}"
+    return type(case).__name__ if isinstance(case, Receipt | Staged) else str(case)
+
+
+@pytest.mark.parametrize(("end", "standing", "asked", "state", "code"), CASES, ids=describe)
+def test_an_end_decides_about_its_import(
+    end: End, standing: Known, asked: Asked, state: State, code: str | None
+) -> None:
+    outcome = decide(end, standing, asked)
+    assert (outcome.state, outcome.error and outcome.error.code) == (state, code)
+    assert outcome.receipt == (RECEIPT if state is State.SUCCEEDED else None)
+    is_tried_again = state is State.QUEUED and asked is NOTHING
+    assert outcome.retry_after_seconds == (RETRIES.first_delay_seconds if is_tried_again else 0)
+
+
+ENDS = [
+    PUBLISHED,
+    SILENT,
+    STALLED,
+    *(exited(code) for code in (None, -15, -9, -1, 0, 1, *ExitCode)),
+    *(failed(code, staging) for code in FailureCode for staging in ("none", "kept", "unknown")),
+]
+STANDINGS: list[Known] = [RECEIPT, STAGED, "absent", "unknown"]
+
+
+@pytest.mark.parametrize("asked", Asked)
+@pytest.mark.parametrize("fruitless", [0, 100])
+def test_whatever_happens_there_is_an_allowed_move(asked: Asked, fruitless: int) -> None:
+    origin = State.CANCELLING if asked is CANCEL else State.RUNNING
+    for end, standing in itertools.product(ENDS, STANDINGS):
+        outcome = decide(end, standing, asked, fruitless)
+        assert may_move(origin, outcome.state) or outcome.state is origin
+        assert (outcome.receipt is not None) == (outcome.state is State.SUCCEEDED)
+        assert outcome.error is not None or outcome.state is not State.FAILED
+
+
+def test_what_the_ledger_has_published_never_ends_otherwise() -> None:
+    for end, asked in itertools.product(ENDS, Asked):
+        assert decide(end, RECEIPT, asked).state is State.SUCCEEDED
+
+
+def test_staging_that_may_be_there_is_never_called_cancelled() -> None:
+    for end in ENDS:
+        if needs_ledger(end):
+            for standing in (STAGED, "unknown"):
+                assert decide(end, standing, CANCEL).state is not State.CANCELLED
+
+
+def test_retries_come_later_each_time_and_end() -> None:
+    end = failed("source_unreachable", "kept")
+    retries = Retries(attempts=4, first_delay_seconds=3)
+    outcomes = [decide(end, STAGED, NOTHING, fruitless, retries) for fruitless in range(4)]
+    assert [outcome.retry_after_seconds for outcome in outcomes] == [3, 6, 12, 0]
+    assert [outcome.state for outcome in outcomes] == [*[State.QUEUED] * 3, State.FAILED]
+    assert outcomes[-1].error is not None
+    assert outcomes[-1].error.retryable  # by a person
+
+
+def test_locks_are_waited_for_about_a_day() -> None:
+    assert RETRIES.locked_attempts * 10 == 24 * 60  # minutes, of which a loader waits ten (publication.py)
+
+
+def test_the_retries_of_an_import_take_four_to_nine_minutes() -> None:
+    seconds = sum(RETRIES.delay_seconds(fruitless) for fruitless in range(RETRIES.attempts - 1))
+    assert 4 * 60 <= seconds <= 9 * 60
+
+
+def test_waiting_for_locks_ends_after_attempts_of_its_own() -> None:
+    end = failed("table_locked", "kept")
+    retries = Retries(attempts=2, first_delay_seconds=3, locked_attempts=3)
+    outcomes = [decide(end, STAGED, NOTHING, 100, retries, locked=locked) for locked in range(3)]
+    assert [outcome.state for outcome in outcomes] == [State.QUEUED, State.QUEUED, State.FAILED]
+    assert [outcome.retry_after_seconds for outcome in outcomes] == [3, 6, 0]
+    assert not any(outcome.is_retried for outcome in outcomes[:2])
+    assert decide(failed("import_busy", "kept"), STAGED, NOTHING, 0, retries, locked=100).is_retried
+
+
+@pytest.mark.parametrize("code", ["database_unavailable", "database_rights"])
+def test_an_outage_that_the_service_sees_itself_counts_for_nothing(code: str) -> None:
+    """Also a final one, such as a password that was changed: it would end the whole queue."""
+    end = failed(code, "kept")
+    outcome = decide(end, STAGED, NOTHING, 100, outage=FailureCode(code))
+    assert (outcome.state, outcome.is_retried) == (State.QUEUED, False)
+    assert outcome.error is not None
+    assert outcome.retry_after_seconds > 0
+    for another in (None, FailureCode.TABLE_MISMATCH):
+        assert decide(end, STAGED, NOTHING, 100, outage=another).state is State.FAILED
+    assert decide(end, STAGED, CANCEL, outage=FailureCode(code)).state is State.CANCELLING
+    assert decide(end, RECEIPT, NOTHING, outage=FailureCode(code)).state is State.SUCCEEDED
+
+
+def test_the_service_looks_at_the_database_when_a_loader_blames_it() -> None:
+    blaming = {code for code in FailureCode if blames_database(failed(code))}
+    assert {"database_unavailable", "database_rights", "cleanup_pending"} <= blaming
+    assert not blaming & {"bad_row", "source_forbidden", "table_locked", "out_of_space", "internal_error"}
+    assert not blames_database(exited(-9))
+
+
+@pytest.mark.parametrize(
+    ("end", "kept"),
+    [
+        (failed("source_forbidden", "kept"), True),
+        (failed("source_unreachable", "kept"), True),
+        (failed("source_unreachable", "unknown"), True),
+        (failed("source_unreachable", "none"), False),
+        (failed("bad_row", "unknown"), False),
+        (failed("bad_row"), False),
+        (exited(-9), True),
+        (exited(1), True),
+    ],
+)
+def test_staging_is_kept_unless_its_loader_says_that_the_failure_spoils_it(end: End, kept: bool) -> None:
+    assert keeps_staging(end) == kept
+    failure = decide(end, STAGED, NOTHING, 100).error
+    assert failure is not None
+    says_how_long = isinstance(end.last, Failed) and end.last.staging == "kept"
+    assert ("a day from now" in failure.hint) == says_how_long
+
+
+def test_retries_never_wait_longer_than_the_queue_believes() -> None:
+    assert Retries().delay_seconds(8) == 256
+    assert Retries().delay_seconds(9) == Retries().delay_seconds(1000) == MAX_RETRY_DELAY_SECONDS
+
+
+def test_the_last_failed_attempt_of_a_killed_loader_says_why_or_by_which_signal() -> None:
+    assert "said nothing" in failure_of(SILENT).message
+    assert "came no further" in failure_of(STALLED).message
+    assert "SIGSEGV" in failure_of(exited(-11)).message
+    assert "signal 40" in failure_of(exited(-40)).message
+
+
+def test_what_could_not_be_started_says_why() -> None:
+    end = End(None, None, "[Errno 11] Resource temporarily unavailable")
+    assert "temporarily unavailable" in failure_of(end).message
+
+
+def test_the_ledger_is_asked_only_where_the_loader_left_something_open() -> None:
+    assert not needs_ledger(PUBLISHED)
+    assert not needs_ledger(failed("bad_row"))
+    assert needs_ledger(failed("bad_row", "unknown"))
+    assert needs_ledger(failed("source_unreachable", "kept"))  # how far it came
+    assert needs_ledger(exited(-9))

