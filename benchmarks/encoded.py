@@ -11,7 +11,7 @@ from loader.buffers import BufferPool
 from loader.encoding.encoder import COPY_HEADER, COPY_TRAILER, Encoder
 from loader.encoding.header import read_header
 from loader.kernel.cache import sources_digest
-from loader.pipeline.remainder import Remainder
+from loader.pipeline.remainder import PendingBlocks
 from loader.source.open import open_source
 
 # The source's one buffer, the encoder's, and one on the way.
@@ -30,7 +30,7 @@ def encoded(sample: Path, connections: int) -> list[Path]:
         encoder, pool = Encoder(header.column_count), BufferPool(BUFFERS)
         for file in files:
             file.write(COPY_HEADER)
-        remainder = Remainder(source, pool, [], header.data_start, info.size_bytes)
+        remainder = PendingBlocks(source, pool, [], header.data_start, info.size_bytes)
         for number, block in enumerate(remainder.blocks()):
             for chunk in encoder.encode(block):
                 files[number % connections].write(chunk.payload)

@@ -110,7 +110,7 @@ class _Direction:
                 self._free_at = departs
             self._way.append((departs + self._shape.round_trip_seconds / 2, packet))
 
-    def deliver(self) -> float | None:
+    def prefetched(self) -> float | None:
         """Hand over what has arrived; return when the next will."""
         now = time.monotonic()
         while self._way:
@@ -135,7 +135,7 @@ def main(shape: Shape) -> None:
     to_client = _Direction(server, client, shape, is_narrow=True)
     to_server = _Direction(client, server, shape, is_narrow=False)
     while True:
-        due = [at for at in (to_client.deliver(), to_server.deliver()) if at is not None]
+        due = [at for at in (to_client.prefetched(), to_server.prefetched()) if at is not None]
         timeout = max(0.0, min(due) - time.monotonic()) if due else None
         # select, for its timeout is not rounded to milliseconds
         ready, _, _ = select.select([server, client, sys.stdin], [], [], timeout)

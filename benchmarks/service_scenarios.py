@@ -40,8 +40,8 @@ POLL_SECONDS = 0.02
 
 # More than two imports load in a second on two cores, and less than it takes to start and to end one: with as many in
 # the queue, both slots are in use for as long as is measured.
-_MOST_BYTES_A_SECOND = 200e6
-_LEAST_IMPORT_SECONDS = 0.5
+_MAX_BYTES_A_SECOND = 200e6
+_MIN_IMPORT_SECONDS = 0.5
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -100,7 +100,7 @@ def requests(server: Server, entry: Entry, folder: Path, seconds: float) -> Requ
     with _service(server, entry, folder) as (service, client):
         first, _ = _start(client, entry)
         second, start = _start(client, entry)
-        imports = seconds * min(_MOST_BYTES_A_SECOND / entry.source_bytes, 2 / _LEAST_IMPORT_SECONDS)
+        imports = seconds * min(_MAX_BYTES_A_SECOND / entry.source_bytes, 2 / _MIN_IMPORT_SECONDS)
         others = [_submit(client, entry).id for _ in range(math.ceil(imports))]
         paths = [f"/imports/{each}" for each in (first, second, *others)]
         gets = get_on_schedule(service.url, paths, a_second=GETS_A_SECOND, seconds=seconds)

@@ -16,7 +16,7 @@ from loader.embedded.server import embedded_server
 from tests.support.crashing_postgres import CrashingPostgres
 from tests.support.http_server import HttpServer
 from tests.support.loader_process import STARTED, Loaders, fresh_database
-from tests.support.supervision import Scene, supervising
+from tests.support.supervision import SupervisorHarness, supervising
 
 # The first call of a compiled function takes seconds: no property test is slow for that.
 settings.register_profile("no deadline", deadline=None)
@@ -97,7 +97,7 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture
-async def scene(tmp_path: Path, database_url: str) -> AsyncGenerator[Scene]:
+async def scene(tmp_path: Path, database_url: str) -> AsyncGenerator[SupervisorHarness]:
     """A supervisor of two slots, which tries again at once."""
     async with supervising(tmp_path, database_url) as scene:
         yield scene

@@ -30,7 +30,7 @@ MAX_RETRY_DELAY_SECONDS = 300.0
 FINISHED = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
 
 # Each move, and what makes it. Every other one is refused by the store.
-MOVES: frozenset[tuple[State, State]] = frozenset(
+TRANSITIONS: frozenset[tuple[State, State]] = frozenset(
     {
         (State.QUEUED, State.RUNNING),  # a slot is free
         (State.QUEUED, State.QUEUED),  # retry, asked for: the next attempt at once
@@ -56,9 +56,9 @@ MOVES: frozenset[tuple[State, State]] = frozenset(
 )
 
 
-def may_move(origin: State, target: State) -> bool:
+def can_transition(origin: State, target: State) -> bool:
     """Whether an import in `origin` may be put into `target`."""
-    return (origin, target) in MOVES
+    return (origin, target) in TRANSITIONS
 
 
 class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -72,7 +72,7 @@ class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
     log: str = ""  # the end of its stderr
 
 
-class Ending(msgspec.Struct, frozen=True):
+class AttemptResult(msgspec.Struct, frozen=True):
     """How an attempt ended, and what becomes of its import.
 
     QUEUED with an error: it failed, and the next one is at `not_before`. QUEUED without: it was suspended. SUCCEEDED needs

@@ -20,10 +20,10 @@ LogFormat = Literal["auto", "json", "console"]
 _T = TypeVar("_T")
 
 # Each slot is a process of up to 400 MB, each worker a connection: a number beyond these is a slip of the finger.
-_MOST_SLOTS = 64
-_MOST_WORKERS = 64
-_LONGEST_GRACE_SECONDS = 3600
-_LONGEST_HISTORY_DAYS = 36_500
+_MAX_SLOTS = 64
+_MAX_WORKERS = 64
+_MAX_GRACE_SECONDS = 3600
+_MAX_HISTORY_DAYS = 36_500
 
 
 class InvalidSettings(Exception):  # noqa: N818 - what is wrong is in its name
@@ -67,18 +67,16 @@ class Settings(msgspec.Struct, frozen=True):
                 "a PostgreSQL URL or DSN, such as postgresql://me@db.example.org/taxi",
                 is_secret=True,
             ),
-            slots=read.number("IMPORTER_SLOTS", default.slots, _MOST_SLOTS),
-            workers=read.number("IMPORTER_WORKERS", default.workers, _MOST_WORKERS),
+            slots=read.number("IMPORTER_SLOTS", default.slots, _MAX_SLOTS),
+            workers=read.number("IMPORTER_WORKERS", default.workers, _MAX_WORKERS),
             allowed_hosts=read(
                 "IMPORTER_ALLOWED_HOSTS",
                 default.allowed_hosts,
                 _allowed_hosts,
                 "names, IP addresses and networks with commas between, such as 127.0.0.1:8192,10.0.0.0/8",
             ),
-            grace_seconds=read.number(
-                "IMPORTER_GRACE_SECONDS", default.grace_seconds, _LONGEST_GRACE_SECONDS
-            ),
-            history_days=read.number("IMPORTER_HISTORY_DAYS", default.history_days, _LONGEST_HISTORY_DAYS),
+            grace_seconds=read.number("IMPORTER_GRACE_SECONDS", default.grace_seconds, _MAX_GRACE_SECONDS),
+            history_days=read.number("IMPORTER_HISTORY_DAYS", default.history_days, _MAX_HISTORY_DAYS),
             log_format=read("IMPORTER_LOG_FORMAT", default.log_format, _log_format, "auto, json or console"),
         )
         if read.problems:

@@ -60,7 +60,7 @@ class LoaderError(Exception):
         return FAILURE_KINDS[self.code].exit_code
 
 
-def known(error: BaseException) -> LoaderError:
+def as_loader_error(error: BaseException) -> LoaderError:
     """Return an exception as one that can be shown; what nobody expected is a defect, its traceback goes to stderr."""
     if isinstance(error, LoaderError):
         return error

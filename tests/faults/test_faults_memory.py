@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 MB = 1_000_000
 # Of resident memory, with two workers. An interpreter with the compiler's libraries and the buffers of ordinary rows take
 # 240 MB; of a record as long as a segment, 8 MiB, each worker has some copies.
-MOST_BYTES = 512 * MB
+MAX_BYTES = 512 * MB
 GOOD_ROWS = b"".join(ROWS[:100])
 LINE = 102
 BYTE_OFFSET = len(HEADER) + len(GOOD_ROWS)
@@ -95,7 +95,7 @@ def check_too_long(
     assert failure.value is not None
     assert failure.value.startswith(value)
     assert len(failure.value) <= 201
-    assert peak_bytes < MOST_BYTES
+    assert peak_bytes < MAX_BYTES
     assert row_count(database_url) == 0
     assert_nothing_is_left(database_url)
 
@@ -136,7 +136,7 @@ def test_rejects_are_set_aside_in_bounded_memory(
 
     receipt = loader.receipt()
     assert (receipt.rows_rejected, receipt.rows_published) == (count, 200)
-    assert peak_bytes < MOST_BYTES
+    assert peak_bytes < MAX_BYTES
 
 
 @pytest.mark.long
@@ -147,4 +147,4 @@ def test_rows_of_8_mb_are_stored_in_bounded_memory(tmp_path: Path, database_url:
     peak_bytes = peak_while_fed(loader, [HEADER, GOOD_ROWS, *[row] * 24])
 
     assert loader.receipt().rows_published == 124
-    assert peak_bytes < MOST_BYTES
+    assert peak_bytes < MAX_BYTES

@@ -29,7 +29,7 @@ from tests.support.loader_process import (
 )
 from tests.support.mid_load import backends, resume_serving, stall_late, start_until_stalled, wait_for_lock
 from tests.support.postgres_server import OwnServer, own_server
-from tests.support.supervision import QUICK, SMALL, Scene, supervising
+from tests.support.supervision import QUICK, SMALL, SupervisorHarness, supervising
 
 pytestmark = pytest.mark.slow
 
@@ -86,7 +86,7 @@ def test_a_server_that_stays_away_ends_the_run_and_gc_takes_what_it_left(
 
 
 @pytest.fixture
-async def scene(tmp_path: Path, database_url: str) -> AsyncGenerator[Scene]:
+async def scene(tmp_path: Path, database_url: str) -> AsyncGenerator[SupervisorHarness]:
     """A service whose loaders have no patience with the database."""
     impatient = ("env", "SMALL_LOADER_DATABASE_SECONDS=0", *SMALL)
     async with supervising(tmp_path, database_url, command=impatient, retries=QUICK) as scene:
@@ -95,7 +95,7 @@ async def scene(tmp_path: Path, database_url: str) -> AsyncGenerator[Scene]:
 
 @pytest.mark.anyio
 async def test_a_queue_waits_for_its_database_however_long_it_stays_away(
-    own: OwnServer, scene: Scene, server: HttpServer
+    own: OwnServer, scene: SupervisorHarness, server: HttpServer
 ) -> None:
     """Three attempts are the most here, and each loader gives up at once."""
     server.rule = stall_late
@@ -141,7 +141,7 @@ async def test_an_import_shows_that_it_waits_for_its_database_while_it_does(
 
 @pytest.mark.anyio
 async def test_a_service_whose_database_is_a_standby_starts_no_loader(
-    scene: Scene, standby: OwnServer, server: HttpServer
+    scene: SupervisorHarness, standby: OwnServer, server: HttpServer
 ) -> None:
     failure = await scene.supervisor.probe.look(0)
     assert failure is not None
@@ -156,7 +156,7 @@ async def test_a_service_whose_database_is_a_standby_starts_no_loader(
 @pytest.mark.anyio
 @pytest.mark.long
 async def test_a_removal_waits_until_the_database_is_back(
-    own: OwnServer, scene: Scene, server: HttpServer
+    own: OwnServer, scene: SupervisorHarness, server: HttpServer
 ) -> None:
     import_id = await scene.submit(server.url)
     await scene.receipt(import_id)

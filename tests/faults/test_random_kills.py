@@ -92,7 +92,7 @@ def assert_all_rows_are_there(database_url: str, imports: Imports, sample: bytes
     with psycopg.connect(database_url) as connection:
         for found in ledger.select_imports(connection):
             spans = ledger.spans(connection, found.import_key)
-            assert coverage.find_flaw(spans, found.data_start, len(sample)) is None
+            assert coverage.coverage_error(spans, found.data_start, len(sample)) is None
 
 
 def test_loaders_and_service_are_killed_at_random_and_no_row_is_lost_or_doubled(

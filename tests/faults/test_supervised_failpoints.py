@@ -16,7 +16,7 @@ from loader.contract import FailureCode
 from tests.support.http_server import HttpServer
 from tests.support.loader_process import row_count, start_over
 from tests.support.paths import PROGRAMS
-from tests.support.supervision import Scene, assert_all_gone, supervising, until
+from tests.support.supervision import SupervisorHarness, assert_all_gone, supervising, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -38,7 +38,9 @@ def steps(every_step: bool) -> Iterable[int]:
 
 
 @asynccontextmanager
-async def arming(folder: Path, database_url: str, what: str, command: str = "run") -> AsyncGenerator[Scene]:
+async def arming(
+    folder: Path, database_url: str, what: str, command: str = "run"
+) -> AsyncGenerator[SupervisorHarness]:
     """Supervise loaders of which the first has a failpoint; see at the end that nothing is left, and start over."""
     folder.mkdir()
     program = (sys.executable, str(PROGRAMS / "failpoint_loader.py"), command, what, str(folder / "stderr"))

@@ -23,7 +23,7 @@ from tests.support.loader_process import (
 )
 from tests.support.mid_load import execute, holding, staged_part, wait_for_lock
 from tests.support.postgres_server import installed
-from tests.support.supervision import Scene
+from tests.support.supervision import SupervisorHarness
 from tests.support.taken_tables import Operator
 
 # Imports of a second each.
@@ -331,7 +331,7 @@ def test_after_dump_and_restore_imports_are_known_again_and_renamed_ones_left_al
 
 @pytest.mark.anyio
 async def test_the_service_forgets_a_detached_import_and_leaves_its_table(
-    scene: Scene, server: HttpServer
+    scene: SupervisorHarness, server: HttpServer
 ) -> None:
     import_id = await scene.submit(server.url)
     receipt = await scene.receipt(import_id)

@@ -21,11 +21,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from importer.model import (
     FINISHED,
     MAX_RETRY_DELAY_SECONDS,
-    MOVES,
-    Ending,
+    TRANSITIONS,
+    AttemptResult,
     Import,
     State,
-    may_move,
+    can_transition,
 )
 from importer.store.errors import IdempotencyConflict
 from importer.store.store import Store
@@ -95,11 +95,11 @@ async def test_an_import_moves_where_the_table_says_and_is_else_left_as_it_is(
             assert answer is None or (answer == before and origin is State.CANCELLING)
         else:
             assert answer == after
-            assert (origin, after.state) in MOVES
+            assert (origin, after.state) in TRANSITIONS
             assert after.version == before.version + 1
             reached.add(after.state)
         await store.close()
-    assert (target in reached) == may_move(origin, target)
+    assert (target in reached) == can_transition(origin, target)
 
 
 @pytest.mark.anyio
@@ -145,14 +145,16 @@ async def test_why_something_is_still_there_is_shown_until_it_is_gone(tmp_path: 
 
 def test_every_state_can_be_reached_and_only_removing_is_the_last() -> None:
     reached = {State.QUEUED}
-    while more := {target for origin, target in MOVES if origin in reached} - reached:
+    while more := {target for origin, target in TRANSITIONS if origin in reached} - reached:
         reached |= more
     assert reached == set(State)
-    assert {state for state in State if not any(origin is state for origin, _ in MOVES)} == {State.REMOVING}
+    assert {state for state in State if not any(origin is state for origin, _ in TRANSITIONS)} == {
+        State.REMOVING
+    }
 
 
 def test_an_end_with_rows_is_left_by_removal_alone() -> None:
-    assert {target for origin, target in MOVES if origin is State.SUCCEEDED} == {State.REMOVING}
+    assert {target for origin, target in TRANSITIONS if origin is State.SUCCEEDED} == {State.REMOVING}
 
 
 class Life(msgspec.Struct):
@@ -207,7 +209,7 @@ class Lives(RuleBasedStateMachine):
             return None
         assert answer is not None
         assert answer.state is target
-        assert life.state is target or (life.state, target) in MOVES
+        assert life.state is target or (life.state, target) in TRANSITIONS
         life.state = target
         life.version += 1
         life.not_before, life.has_failed = None, False
@@ -276,7 +278,7 @@ class Lives(RuleBasedStateMachine):
             not_before = self.clock.now + timedelta(seconds=delay)
             answer = self.run(
                 self.store.finish_attempt(
-                    one, Ending(state=State.QUEUED, exit_code=-9, error=FAILURE, not_before=not_before)
+                    one, AttemptResult(state=State.QUEUED, exit_code=-9, error=FAILURE, not_before=not_before)
                 )
             )
             if life := self.end(one, State.QUEUED, (State.RUNNING,), answer):
@@ -286,7 +288,7 @@ class Lives(RuleBasedStateMachine):
     @rule(number=st.integers(0))
     def suspend(self, number: int) -> None:
         if one := self.pick(number):
-            answer = self.run(self.store.finish_attempt(one, Ending(state=State.QUEUED, exit_code=75)))
+            answer = self.run(self.store.finish_attempt(one, AttemptResult(state=State.QUEUED, exit_code=75)))
             self.end(one, State.QUEUED, (State.RUNNING,), answer)
 
     @rule(number=st.integers(0))
@@ -294,7 +296,9 @@ class Lives(RuleBasedStateMachine):
         if one := self.pick(number):
             proof = receipt(there(self.run(self.store.get(one))))
             answer = self.run(
-                self.store.finish_attempt(one, Ending(state=State.SUCCEEDED, exit_code=0, receipt=proof))
+                self.store.finish_attempt(
+                    one, AttemptResult(state=State.SUCCEEDED, exit_code=0, receipt=proof)
+                )
             )
             if self.end(one, State.SUCCEEDED, (State.RUNNING, State.CANCELLING), answer):
                 assert there(answer).receipt == proof
@@ -303,7 +307,7 @@ class Lives(RuleBasedStateMachine):
     def fail(self, number: int) -> None:
         if one := self.pick(number):
             answer = self.run(
-                self.store.finish_attempt(one, Ending(state=State.FAILED, exit_code=65, error=FAILURE))
+                self.store.finish_attempt(one, AttemptResult(state=State.FAILED, exit_code=65, error=FAILURE))
             )
             self.end(one, State.FAILED, (State.RUNNING, State.CANCELLING), answer)
 
@@ -320,7 +324,9 @@ class Lives(RuleBasedStateMachine):
     def roll_back(self, number: int) -> None:
         if one := self.pick(number):
             answer = self.run(
-                self.store.finish_attempt(one, Ending(state=State.CANCELLED, exit_code=143, error=FAILURE))
+                self.store.finish_attempt(
+                    one, AttemptResult(state=State.CANCELLED, exit_code=143, error=FAILURE)
+                )
             )
             self.end(one, State.CANCELLED, (State.CANCELLING,), answer)
 

@@ -51,7 +51,7 @@ def execute(database_url: str, statement: str) -> None:
         connection.execute(statement.encode())
 
 
-class Scene:
+class SupervisorHarness:
     """A sample, a server for it, a fresh database."""
 
     def __init__(self, folder: Path, database_url: str, sample: bytes, server: HttpServer) -> None:
@@ -108,19 +108,19 @@ class Scene:
 
 
 @pytest.fixture
-def scene(tmp_path: Path, database_url: str, sample: bytes) -> Generator[Scene]:
+def scene(tmp_path: Path, database_url: str, sample: bytes) -> Generator[SupervisorHarness]:
     with HttpServer(sample) as server:
-        yield Scene(tmp_path, database_url, sample, server)
+        yield SupervisorHarness(tmp_path, database_url, sample, server)
 
 
 @provokes(FailureCode.USAGE)
 @pytest.mark.parametrize("source", ["ftp://example.org/x", "http://exa mple/x", "http://"])
-def test_an_address_that_can_not_be_one_is_a_usage_error(scene: Scene, source: str) -> None:
+def test_an_address_that_can_not_be_one_is_a_usage_error(scene: SupervisorHarness, source: str) -> None:
     scene.fails(FailureCode.USAGE, source)
 
 
 @provokes(FailureCode.HEADER_MISMATCH)
-def test_another_table_is_refused_before_anything_is_made(scene: Scene) -> None:
+def test_another_table_is_refused_before_anything_is_made(scene: SupervisorHarness) -> None:
     scene.serve(b"VendorID,tpep_pickup_datetime\n1,2024-01-01\n")
     failure = scene.fails(FailureCode.HEADER_MISMATCH)
     assert "VendorID" in failure.message
@@ -131,19 +131,19 @@ def test_another_table_is_refused_before_anything_is_made(scene: Scene) -> None:
 
 @provokes(FailureCode.EMPTY_FILE)
 @pytest.mark.parametrize("lines", [0, 1])
-def test_an_empty_file_and_a_bare_header_are_refused(scene: Scene, lines: int) -> None:
+def test_an_empty_file_and_a_bare_header_are_refused(scene: SupervisorHarness, lines: int) -> None:
     scene.serve(b"".join(scene.sample.splitlines(keepends=True)[:lines]))
     scene.fails(FailureCode.EMPTY_FILE)
 
 
 @provokes(FailureCode.NOT_CSV)
-def test_an_error_page_in_place_of_the_file_is_refused(scene: Scene) -> None:
+def test_an_error_page_in_place_of_the_file_is_refused(scene: SupervisorHarness) -> None:
     scene.serve(b"<html><body>Not here any more.\n</body></html>")
     scene.fails(FailureCode.NOT_CSV)
 
 
 @provokes(FailureCode.BAD_ROW)
-def test_the_first_bad_row_ends_the_import_with_its_place(scene: Scene) -> None:
+def test_the_first_bad_row_ends_the_import_with_its_place(scene: SupervisorHarness) -> None:
     fields = scene.sample.splitlines()[1].split(b",")
     fields[3] = b"2024-02-30 00:00:00"
     content, offset = scene.with_row(b",".join(fields))
@@ -154,7 +154,7 @@ def test_the_first_bad_row_ends_the_import_with_its_place(scene: Scene) -> None:
 
 
 @provokes(FailureCode.TOO_MANY_REJECTS)
-def test_one_reject_more_than_allowed_publishes_nothing(scene: Scene) -> None:
+def test_one_reject_more_than_allowed_publishes_nothing(scene: SupervisorHarness) -> None:
     content, _ = scene.with_row(b"bad")
     scene.serve(content + b"bad\n")
     scene.fails(FailureCode.TOO_MANY_REJECTS, None, "--max-rejects", "1")
@@ -163,7 +163,7 @@ def test_one_reject_more_than_allowed_publishes_nothing(scene: Scene) -> None:
 
 
 @provokes(FailureCode.RECORD_TOO_LONG)
-def test_a_quote_that_is_never_closed_is_an_error_with_its_place(scene: Scene) -> None:
+def test_a_quote_that_is_never_closed_is_an_error_with_its_place(scene: SupervisorHarness) -> None:
     content, offset = scene.with_row(b'"never closed')
     scene.serve(content)
     failure = scene.fails(FailureCode.RECORD_TOO_LONG)
@@ -171,7 +171,7 @@ def test_a_quote_that_is_never_closed_is_an_error_with_its_place(scene: Scene) -
 
 
 @provokes(FailureCode.ALREADY_IMPORTED)
-def test_the_same_file_again_is_refused_unless_forced(scene: Scene) -> None:
+def test_the_same_file_again_is_refused_unless_forced(scene: SupervisorHarness) -> None:
     first = scene.start().receipt()
     failure = scene.fails(FailureCode.ALREADY_IMPORTED)
     assert first.import_id in failure.message
@@ -180,20 +180,20 @@ def test_the_same_file_again_is_refused_unless_forced(scene: Scene) -> None:
 
 
 @provokes(FailureCode.SOURCE_NOT_FOUND)
-def test_a_missing_file_is_said_to_be_missing(scene: Scene) -> None:
+def test_a_missing_file_is_said_to_be_missing(scene: SupervisorHarness) -> None:
     scene.server.rule = lambda _: Fault(status=404)
     scene.fails(FailureCode.SOURCE_NOT_FOUND)
     scene.fails(FailureCode.SOURCE_NOT_FOUND, str(scene.folder / "no such file"))
 
 
 @provokes(FailureCode.SOURCE_FORBIDDEN)
-def test_a_signature_that_expires_during_the_import_is_said_to_be_refused(scene: Scene) -> None:
+def test_a_signature_that_expires_during_the_import_is_said_to_be_refused(scene: SupervisorHarness) -> None:
     scene.server.rule = lambda request: Fault(status=403) if request.number > 20 else None
     scene.fails(FailureCode.SOURCE_FORBIDDEN, scene.server.url + "?signature=canary", staging="kept")
 
 
 @provokes(FailureCode.SOURCE_REFUSED)
-def test_a_job_with_an_inner_address_is_refused_unless_it_allows_the_host(scene: Scene) -> None:
+def test_a_job_with_an_inner_address_is_refused_unless_it_allows_the_host(scene: SupervisorHarness) -> None:
     def run(*allowed: str) -> LoaderProcess:
         loader = LoaderProcess(
             scene.folder, "run", database_url=scene.database_url, small=True, stdin=subprocess.PIPE
@@ -212,7 +212,7 @@ def test_a_job_with_an_inner_address_is_refused_unless_it_allows_the_host(scene:
 
 
 @provokes(FailureCode.SOURCE_UNREACHABLE)
-def test_a_server_that_refuses_connections_is_unreachable(scene: Scene) -> None:
+def test_a_server_that_refuses_connections_is_unreachable(scene: SupervisorHarness) -> None:
     with socket.socket() as bound:  # bound and not listening: nobody else takes the port
         bound.bind(("127.0.0.1", 0))
         failed = scene.start(f"http://127.0.0.1:{bound.getsockname()[1]}/trips.csv").failure()
@@ -221,7 +221,7 @@ def test_a_server_that_refuses_connections_is_unreachable(scene: Scene) -> None:
 
 
 @provokes(FailureCode.SOURCE_CHANGED)
-def test_a_file_that_changes_during_the_import_is_not_published(scene: Scene) -> None:
+def test_a_file_that_changes_during_the_import_is_not_published(scene: SupervisorHarness) -> None:
     def change(request: Request) -> Fault | None:
         if request.number == 8:
             scene.server.etag = '"v2"'
@@ -232,7 +232,7 @@ def test_a_file_that_changes_during_the_import_is_not_published(scene: Scene) ->
 
 
 @provokes(FailureCode.SOURCE_TRUNCATED)
-def test_a_download_that_ends_early_is_not_taken_for_whole(scene: Scene) -> None:
+def test_a_download_that_ends_early_is_not_taken_for_whole(scene: SupervisorHarness) -> None:
     scene.server.ranges = False
     scene.server.rule = lambda _: Fault(body_bytes=len(scene.sample) // 2)
     failed = scene.start().failure()
@@ -244,7 +244,7 @@ def test_a_download_that_ends_early_is_not_taken_for_whole(scene: Scene) -> None
 
 
 @provokes(FailureCode.LENGTH_UNVERIFIED)
-def test_a_source_without_an_end_is_refused_where_one_is_asked_for(scene: Scene) -> None:
+def test_a_source_without_an_end_is_refused_where_one_is_asked_for(scene: SupervisorHarness) -> None:
     scene.server.ranges = False
     scene.server.rule = lambda _: Fault(framing="close")
     failure = scene.fails(FailureCode.LENGTH_UNVERIFIED, None, "--require-verified-length")
@@ -252,7 +252,7 @@ def test_a_source_without_an_end_is_refused_where_one_is_asked_for(scene: Scene)
 
 
 @provokes(FailureCode.SOURCE_CORRUPT)
-def test_damage_in_a_compressed_file_is_found(scene: Scene) -> None:
+def test_damage_in_a_compressed_file_is_found(scene: SupervisorHarness) -> None:
     packed = bytearray(gzip.compress(scene.sample))
     packed[-6] ^= 1  # of the checksum
     scene.serve(bytes(packed))
@@ -260,7 +260,7 @@ def test_damage_in_a_compressed_file_is_found(scene: Scene) -> None:
 
 
 @provokes(FailureCode.SOURCE_PROTOCOL)
-def test_ranges_that_are_not_those_asked_for_are_refused(scene: Scene) -> None:
+def test_ranges_that_are_not_those_asked_for_are_refused(scene: SupervisorHarness) -> None:
     scene.server.rule = lambda request: (
         Fault(headers={"Content-Range": f"bytes 0-9/{len(scene.sample)}"}) if request.number > 20 else None
     )
@@ -268,7 +268,7 @@ def test_ranges_that_are_not_those_asked_for_are_refused(scene: Scene) -> None:
 
 
 @provokes(FailureCode.DATABASE_UNAVAILABLE)
-def test_a_database_that_is_not_there_is_said_to_be_unavailable(scene: Scene) -> None:
+def test_a_database_that_is_not_there_is_said_to_be_unavailable(scene: SupervisorHarness) -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         url = f"postgresql://nobody:canary@127.0.0.1:{bound.getsockname()[1]}/none"
@@ -279,7 +279,7 @@ def test_a_database_that_is_not_there_is_said_to_be_unavailable(scene: Scene) ->
 
 @provokes(FailureCode.OUT_OF_SPACE)
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a small file system")
-def test_a_full_disk_is_said_to_be_full_and_keeps_what_is_committed(scene: Scene) -> None:
+def test_a_full_disk_is_said_to_be_full_and_keeps_what_is_committed(scene: SupervisorHarness) -> None:
     mounted = scene.folder / "small"
     mounted.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1500k,mode=777", "none", mounted], check=True)
@@ -304,7 +304,7 @@ def test_a_full_disk_is_said_to_be_full_and_keeps_what_is_committed(scene: Scene
     ],
 )
 def test_a_signal_ends_the_import_and_is_told_apart(
-    scene: Scene, number: signal.Signals, code: FailureCode
+    scene: SupervisorHarness, number: signal.Signals, code: FailureCode
 ) -> None:
     scene.server.rule = lambda request: Fault(before="stall") if request.number > 9 else None
     loader = scene.start()
@@ -317,7 +317,9 @@ def test_a_signal_ends_the_import_and_is_told_apart(
 
 
 @provokes(FailureCode.CLEANUP_PENDING)
-def test_a_roll_back_without_a_database_says_that_it_is_pending(scene: Scene, postgres: str) -> None:
+def test_a_roll_back_without_a_database_says_that_it_is_pending(
+    scene: SupervisorHarness, postgres: str
+) -> None:
     scene.server.rule = lambda request: Fault(before="stall") if request.number > 9 else None
     loader = scene.start()
     loader.wait_until_loading()
@@ -332,7 +334,7 @@ def test_a_roll_back_without_a_database_says_that_it_is_pending(scene: Scene, po
 
 
 @provokes(FailureCode.IMPORT_BUSY)
-def test_a_second_loader_of_the_same_file_leaves_the_first_alone(scene: Scene) -> None:
+def test_a_second_loader_of_the_same_file_leaves_the_first_alone(scene: SupervisorHarness) -> None:
     scene.server.rule = lambda request: Fault(before="stall") if request.number == 9 else None
     first = scene.start()
     first.wait_until_loading()
@@ -345,7 +347,7 @@ def test_a_second_loader_of_the_same_file_leaves_the_first_alone(scene: Scene) -
 
 
 @provokes(FailureCode.TABLE_LOCKED)
-def test_a_lock_that_outlasts_the_budget_keeps_all_for_the_next_attempt(scene: Scene) -> None:
+def test_a_lock_that_outlasts_the_budget_keeps_all_for_the_next_attempt(scene: SupervisorHarness) -> None:
     scene.start(None, "--workers", "1").receipt()
     with psycopg.connect(scene.database_url) as holder:
         holder.execute("LOCK TABLE trips IN ACCESS SHARE MODE")  # a report, or pg_dump
@@ -368,7 +370,7 @@ def test_a_lock_that_outlasts_the_budget_keeps_all_for_the_next_attempt(scene: S
 
 
 @provokes(FailureCode.TABLE_CHANGED)
-def test_a_table_that_is_altered_meanwhile_keeps_all_for_the_next_attempt(scene: Scene) -> None:
+def test_a_table_that_is_altered_meanwhile_keeps_all_for_the_next_attempt(scene: SupervisorHarness) -> None:
     scene.server.rule = lambda request: Fault(before="stall") if request.number == 9 else None
     loader = scene.start()
     loader.wait_until_loading()
@@ -386,13 +388,13 @@ def test_a_table_that_is_altered_meanwhile_keeps_all_for_the_next_attempt(scene:
 @pytest.mark.parametrize(
     "table", ["(a int)", "(hvfhs_license_num int) PARTITION BY LIST (hvfhs_license_num)"]
 )
-def test_a_trips_of_somebody_else_is_left_alone(scene: Scene, table: str) -> None:
+def test_a_trips_of_somebody_else_is_left_alone(scene: SupervisorHarness, table: str) -> None:
     scene.execute(f"CREATE TABLE trips {table}")
     scene.fails(FailureCode.TABLE_MISMATCH)
 
 
 @provokes(FailureCode.IMPORT_DETACHED)
-def test_an_import_that_is_no_longer_in_trips_has_no_receipt_to_show(scene: Scene) -> None:
+def test_an_import_that_is_no_longer_in_trips_has_no_receipt_to_show(scene: SupervisorHarness) -> None:
     options = ("--import-id", "0190b2c4-0000-7000-8000-000000000004")
     scene.start(None, *options).receipt()
     scene.execute("ALTER TABLE trips DETACH PARTITION loader.import_1")
@@ -403,7 +405,7 @@ def test_an_import_that_is_no_longer_in_trips_has_no_receipt_to_show(scene: Scen
 
 
 @provokes(FailureCode.TABLE_REFERENCED)
-def test_rows_that_others_refer_to_are_not_replaced_and_the_staging_is_kept(scene: Scene) -> None:
+def test_rows_that_others_refer_to_are_not_replaced_and_the_staging_is_kept(scene: SupervisorHarness) -> None:
     rows = scene.start().receipt().rows_published
     scene.execute(*REFERENCE)
     failed = scene.start(None, "--mode", "replace").failure()
@@ -419,7 +421,9 @@ def test_rows_that_others_refer_to_are_not_replaced_and_the_staging_is_kept(scen
 @provokes(FailureCode.IMPORT_NOT_FOUND)
 @pytest.mark.parametrize("command", ["rejects", "drop"])
 @pytest.mark.parametrize("has_ledger", [False, True])
-def test_an_unknown_import_is_said_to_be_unknown(scene: Scene, command: str, has_ledger: bool) -> None:
+def test_an_unknown_import_is_said_to_be_unknown(
+    scene: SupervisorHarness, command: str, has_ledger: bool
+) -> None:
     if has_ledger:
         scene.start().receipt()
     unknown = "0190b2c4-0000-7000-8000-000000000000"
@@ -434,7 +438,7 @@ _roles = itertools.count(1)
 
 @provokes(FailureCode.DATABASE_RIGHTS)
 @pytest.mark.parametrize("grants", [[], ["GRANT CREATE ON DATABASE {database} TO {role}"]])
-def test_a_role_without_rights_is_told_at_the_probe(scene: Scene, grants: list[str]) -> None:
+def test_a_role_without_rights_is_told_at_the_probe(scene: SupervisorHarness, grants: list[str]) -> None:
     role = f"visitor_{os.getpid()}_{next(_roles)}"
     database = query(scene.database_url, "SELECT current_database()")[0][0]
     scene.execute(
@@ -450,14 +454,14 @@ def test_a_role_without_rights_is_told_at_the_probe(scene: Scene, grants: list[s
 
 
 @provokes(FailureCode.DATABASE_UNSUPPORTED)
-def test_a_read_only_database_is_refused(scene: Scene) -> None:
+def test_a_read_only_database_is_refused(scene: SupervisorHarness) -> None:
     name = query(scene.database_url, "SELECT current_database()")[0][0]
     scene.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     scene.fails(FailureCode.DATABASE_UNSUPPORTED)
 
 
 @provokes(FailureCode.EMBEDDED_DATABASE)
-def test_an_embedded_server_that_can_not_start_is_told_with_a_reason(scene: Scene) -> None:
+def test_an_embedded_server_that_can_not_start_is_told_with_a_reason(scene: SupervisorHarness) -> None:
     (scene.folder / "not a folder").write_text("x")
     loader = LoaderProcess(
         scene.folder, "run", scene.server.url, "--data-dir", str(scene.folder / "not a folder")
@@ -466,7 +470,7 @@ def test_an_embedded_server_that_can_not_start_is_told_with_a_reason(scene: Scen
 
 
 @provokes(FailureCode.PROOF_FAILED)
-def test_rows_that_vanish_in_the_server_are_a_defect_and_not_a_receipt(scene: Scene) -> None:
+def test_rows_that_vanish_in_the_server_are_a_defect_and_not_a_receipt(scene: SupervisorHarness) -> None:
     # after three parts' bytes, so that one of two workers has filled one
     scene.server.rule = lambda request: Fault(before="stall") if request.number == 24 else None
     loader = scene.start()
@@ -481,7 +485,9 @@ def test_rows_that_vanish_in_the_server_are_a_defect_and_not_a_receipt(scene: Sc
 
 
 @provokes(FailureCode.INTERNAL_ERROR)
-def test_a_statement_that_the_server_refuses_unexpectedly_is_told_with_its_words(scene: Scene) -> None:
+def test_a_statement_that_the_server_refuses_unexpectedly_is_told_with_its_words(
+    scene: SupervisorHarness,
+) -> None:
     scene.start().receipt()
     scene.execute("ALTER TABLE loader.block RENAME COLUMN line_count TO lines")
     failed = scene.start(None, "--force").failure()
@@ -490,7 +496,7 @@ def test_a_statement_that_the_server_refuses_unexpectedly_is_told_with_its_words
 
 
 @provokes(FailureCode.DATABASE_CONFIGURATION)
-def test_a_database_that_does_not_exist_is_told_at_once(scene: Scene) -> None:
+def test_a_database_that_does_not_exist_is_told_at_once(scene: SupervisorHarness) -> None:
     scheme, _, rest = scene.database_url.partition("://")
     path, _, parameters = rest.partition("?")
     wrong = f"{scheme}://{path.rpartition('/')[0]}/no_such_database?{parameters}"

@@ -28,7 +28,7 @@ with atheris.instrument_imports(include=["loader"]):
     from tests.support.fuzz_input import check_input, corpus
 
 # Longer inputs are slower and reach no other branch: three rows.
-MOST_BYTES = 600
+MAX_BYTES = 600
 TOKENS = [
     b'"', b'""', b",", b"\n", b"\r\n", b"\\.", b"NaN", b"infinity", b"2024-02-29 23:59:59", b"T", b".5", b"e-3", b"24:00:00",
     b"\xc3\xa9", b"\xf0\x9f\x9a\x95", b"18446744073709551615", b"1.7976931348623157e308", b"4.9e-324",
@@ -45,7 +45,7 @@ def main(folder: Path, seconds: int) -> None:
     tokens.write_text("".join('"' + "".join(f"\\x{byte:02x}" for byte in token) + '"\n' for token in TOKENS))
     options = [
         f"-max_total_time={seconds}",
-        f"-max_len={MOST_BYTES}",
+        f"-max_len={MAX_BYTES}",
         f"-dict={tokens}",
         "-print_final_stats=1",
     ]

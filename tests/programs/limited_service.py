@@ -21,7 +21,7 @@ from importer import log  # noqa: E402 - after the command that they take over
 from importer.server import connections, lifespan  # noqa: E402 - after the command that they take over
 
 # Private to the modules on purpose.
-connections.MOST_CONNECTIONS = 60
+connections.MAX_CONNECTIONS = 60
 connections.REQUEST_SECONDS = int(os.environ.get("NARROW_SERVICE_SECONDS", "2"))
 setattr(connections, "_ANSWER_MILLISECONDS", 2_000)  # noqa: B010
 setattr(lifespan, "_LISTINGS", 3)  # noqa: B010

@@ -73,7 +73,7 @@ def _target_of_syn(packet: bytes) -> str | None:
 def probed(location: str, *allowed: str) -> str:
     """Return how a probe ends: the failure as JSON, or nothing."""
     try:
-        source = open_source(location, patience=_HASTY, allowed_hosts=[*allowed])
+        source = open_source(location, retry_policy=_HASTY, allowed_hosts=[*allowed])
         try:
             source.probe()
         finally:

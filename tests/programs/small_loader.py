@@ -29,7 +29,7 @@ if seconds := os.environ.get("SMALL_LOADER_LOCK_SECONDS"):
 if seconds := os.environ.get("SMALL_LOADER_DATABASE_SECONDS"):
     setattr(attempt, "_DATABASE_BUDGET_SECONDS", float(seconds))  # noqa: B010
 if attempts := os.environ.get("SMALL_LOADER_FRUITLESS_ATTEMPTS"):
-    setattr(attempt, "_MOST_FRUITLESS_ATTEMPTS", int(attempts))  # noqa: B010
+    setattr(attempt, "_MAX_FRUITLESS_ATTEMPTS", int(attempts))  # noqa: B010
 if seconds := os.environ.get("SMALL_LOADER_SILENCE_SECONDS"):
     connection.TCP_USER_TIMEOUT_MILLISECONDS = int(seconds) * 1000
     watchdog.INTERVAL_SECONDS = float(seconds)

@@ -10,13 +10,13 @@ from pathlib import Path
 from importer.cli.main import main
 from importer.server import lifespan
 from importer.supervisor import process
-from importer.supervisor.outcome import Retries
+from importer.supervisor.outcome import RetryPolicy
 from importer.supervisor.supervisor import Supervisor
 
 SMALL = (sys.executable, str(Path(__file__).with_name("small_loader.py")))
 
 # Twelve attempts that commit nothing take 40 s and more: a database that was killed is back by then.
-RETRIES = Retries(attempts=12, first_delay_seconds=0.02)
+RETRIES = RetryPolicy(attempts=12, first_delay_seconds=0.02)
 
 setattr(lifespan, "Supervisor", partial(Supervisor, command=SMALL, retries=RETRIES))  # noqa: B010
 

@@ -17,7 +17,7 @@ from importer.api.schemas import NewImport
 
 # the texts that --help prints: they name the commands
 from importer.cli.main import _EXAMPLES as IMPORTER_EXAMPLES  # pyright: ignore[reportPrivateUsage]
-from importer.model import MOVES, State
+from importer.model import TRANSITIONS, State
 from loader.cli.main import _EXAMPLES as LOADER_EXAMPLES  # pyright: ignore[reportPrivateUsage]
 from loader.contract import FailureCode
 from tests.support.paths import ROOT
@@ -42,7 +42,7 @@ def test_the_configuration_page_lists_the_environment_that_is_read() -> None:
 def test_the_api_page_lists_the_states_and_their_moves() -> None:
     listed = {row[0]: set(re.findall(r"\w+", row[2])) for row in rows_of("api.md", "States")}
     assert listed == {
-        state.value: {target.value for origin, target in MOVES if origin is state} for state in State
+        state.value: {target.value for origin, target in TRANSITIONS if origin is state} for state in State
     }
 
 

@@ -15,8 +15,8 @@ from tests.support.boundary_values import EDGES
 from tests.support.dialects import BYTE_ORDER_MARK, DIALECTS
 
 _POOL_ROWS = 400
-_MOST_ROWS = 60
-_MOST_EDITS = 5
+_MAX_ROWS = 60
+_MAX_EDITS = 5
 
 Edit = Callable[[Random, bytes], bytes]
 
@@ -40,15 +40,15 @@ _TOKENS = [
 
 
 def mutated_file(random: Random) -> bytes:
-    """Return one file: header, up to _MOST_ROWS rows, in a dialect, edited up to _MOST_EDITS times behind the header."""
-    rows = random.choices(ROWS, k=random.randint(1, _MOST_ROWS))
+    """Return one file: header, up to _MAX_ROWS rows, in a dialect, edited up to _MAX_EDITS times behind the header."""
+    rows = random.choices(ROWS, k=random.randint(1, _MAX_ROWS))
     csv = HEADER + b"".join(rows)
     if random.random() < 0.5:
         csv = random.choice(DIALECTS)(csv)
     header, newline, data = csv.partition(b"\n")
     if random.random() < 0.1:
         header = random.choice(_HEADER_EDITS)(random, header)
-    for _ in range(random.randint(0, _MOST_EDITS)):
+    for _ in range(random.randint(0, _MAX_EDITS)):
         data = random.choice(_EDITS)(random, data)
     return header + newline + data
 

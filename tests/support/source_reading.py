@@ -7,11 +7,11 @@ from collections.abc import Generator
 from dataclasses import dataclass
 
 from loader.buffers import HEAD_ROOM_BYTES, SEGMENT_BYTES, BufferPool
-from loader.http.retry import Patience
+from loader.http.retry import RetryPolicy
 from loader.source.open import Source, SourceInfo, open_source
 
-# Retries at once, but as long for an answer as a busy machine may need.
-QUICK = Patience(attempts=4, probe_attempts=3, first_delay_seconds=0.01, longest_delay_seconds=0.02)
+# RetryPolicy at once, but as long for an answer as a busy machine may need.
+QUICK = RetryPolicy(attempts=4, probe_attempts=3, first_delay_seconds=0.01, longest_delay_seconds=0.02)
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Read:
 
 
 @contextlib.contextmanager
-def opened(location: str, connections: int = 2, patience: Patience = QUICK) -> Generator[Source]:
+def opened(location: str, connections: int = 2, retry_policy: RetryPolicy = QUICK) -> Generator[Source]:
     """Open a source, close it in the end."""
-    source = open_source(location, connections=connections, patience=patience)
+    source = open_source(location, connections=connections, retry_policy=retry_policy)
     try:
         yield source
     finally:
@@ -51,8 +51,8 @@ def read(source: Source, start: int = 0, end: int | None = None, buffers: int = 
     return Read(b"".join(pieces), source_bytes, source.length_verified)
 
 
-def probe_and_read(location: str, patience: Patience = QUICK) -> tuple[SourceInfo, Read]:
+def probe_and_read(location: str, retry_policy: RetryPolicy = QUICK) -> tuple[SourceInfo, Read]:
     """Open, probe, read all, close."""
-    with opened(location, patience=patience) as source:
+    with opened(location, retry_policy=retry_policy) as source:
         info = source.probe()
         return info, read(source)

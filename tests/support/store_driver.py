@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import uuid_utils.compat
 
-from importer.model import FINISHED, Ending, Import, State
+from importer.model import FINISHED, AttemptResult, Import, State
 from importer.store.store import Store
 from loader.contract import Failure, FailureCode, Job, Progress, Receipt
 
@@ -72,7 +72,7 @@ async def finished(store: Store, one: Import, state: State) -> Import | None:
     """End an import's attempt with whatever this state needs."""
     return await store.finish_attempt(
         one.id,
-        Ending(
+        AttemptResult(
             state=state,
             exit_code=0 if state is State.SUCCEEDED else 70,
             error=FAILURE if state in (State.QUEUED, State.FAILED) else None,

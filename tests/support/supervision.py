@@ -22,7 +22,7 @@ import uuid_utils.compat
 from importer.model import FINISHED, Attempt, Import, State
 from importer.settings import Settings
 from importer.store.store import Store
-from importer.supervisor.outcome import Retries
+from importer.supervisor.outcome import RetryPolicy
 from importer.supervisor.supervisor import Supervisor
 from loader.contract import Job, Phase, Receipt
 from tests.support.http_server import Fault, HttpServer, Request
@@ -37,9 +37,9 @@ SMALL = (sys.executable, str(PROGRAMS / "small_loader.py"))
 ODD = (sys.executable, str(PROGRAMS / "misbehaving_loader.py"))
 
 # Tests have less time than people.
-QUICK = Retries(attempts=3, first_delay_seconds=0.05)
+QUICK = RetryPolicy(attempts=3, first_delay_seconds=0.05)
 # So long that nothing comes of a retry within a test.
-PATIENT = Retries(attempts=3, first_delay_seconds=1000)
+PATIENT = RetryPolicy(attempts=3, first_delay_seconds=1000)
 
 # Far more than any step takes on a loaded machine.
 DEADLINE_SECONDS = 120.0
@@ -55,7 +55,7 @@ async def until(what: str, probe: Callable[[], R | None]) -> R:
     raise AssertionError(f"waited {DEADLINE_SECONDS:.0f} s for {what}")
 
 
-class Scene:
+class SupervisorHarness:
     """One control DB and one supervisor of it."""
 
     def __init__(self, store: Store, supervisor: Supervisor, database_url: str) -> None:
@@ -123,8 +123,8 @@ async def supervising(
     command: Sequence[str] = SMALL,
     slots: int = 2,
     grace_seconds: int = 30,
-    retries: Retries = QUICK,
-) -> AsyncGenerator[Scene]:
+    retries: RetryPolicy = QUICK,
+) -> AsyncGenerator[SupervisorHarness]:
     """Supervise until the end of the block; then stop, as a service does."""
     settings = Settings(
         folder, slots=slots, workers=1, allowed_hosts=("localhost",), grace_seconds=grace_seconds
@@ -134,7 +134,7 @@ async def supervising(
         supervisor = Supervisor(store, settings, database_url, command=command, retries=retries)
         try:
             await supervisor.start()
-            yield Scene(store, supervisor, database_url)
+            yield SupervisorHarness(store, supervisor, database_url)
         finally:
             await supervisor.stop()
     finally:

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from loader.contract import FAILURE_KINDS, Failed, Failure, FailureCode, Job, Published, Receipt
-from loader.http.retry import Patience
+from loader.http.retry import RetryPolicy
 from loader.pipeline import commit_schedule
 from loader.pipeline.run import run
 from loader.source import open as source_open
@@ -19,9 +19,9 @@ from loader.source import prefetch
 from tests.support.loader_process import assert_nothing_is_left, checksum, checksum_of, row_count
 from tests.support.source_reading import QUICK
 
-# Retries at once; a silence or a trickle ends soon, though not on a machine that stalls.
+# RetryPolicy at once; a silence or a trickle ends soon, though not on a machine that stalls.
 HASTY = msgspec.structs.replace(
-    QUICK, silence_seconds=1, floor_bytes_per_second=100_000, floor_window_seconds=0.5
+    QUICK, silence_seconds=1, low_speed_limit_bytes_per_second=100_000, low_speed_window_seconds=0.5
 )
 
 
@@ -32,18 +32,18 @@ class WholeImport:
         self.database_url = database_url
         self._sample = sample
 
-    def succeeds(self, job: Job, patience: Patience = HASTY) -> Receipt:
+    def succeeds(self, job: Job, retry_policy: RetryPolicy = HASTY) -> Receipt:
         """Import the sample from wherever the job says: each of its rows is there, once, and nothing else is."""
-        end = self.ends(job, patience)
+        end = self.ends(job, retry_policy)
         assert isinstance(end, Published), end
         assert end.receipt.rows_published == self._sample.count(b"\n") - 1
         assert checksum(self.database_url) == checksum_of(self.database_url, self._sample)
         assert_nothing_is_left(self.database_url)
         return end.receipt
 
-    def fails(self, job: Job, code: FailureCode, patience: Patience = HASTY) -> Failure:
+    def fails(self, job: Job, code: FailureCode, retry_policy: RetryPolicy = HASTY) -> Failure:
         """See it fail so: no row is visible, and staging is left only where the same command goes on from it."""
-        end = self.ends(job, patience)
+        end = self.ends(job, retry_policy)
         assert isinstance(end, Failed), end
         assert end.failure.code is code, end.failure
         assert end.failure.hint
@@ -54,11 +54,11 @@ class WholeImport:
             assert (end.staging, FAILURE_KINDS[code].staging) == ("kept", "kept")
         return end.failure
 
-    def ends(self, job: Job, patience: Patience = HASTY) -> Published | Failed:
+    def ends(self, job: Job, retry_policy: RetryPolicy = HASTY) -> Published | Failed:
         """Return its last message."""
         with pytest.MonkeyPatch.context() as small:
             small.setattr(prefetch, "SEGMENT_BYTES", 64 * 1024)
             small.setattr(commit_schedule, "ONE_PART_BYTES", 0)
             small.setattr(commit_schedule, "_MIN_PART_BYTES", 256 * 1024)
-            small.setattr(source_open, "Patience", lambda: patience)
+            small.setattr(source_open, "Patience", lambda: retry_policy)
             return run(job, lambda: nullcontext(self.database_url), lambda _: None, is_supervised=False)

@@ -29,7 +29,7 @@ _HEADER_CODES = {FailureCode.NOT_CSV, FailureCode.HEADER_MISMATCH, FailureCode.E
 # With these the probe takes a file for something else, whatever follows.
 _FOREIGN = (b"<", b"{", b"[", b"PAR1", b"PK\x03\x04", b"\xff\xfe", b"\xfe\xff", b"BZh", b"\xfd7zXZ", b"%PDF")
 # So that the head of a compressed file has some of it decompressed, as a head of the usual size always has.
-_LEAST_COMPRESSED_HEAD_BYTES = 8_192
+_MIN_COMPRESSED_HEAD_BYTES = 8_192
 _COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
 
 
@@ -120,7 +120,7 @@ class WholeLoader:
         """Put a file where the loader finds it: on the disk or a server, compressed or not."""
         self._count += 1
         content = csv
-        if self._head_bytes >= _LEAST_COMPRESSED_HEAD_BYTES and random.random() < 0.25:
+        if self._head_bytes >= _MIN_COMPRESSED_HEAD_BYTES and random.random() < 0.25:
             content = random.choice(COMPRESSIONS)(csv)
         if random.random() < 0.15:
             self._server.content, self._server.etag = content, f'"{self._count}"'
@@ -187,7 +187,7 @@ class WholeLoader:
         with Database(self._database_url).connection("gc") as connection:
             if not target_table.exists(connection):
                 return True
-            for found in remove.unheld(connection, "loading"):
+            for found in remove.orphaned(connection, "loading"):
                 assert remove.mark(connection, found.import_key, published=False)
                 remove.remove(connection, found.import_key, Interrupt(), lambda _part, _parts: None)
             return ledger.select_imports(connection, "state <> 'published'") == []

@@ -17,7 +17,7 @@ from importer.api.lookup import refuse_unknown_parameters
 from importer.server.lifespan import Service
 
 # A request says where a file is: the longest URL and a bit.
-MOST_BODY_BYTES = 64 * 1024
+MAX_BODY_BYTES = 64 * 1024
 
 
 def _allow(path: str, methods: str) -> HTTPRouteHandler:
@@ -66,6 +66,6 @@ def create_app(service: Service, names: Iterable[str]) -> Litestar:
         middleware=[DefineMiddleware(RequestHost, names=names)],
         exception_handlers={Exception: answer},
         openapi_config=None,
-        request_max_body_size=MOST_BODY_BYTES,
+        request_max_body_size=MAX_BODY_BYTES,
         logging_config=None,
     )

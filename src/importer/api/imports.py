@@ -22,9 +22,9 @@ from loader.http.url import parse_address
 
 # When to look again: a loader reports twice a second.
 RETRY_AFTER_SECONDS = 1
-LONGEST_WAIT_SECONDS = 60
+MAX_WAIT_SECONDS = 60
 LARGEST_PAGE = 200
-LONGEST_KEY = 255
+MAX_KEY = 255
 
 StateFilter = Literal[
     "any", "queued", "running", "cancelling", "succeeded", "failed", "cancelled", "removing"
@@ -73,7 +73,7 @@ async def submit_import(
             name="Idempotency-Key",
             description="Any text of your choice, such as a UUID. Sent again with the same body it brings the same"
             " import, so that a request without an answer can be repeated.",
-            max_length=LONGEST_KEY,
+            max_length=MAX_KEY,
         ),
     ] = "",
 ) -> Response[Import]:
@@ -135,7 +135,7 @@ async def get_import(
         QueryParameter(
             description="Seconds to hold the answer until the import changes. One that has ended is answered at once.",
             ge=0,
-            le=LONGEST_WAIT_SECONDS,
+            le=MAX_WAIT_SECONDS,
         ),
     ] = 0,
 ) -> Import:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from importer.api.problems import ProblemCode, RequestProblem
 
 
-class Places:
+class ConcurrencyLimit:
     """So many places. To be used in one event loop."""
 
     def __init__(self, count: int) -> None:

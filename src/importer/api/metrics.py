@@ -7,7 +7,7 @@ from uuid import UUID
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from importer.model import FINISHED, Ending, Import, State
+from importer.model import FINISHED, AttemptResult, Import, State
 from importer.store.store import Store
 
 # Upper bounds in seconds: from a small sample to the 300 GB that an import may have.
@@ -87,7 +87,7 @@ class MeasuredStore(Store):
 
     metrics: Metrics
 
-    async def finish_attempt(self, import_id: UUID, ending: Ending) -> Import | None:
+    async def finish_attempt(self, import_id: UUID, ending: AttemptResult) -> Import | None:
         """As Store has it."""
         ended = await super().finish_attempt(import_id, ending)
         if ended is not None:

@@ -13,7 +13,7 @@ import msgspec
 from litestar import get
 from litestar.response import Stream
 
-from importer.api.limits import Places, begun
+from importer.api.limits import ConcurrencyLimit, begun
 from importer.api.lookup import AnyRequest, FromService, ImportId, find
 from importer.api.openapi import IMPORTS, problem_responses
 from importer.api.problems import ProblemCode, RequestProblem
@@ -67,7 +67,9 @@ async def list_rejects(request: AnyRequest, service: FromService, import_id: Imp
     return Stream(listing, media_type=form, headers=headers)
 
 
-async def _chunks(places: Places, database_url: str, import_id: UUID, form: Format) -> AsyncGenerator[bytes]:
+async def _chunks(
+    places: ConcurrencyLimit, database_url: str, import_id: UUID, form: Format
+) -> AsyncGenerator[bytes]:
     """Yield the listing. Raises LoaderError, IMPORT_NOT_FOUND where the ledger has nothing of the import."""
     with contextlib.ExitStack() as held:
         held.enter_context(places.taken())

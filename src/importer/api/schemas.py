@@ -21,8 +21,8 @@ from loader.contract import Job
 from loader.http.url import parse_address
 
 # Signed addresses have some hundred characters; RFC 9110, 4.1, asks for at least 8,000 to be supported.
-LONGEST_URL = 8_000
-MOST_WORKERS = 64
+MAX_URL = 8_000
+MAX_WORKERS = 64
 
 
 class Mode(enum.StrEnum):
@@ -47,7 +47,7 @@ SourceUrl = Annotated[
     Meta(
         description="Where the CSV is, plain, gzip or zstd: http or https. Credentials and query are used, never shown.",
         min_length=1,
-        max_length=LONGEST_URL,
+        max_length=MAX_URL,
         examples=["https://example.org/fhvhv_tripdata_2024-01.csv"],
         extra_json_schema={"format": "uri"},
     ),
@@ -70,7 +70,7 @@ class NewImport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ] = 0
     workers: Annotated[
-        Annotated[int, Meta(ge=1, le=MOST_WORKERS)] | None,
+        Annotated[int, Meta(ge=1, le=MAX_WORKERS)] | None,
         Meta(description="Connections that load at a time; null: the service's choice."),
     ] = None
     force: Annotated[bool, Meta(description="Import even if this very file is published already.")] = False

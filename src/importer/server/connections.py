@@ -14,11 +14,11 @@ from collections.abc import Iterable
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 # A connection with a request in hand takes up to some 200 kB.
-MOST_CONNECTIONS = 2_000
+MAX_CONNECTIONS = 2_000
 # For pipes of 64 loaders, connections to both databases, and files that are open for a moment.
 _RESERVED_FILES = 400
 # A limit that an operator set this low is meant.
-_LEAST_CONNECTIONS = 50
+_MIN_CONNECTIONS = 50
 # Head and body of a request are a few kilobytes, at most 80: a client that needs longer has nothing to ask.
 REQUEST_SECONDS = 20
 # A client that takes nothing of its answer for so long is gone, or wants to hold it for ever.
@@ -28,7 +28,7 @@ _ANSWER_MILLISECONDS = 60_000
 def raise_file_limit() -> None:
     """Have room for all connections, as far as the system lets this user; 1,024 files are a usual limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_CONNECTIONS + _RESERVED_FILES
+    wanted = MAX_CONNECTIONS + _RESERVED_FILES
     if soft != resource.RLIM_INFINITY and soft < wanted:
         most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
@@ -38,8 +38,8 @@ def most_connections() -> int:
     """Return how many connections the limit on files leaves room for, at most MOST_CONNECTIONS."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
-        return MOST_CONNECTIONS
-    return max(_LEAST_CONNECTIONS, min(MOST_CONNECTIONS, files - _RESERVED_FILES))
+        return MAX_CONNECTIONS
+    return max(_MIN_CONNECTIONS, min(MAX_CONNECTIONS, files - _RESERVED_FILES))
 
 
 def configure(listener: socket.socket) -> None:

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import structlog
 
-from importer.api.limits import Places
+from importer.api.limits import ConcurrencyLimit
 from importer.api.metrics import MeasuredStore, Metrics
 from importer.api.readiness import Readiness
 from importer.server.connections import most_connections
@@ -39,10 +39,12 @@ class Service:
     database_url: str
     readiness: Readiness
     metrics: Metrics
-    watchers: Places = field(  # of an import's changes: they stay, so the others keep half of all connections
-        default_factory=lambda: Places(most_connections() // 2)
+    watchers: ConcurrencyLimit = (
+        field(  # of an import's changes: they stay, so the others keep half of all connections
+            default_factory=lambda: ConcurrencyLimit(most_connections() // 2)
+        )
     )
-    listings: Places = field(default_factory=lambda: Places(_LISTINGS))  # of rejects
+    listings: ConcurrencyLimit = field(default_factory=lambda: ConcurrencyLimit(_LISTINGS))  # of rejects
     closing: asyncio.Event = field(default_factory=asyncio.Event)  # the service is about to stop
 
     async def unless_closing(

@@ -13,7 +13,7 @@ from importer.model import Import
 Told = asyncio.Queue[Import | None]  # the import after each change; None: it is gone
 
 
-class Changes:
+class Notifier:
     """Takes what changed to those who wait for it. To be used in one event loop."""
 
     def __init__(self) -> None:

@@ -18,10 +18,10 @@ from uuid import UUID
 
 import msgspec
 
-from importer.model import FINISHED, Attempt, Ending, Import, State
+from importer.model import FINISHED, Attempt, AttemptResult, Import, State
 from importer.store import rows, transitions
 from importer.store.database import MIGRATIONS, ControlDatabase
-from importer.store.notifier import Changes
+from importer.store.notifier import Notifier
 from importer.store.rows import ATTEMPT_COLUMNS, IMPORT_COLUMNS, Parameters, among, json_text, time_text
 from loader.contract import Failure, Job, Phase, Progress, Receipt
 
@@ -37,7 +37,7 @@ class Store:
     def __init__(self, database: ControlDatabase, clock: Callable[[], datetime]) -> None:
         self._database = database
         self._clock = clock
-        self._changes = Changes()
+        self._changes = Notifier()
 
     @classmethod
     async def open(cls, path: Path, clock: Callable[[], datetime] = utc_now) -> Self:
@@ -108,7 +108,7 @@ class Store:
             durable=False,
         )
 
-    async def finish_attempt(self, import_id: UUID, ending: Ending) -> Import | None:
+    async def finish_attempt(self, import_id: UUID, ending: AttemptResult) -> Import | None:
         """End the attempt that runs, if one does, and move the import from running or cancelling to `ending.state`.
 
         None: that is no move from where it is (cancel was asked for meanwhile, or it has ended), nothing is changed. The

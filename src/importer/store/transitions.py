@@ -8,7 +8,7 @@ from uuid import UUID
 
 import msgspec
 
-from importer.model import FINISHED, MAX_RETRY_DELAY_SECONDS, Ending, Import, State, may_move
+from importer.model import FINISHED, MAX_RETRY_DELAY_SECONDS, AttemptResult, Import, State, can_transition
 from importer.store import rows
 from importer.store.errors import IdempotencyConflict
 from importer.store.rows import IMPORT_COLUMNS, Parameters, json_text, time_text
@@ -105,14 +105,14 @@ def claim(connection: sqlite3.Connection, now: datetime) -> list[Import]:
 
 
 def finish_attempt(
-    connection: sqlite3.Connection, import_id: UUID, ending: Ending, now: datetime
+    connection: sqlite3.Connection, import_id: UUID, ending: AttemptResult, now: datetime
 ) -> list[Import]:
     """End the attempt that runs, if one does, and move its import; return it, or nothing where that is no move."""
     is_end = ending.state in FINISHED
     origins = [
         origin
         for origin in (State.RUNNING, State.CANCELLING)
-        if (is_end or ending.state is State.QUEUED) and may_move(origin, ending.state)
+        if (is_end or ending.state is State.QUEUED) and can_transition(origin, ending.state)
     ]
     keeps_staging = ending.state is State.FAILED and ending.keeps_staging
     moved = rows.update_import(

@@ -9,18 +9,18 @@ import msgspec
 import structlog
 
 from importer.failpoint import reach
-from importer.model import Ending, Import, State
+from importer.model import AttemptResult, Import, State
 from importer.store.errors import StoreError
 from importer.store.store import Store
 from importer.supervisor.backoff import jittered, until_stored
 from importer.supervisor.database_probe import DatabaseProbe
 from importer.supervisor.ledger import LedgerReader
 from importer.supervisor.outcome import (
-    Asked,
-    End,
     Known,
-    Retries,
+    LoaderExit,
+    RetryPolicy,
     Staged,
+    StopIntent,
     blames_database,
     decide,
     keeps_staging,
@@ -31,7 +31,7 @@ from loader.contract import Failure, ProgressMessage
 from loader.errors import LoaderError
 
 
-class Reached(msgspec.Struct):
+class RetryProgress(msgspec.Struct):
     """How far an import's loaders have come, from one attempt to the next. Lost with the service: a fresh start."""
 
     committed_bytes: int = 0
@@ -48,12 +48,12 @@ class ImportRun:
         store: Store,
         ledger: LedgerReader,
         probe: DatabaseProbe,
-        retries: Retries,
-        reached: Reached,
+        retries: RetryPolicy,
+        reached: RetryProgress,
     ) -> None:
         """Start the loader of an import that was just claimed."""
         self.import_id = claimed.id
-        self.end: End | None = None
+        self.end: LoaderExit | None = None
         self._store = store
         self._ledger = ledger
         self._probe = probe
@@ -128,7 +128,7 @@ class ImportRun:
         reach()
         await self._conclude(process_end, standing, outage)
 
-    async def _conclude(self, end: End, standing: Known, outage: Failure | None = None) -> None:
+    async def _conclude(self, end: LoaderExit, standing: Known, outage: Failure | None = None) -> None:
         self.end = end
         while not await self._settle(end, standing, outage):
             pass  # cancel was asked for between the look and the move
@@ -149,7 +149,7 @@ class ImportRun:
         except StoreError as error:  # the next one is half a second away
             self._log.warning("progress not written", error=error.message)
 
-    async def _settle(self, end: End, standing: Known, outage: Failure | None) -> bool:
+    async def _settle(self, end: LoaderExit, standing: Known, outage: Failure | None) -> bool:
         """Decide and write it down; False: the import has moved meanwhile."""
         if self._has_unwritten_cancel:
             await until_stored(lambda: self._store.request_cancel(self.import_id))
@@ -171,7 +171,7 @@ class ImportRun:
         if outcome.retry_after_seconds:
             delay = datetime.timedelta(seconds=jittered(outcome.retry_after_seconds))
             not_before = datetime.datetime.now(datetime.UTC) + delay
-        ending = Ending(
+        ending = AttemptResult(
             state=outcome.state,
             exit_code=end.exit_code,
             error=outcome.error,
@@ -188,10 +188,10 @@ class ImportRun:
             self._log.info("attempt ended", state=moved.state, error=error, not_before=moved.not_before)
         return moved is not None
 
-    def _asked(self, found: Import) -> Asked:
+    def _asked(self, found: Import) -> StopIntent:
         if found.state is State.CANCELLING:
-            return Asked.CANCEL
-        return Asked.SUSPEND if self._is_suspended else Asked.NOTHING
+            return StopIntent.CANCEL
+        return StopIntent.SUSPEND if self._is_suspended else StopIntent.NOTHING
 
     def _fruitless(self, found: Import, standing: Known) -> int:
         # less, too: somebody's SIGTERM has taken it back, and it has come so far anew

@@ -18,7 +18,7 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 # What is tried until it succeeds is tried again after a second, after two, four, ... and then twice a minute: the
 # database that it waits for may be back at any time.
 _FIRST_DELAY_SECONDS = 1.0
-_LONGEST_DELAY_SECONDS = 30.0
+_MAX_DELAY_SECONDS = 30.0
 # A full disk, or somebody's lock on the control DB.
 _STORE_DELAY_SECONDS = 1.0
 
@@ -28,7 +28,7 @@ def delays() -> Iterator[float]:
     seconds = _FIRST_DELAY_SECONDS
     while True:
         yield jittered(seconds)
-        seconds = min(2 * seconds, _LONGEST_DELAY_SECONDS)
+        seconds = min(2 * seconds, _MAX_DELAY_SECONDS)
 
 
 def jittered(seconds: float) -> float:

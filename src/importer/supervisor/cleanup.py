@@ -13,13 +13,13 @@ from uuid import UUID
 import structlog
 
 from importer.failpoint import reach
-from importer.model import Ending, Import, State
+from importer.model import AttemptResult, Import, State
 from importer.store.store import Store
 from importer.supervisor.backoff import delays, uninterrupted, until_stored
 from importer.supervisor.ledger import LedgerReader
-from importer.supervisor.outcome import End, Staged, Standing, failure_of
+from importer.supervisor.outcome import LedgerState, LoaderExit, Staged, failure_of
 from importer.supervisor.process import Loaders
-from importer.supervisor.tasks import Defects, KeyedTasks
+from importer.supervisor.tasks import KeyedTasks, UnhandledErrors
 from loader.contract import FailureCode, Receipt
 from loader.errors import LoaderError
 
@@ -36,7 +36,9 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 class Cleanup:
     """A task for each import that is being cancelled and has no loader, and for each that is being removed."""
 
-    def __init__(self, store: Store, ledger: LedgerReader, loaders: Loaders, defects: Defects) -> None:
+    def __init__(
+        self, store: Store, ledger: LedgerReader, loaders: Loaders, defects: UnhandledErrors
+    ) -> None:
         self._store = store
         self._ledger = ledger
         self._loaders = loaders
@@ -44,7 +46,7 @@ class Cleanup:
         self._cancels = KeyedTasks(defects)
         self._removals = KeyedTasks(defects)
 
-    def finish_cancel(self, import_id: UUID, end: End | None = None) -> None:
+    def finish_cancel(self, import_id: UUID, end: LoaderExit | None = None) -> None:
         """See to it that an import becomes cancelled. `end`: of its last attempt, which is still open."""
         self._cancels.begin(import_id, lambda: self._cancel(import_id, end))
 
@@ -91,7 +93,7 @@ class Cleanup:
             await until_stored(lambda failure=failure: self._store.postpone_cleanup(import_id, failure))
             await asyncio.sleep(next(pauses))
 
-    async def _drop(self, import_id: UUID, *, published: bool) -> End:
+    async def _drop(self, import_id: UUID, *, published: bool) -> LoaderExit:
         process = self._loaders.drop(import_id, published=published)
         try:
             with contextlib.suppress(TimeoutError):
@@ -102,9 +104,9 @@ class Cleanup:
             end = await uninterrupted(process.end())
         return end
 
-    async def _cancel(self, import_id: UUID, end: End | None) -> None:
+    async def _cancel(self, import_id: UUID, end: LoaderExit | None) -> None:
         receipt = await self._until_clear(import_id, published=False)
-        ending = Ending(
+        ending = AttemptResult(
             state=State.CANCELLED if receipt is None else State.SUCCEEDED,
             exit_code=None if end is None else end.exit_code,
             error=failure_of(end) if end is not None and receipt is None else None,
@@ -125,7 +127,7 @@ class Cleanup:
         log.info("removed", import_id=str(removing.id))
 
 
-def _is_left(standing: Standing, *, published: bool) -> bool:
+def _is_left(standing: LedgerState, *, published: bool) -> bool:
     return isinstance(standing, Staged) or (published and isinstance(standing, Receipt))
 
 

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import msgspec
 
-from importer.supervisor.outcome import Staged, Standing
+from importer.supervisor.outcome import LedgerState, Staged
 from loader.contract import FailureCode, Receipt
 from loader.errors import LoaderError
 from loader.postgres import import_tables, ledger, target_table
@@ -32,7 +32,7 @@ class LedgerReader:
         self._database_url = database_url
         self._turns = asyncio.Semaphore(_CONNECTIONS)
 
-    async def standing(self, import_id: UUID) -> Standing:
+    async def standing(self, import_id: UUID) -> LedgerState:
         """Return where an import stands, once no transaction that changes it is under way. Raises LoaderError."""
         return await self._ask(lambda connection: _standing(connection, import_id))
 
@@ -80,7 +80,7 @@ class LedgerReader:
                 ) from None
 
 
-def _standing(connection: Connection, import_id: UUID) -> Standing:
+def _standing(connection: Connection, import_id: UUID) -> LedgerState:
     if not target_table.exists(connection):
         return "absent"
     # A loader that was killed in its publish may leave a COMMIT on its way, with the row locked: wait for its end.

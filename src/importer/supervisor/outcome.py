@@ -17,7 +17,7 @@ from loader.contract import FAILURE_KINDS, ExitCode, Failed, Failure, FailureCod
 from loader.errors import LoaderError
 
 
-class Asked(enum.Enum):
+class StopIntent(enum.Enum):
     """What the loader was told before it ended."""
 
     NOTHING = enum.auto()
@@ -25,7 +25,7 @@ class Asked(enum.Enum):
     SUSPEND = enum.auto()  # the service stops
 
 
-class End(msgspec.Struct, frozen=True):
+class LoaderExit(msgspec.Struct, frozen=True):
     """How a process ended, and what it left to read."""
 
     exit_code: int | None  # negative: the signal that killed it; None: it could not be started
@@ -42,12 +42,12 @@ class Staged(msgspec.Struct, frozen=True):
 
 
 # What the ledger says of an import: published, not published, nothing.
-Standing = Receipt | Staged | Literal["absent"]
+LedgerState = Receipt | Staged | Literal["absent"]
 # The same, or that it was not, or could not be asked.
-Known = Standing | Literal["unknown"]
+Known = LedgerState | Literal["unknown"]
 
 
-class Retries(msgspec.Struct, frozen=True):
+class RetryPolicy(msgspec.Struct, frozen=True):
     """When a retryable failure is the last one. The defaults are the ones to use; tests have less time."""
 
     # Attempts in a row that committed nothing. With the delays below they take from four to nine minutes: a database has
@@ -62,7 +62,7 @@ class Retries(msgspec.Struct, frozen=True):
         return min(self.first_delay_seconds * 2.0**fruitless, MAX_RETRY_DELAY_SECONDS)
 
 
-RETRIES = Retries()
+RETRIES = RetryPolicy()
 
 
 # Of an attempt that nobody saw the end of. It says nothing about the import, but somebody should know.
@@ -81,7 +81,7 @@ class Outcome(msgspec.Struct, frozen=True):
     error: Failure | None = None  # of the attempt
     receipt: Receipt | None = None  # with SUCCEEDED
     retry_after_seconds: float = 0  # with QUEUED
-    is_retried: bool = True  # with QUEUED and an error: it counts as one of Retries.attempts
+    is_retried: bool = True  # with QUEUED and an error: it counts as one of RetryPolicy.attempts
 
 
 # Ends that somebody's signal brought about: ours, or one that we know nothing of.
@@ -96,12 +96,12 @@ _CODES = {
 }
 
 
-def needs_ledger(end: End) -> bool:
+def needs_ledger(end: LoaderExit) -> bool:
     """Whether the ledger has to be asked before deciding: what the loader said leaves something open."""
     return end.last is None or (isinstance(end.last, Failed) and end.last.staging != "none")
 
 
-def keeps_staging(end: End) -> bool:
+def keeps_staging(end: LoaderExit) -> bool:
     """Whether what the loader had committed is to stay for a retry, should the import have failed.
 
     The loader knows whether the failure spoils it. One that ended without its last message, as a killed one does, has
@@ -113,7 +113,7 @@ def keeps_staging(end: End) -> bool:
     return end.last.staging == "kept" or (end.last.staging == "unknown" and is_useful)
 
 
-def blames_database(end: End) -> bool:
+def blames_database(end: LoaderExit) -> bool:
     """Whether the loader says that the database could not be used: then the service has to see for itself."""
     return isinstance(end.last, Failed) and FAILURE_KINDS[end.last.failure.code].exit_code in (
         ExitCode.DATABASE_UNAVAILABLE,
@@ -122,11 +122,11 @@ def blames_database(end: End) -> bool:
 
 
 def decide(
-    end: End,
+    end: LoaderExit,
     standing: Known,
-    asked: Asked,
+    asked: StopIntent,
     fruitless: int = 0,
-    retries: Retries = RETRIES,
+    retries: RetryPolicy = RETRIES,
     *,
     locked: int = 0,
     outage: FailureCode | None = None,
@@ -140,7 +140,7 @@ def decide(
     if receipt is not None:  # whatever was asked for: the ledger decides
         return Outcome(State.SUCCEEDED, receipt=receipt)
     failure = failure_of(end)
-    if asked is Asked.CANCEL:
+    if asked is StopIntent.CANCEL:
         is_gone = standing == "absent" or (isinstance(end.last, Failed) and end.last.staging == "none")
         if not is_gone:
             return Outcome(State.CANCELLING, failure)
@@ -149,7 +149,7 @@ def decide(
         return Outcome(State.QUEUED, failure, retry_after_seconds=retries.delay_seconds(0), is_retried=False)
     if not failure.retryable:
         return Outcome(State.FAILED, _with_deadline(failure, end))
-    if asked is Asked.SUSPEND:
+    if asked is StopIntent.SUSPEND:
         return Outcome(State.QUEUED)
     is_locked = failure.code is FailureCode.TABLE_LOCKED
     before, most = (locked, retries.locked_attempts) if is_locked else (fruitless, retries.attempts)
@@ -159,7 +159,7 @@ def decide(
     return Outcome(State.QUEUED, failure, retry_after_seconds=delay_seconds, is_retried=not is_locked)
 
 
-def _with_deadline(failure: Failure, end: End) -> Failure:
+def _with_deadline(failure: Failure, end: LoaderExit) -> Failure:
     """Say how long the service keeps what the last attempt left (janitor.py), and how to go on."""
     if not isinstance(end.last, Failed) or end.last.staging != "kept":
         return failure
@@ -169,7 +169,7 @@ def _with_deadline(failure: Failure, end: End) -> Failure:
     return msgspec.structs.replace(failure, hint=f"{failure.hint} {how}")
 
 
-def failure_of(end: End) -> Failure:
+def failure_of(end: LoaderExit) -> Failure:
     """Return how the end of a loader that published nothing is called."""
     if isinstance(end.last, Failed):
         return _retryable_if_signalled(end.last.failure)
@@ -188,7 +188,7 @@ def failure_of(end: End) -> Failure:
     return _retryable_if_signalled(LoaderError(code, message, "Its log says more.").failure)
 
 
-def _receipt(end: End, standing: Known) -> Receipt | None:
+def _receipt(end: LoaderExit, standing: Known) -> Receipt | None:
     if isinstance(end.last, Published):
         return end.last.receipt
     return standing if isinstance(standing, Receipt) else None

@@ -21,7 +21,7 @@ from uuid import UUID
 import msgspec
 
 from importer.failpoint import reach
-from importer.supervisor.outcome import End
+from importer.supervisor.outcome import LoaderExit
 from loader.contract import ExitCode, Failed, Job, Message, ProgressMessage, Published
 from loader.postgres.connection import parse_url
 
@@ -31,7 +31,7 @@ LOADER = (sys.executable, "-P", "-m", "loader")
 # Of what a process says beside its messages, this much is kept: enough for some tracebacks.
 LOG_BYTES = 64 * 1024
 # Shorter values in an address's query, such as a version or a region, are no secrets, and may stand anywhere.
-_SHORTEST_SECRET = 6
+_MIN_SECRET = 6
 # Messages are shorter than a few kilobytes; a longer line is none, and is taken in pieces.
 _LINE_BYTES = 1 << 20
 # A loader reports twice a second, whatever it does. One that is silent for so long hangs, or was stopped by SIGSTOP;
@@ -60,7 +60,7 @@ class LoaderProcess:
         self.changed = (
             asyncio.Event()
         )  # set when that is new, and at the end; whoever reads it clears this first
-        self._end: asyncio.Future[End] = asyncio.get_running_loop().create_future()
+        self._end: asyncio.Future[LoaderExit] = asyncio.get_running_loop().create_future()
         self._last: Published | Failed | None = None
         self._log = _Tail(_secrets(job, database_url))
         self._heard = self._was_silent = False
@@ -80,7 +80,7 @@ class LoaderProcess:
             )
         except OSError as error:
             self._process = None
-            self._finish(End(None, None, str(error)))
+            self._finish(LoaderExit(None, None, str(error)))
             return
         reach()
         threading.Thread(target=self._live, args=(self._process,), name="loader", daemon=True).start()
@@ -100,13 +100,13 @@ class LoaderProcess:
         return self._end.done()
 
     @property
-    def publish(self) -> End | None:
+    def publish(self) -> LoaderExit | None:
         """How it ends, known before it does: once the rows are visible it tidies up, and no exit code takes them back."""
         if isinstance(self._last, Published):
-            return End(ExitCode.PUBLISHED, self._last, self._log.text())
+            return LoaderExit(ExitCode.PUBLISHED, self._last, self._log.text())
         return None
 
-    async def end(self) -> End:
+    async def end(self) -> LoaderExit:
         """Wait for its end, whoever else does."""
         return await asyncio.shield(self._end)
 
@@ -148,7 +148,7 @@ class LoaderProcess:
         self._is_announced = False
         self.changed.set()
 
-    def _finish(self, end: End) -> None:
+    def _finish(self, end: LoaderExit) -> None:
         self._end.set_result(end)
         self.changed.set()
 
@@ -184,7 +184,7 @@ class LoaderProcess:
         for reader in readers:
             reader.join(_DRAIN_SECONDS)
         self._close_stdin()
-        end = End(exit_code, self._last, self._log.text(), self._was_silent, self._was_stalled)
+        end = LoaderExit(exit_code, self._last, self._log.text(), self._was_silent, self._was_stalled)
         self._tell(self._finish, end)
 
     def _take(self, line: bytes) -> None:
@@ -213,7 +213,7 @@ class LoaderProcess:
                 self._is_announced = True
                 self._tell(self._announce)
 
-    def _tell(self, function: Callable[..., None], *arguments: End) -> None:
+    def _tell(self, function: Callable[..., None], *arguments: LoaderExit) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is there to be told
             self._end.get_loop().call_soon_threadsafe(function, *arguments)
 
@@ -303,6 +303,6 @@ def _secrets(job: Job | None, database_url: str) -> set[str]:
         with contextlib.suppress(ValueError):  # no URL: the loader says so
             source = urlsplit(job.source)
             credentials, _, _ = source.netloc.rpartition("@")
-            values = (value for _, value in parse_qsl(source.query) if len(value) >= _SHORTEST_SECRET)
+            values = (value for _, value in parse_qsl(source.query) if len(value) >= _MIN_SECRET)
             secrets |= {source.query, credentials, *credentials.split(":", 1), *values}
     return {form for secret in secrets for form in (secret, unquote(secret)) if form}

@@ -28,7 +28,7 @@ _KEPT = datetime.timedelta(hours=24)
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
-class Janitor:
+class Reconciler:
     """Makes ledger and control DB agree about what has ended. What it can't do now, it does the next time."""
 
     def __init__(self, store: Store, ledger: LedgerReader, cleanup: Cleanup, history_days: int) -> None:

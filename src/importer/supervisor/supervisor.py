@@ -12,19 +12,19 @@ from uuid import UUID
 import structlog
 
 from importer.failpoint import reach
-from importer.model import Ending, Import, State
+from importer.model import AttemptResult, Import, State
 from importer.settings import Settings
 from importer.store.errors import StoreError
 from importer.store.store import Store
-from importer.supervisor.attempt import ImportRun, Reached
+from importer.supervisor.attempt import ImportRun, RetryProgress
 from importer.supervisor.backoff import uninterrupted, until_stored
 from importer.supervisor.cleanup import Cleanup
 from importer.supervisor.database_probe import DatabaseProbe
 from importer.supervisor.ledger import LedgerReader
-from importer.supervisor.outcome import RETRIES, SERVICE_ENDED, Retries
+from importer.supervisor.outcome import RETRIES, SERVICE_ENDED, RetryPolicy
 from importer.supervisor.process import LOADER, Loaders
-from importer.supervisor.reconciler import Janitor
-from importer.supervisor.tasks import Defects, KeyedTasks
+from importer.supervisor.reconciler import Reconciler
+from importer.supervisor.tasks import KeyedTasks, UnhandledErrors
 
 # The queue is looked at this often even if nobody calls: clocks are set, and a full disk is emptied, without a word.
 _LOOK_SECONDS = 30.0
@@ -50,7 +50,7 @@ class Supervisor:
         database_url: str,
         *,
         command: Sequence[str] = LOADER,
-        retries: Retries = RETRIES,
+        retries: RetryPolicy = RETRIES,
     ) -> None:
         self._store = store
         self._settings = settings
@@ -58,12 +58,12 @@ class Supervisor:
         self._loaders = Loaders(database_url, settings.workers, settings.allowed_hosts, command)
         self._ledger = LedgerReader(database_url)
         self.probe = DatabaseProbe(database_url, self.wake)
-        self.defects = Defects()
+        self.defects = UnhandledErrors()
         self._cleanup = Cleanup(store, self._ledger, self._loaders, self.defects)
-        self._janitor = Janitor(store, self._ledger, self._cleanup, settings.history_days)
+        self._janitor = Reconciler(store, self._ledger, self._cleanup, settings.history_days)
         self._runs: dict[UUID, ImportRun] = {}
         self._run_tasks = KeyedTasks(self.defects)
-        self._reached: dict[UUID, Reached] = {}
+        self._reached: dict[UUID, RetryProgress] = {}
         # Held from a move in the control DB until the run that belongs to it is in `_runs`, or is told of it.
         self._turn = asyncio.Lock()
         self._called = asyncio.Event()
@@ -171,7 +171,7 @@ class Supervisor:
         match found.state:
             case State.RUNNING:
                 await self._store.finish_attempt(
-                    found.id, Ending(State.QUEUED, error=SERVICE_ENDED, is_retried=False)
+                    found.id, AttemptResult(State.QUEUED, error=SERVICE_ENDED, is_retried=False)
                 )
             case State.CANCELLING:
                 self._cleanup.finish_cancel(found.id)
@@ -202,7 +202,7 @@ class Supervisor:
             if claimed is None:
                 return False
             reach()
-            reached = self._reached.setdefault(claimed.id, Reached())
+            reached = self._reached.setdefault(claimed.id, RetryProgress())
             run = ImportRun(
                 claimed, self._loaders, self._store, self._ledger, self.probe, self._retries, reached
             )

@@ -10,7 +10,7 @@ import structlog
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
-class Defects:
+class UnhandledErrors:
     """What tasks raise that nobody awaits. Work stays undone then that others count on, and states say otherwise."""
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class Defects:
 class KeyedTasks:
     """The tasks that run. To be used in one event loop."""
 
-    def __init__(self, defects: Defects) -> None:
+    def __init__(self, defects: UnhandledErrors) -> None:
         self._defects = defects
         self._tasks: dict[Hashable, asyncio.Task[None]] = {}
         self._is_stopped = False

@@ -148,7 +148,7 @@ def collect(database_url: str, *, dry_run: bool) -> None:
     with _interruptible() as interrupt, Database(database_url).connection("gc") as connection:
         if not target_table.exists(connection):
             return
-        for found in remove.unheld(connection, "loading", "removing"):
+        for found in remove.orphaned(connection, "loading", "removing"):
             totals = ledger.totals(connection, found.import_key)
             what = (
                 f"import {found.id}: {totals.parts:,} parts, {totals.rows_copied:,} rows of {found.location}"

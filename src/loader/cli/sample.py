@@ -53,7 +53,7 @@ LATE_REQUEST_SHARE = _share(0.95)
 
 MEDIAN_SECONDS = 912
 SECONDS_SPREAD = _spread(0.627)
-MOST_SECONDS = 52_060
+MAX_SECONDS = 52_060
 MEDIAN_MILES_1000 = 2830
 MILES_SPREAD = _spread(0.64)
 MOST_MILES_1000 = 417_620
@@ -101,7 +101,7 @@ def _put_row(out: Text, draws: Draws, hour: int) -> int:
     late = draws[3] < LATE_REQUEST_SHARE
     request = pickup + 1 + (draws[4] * 900 >> 32) if late else scene - 60 - (draws[4] * 840 >> 32)
     length = _deviation(draws[5:8]) * SECONDS_SPREAD
-    seconds = min(_scaled(MEDIAN_SECONDS, length), MOST_SECONDS)
+    seconds = min(_scaled(MEDIAN_SECONDS, length), MAX_SECONDS)
 
     at = _put_text(out, UBER if uber else LYFT)
     at = _put_timestamp(out, at, request)

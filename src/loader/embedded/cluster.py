@@ -28,7 +28,7 @@ SOCKET_LINK = "postgres-socket"  # leads to a folder with a short path, in which
 PORT = 5432  # only a part of the socket's name: nothing listens on the network
 SOCKET = f".s.PGSQL.{PORT}"
 # Of the 103 bytes that a socket's path may have on macOS (Linux: 107), "/loader-postgres-12345678/.s.PGSQL.5432" takes 39.
-LONGEST_TEMPORARY_FOLDER_BYTES = 64
+MAX_TEMPORARY_FOLDER_BYTES = 64
 # Looked at whenever a program is started; a longer log is emptied.
 LOG_LIMIT_BYTES = 1 << 20
 LOG_TAIL_LINES = 10
@@ -143,7 +143,7 @@ def _leads_to(socket_folder: Path, server_socket: Path) -> bool:
 def _short_temporary_folder() -> str:
     """Return TMPDIR unless it is so long that no socket can be connected to below it."""
     folder = tempfile.gettempdir()
-    return folder if len(os.fsencode(folder)) <= LONGEST_TEMPORARY_FOLDER_BYTES else "/tmp"  # noqa: S108 - mkdtemp's
+    return folder if len(os.fsencode(folder)) <= MAX_TEMPORARY_FOLDER_BYTES else "/tmp"  # noqa: S108 - mkdtemp's
 
 
 def reachable_socket_folder(folder: Path) -> Path | None:

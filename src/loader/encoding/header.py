@@ -33,7 +33,7 @@ _UNREADABLE = {
     Reason.QUOTE: "a quote is opened in its first line and not closed",
 }
 # A wrong file may have any number of names; so many differences say enough.
-_MOST_DIFFERENCES = 30
+_MAX_DIFFERENCES = 30
 
 
 class Header(msgspec.Struct, frozen=True):
@@ -133,7 +133,7 @@ def _compare(names: list[str]) -> list[str]:
 
 
 def _side_by_side(names: list[str]) -> str:
-    """Return the columns that differ, expected and found, one a line, the first _MOST_DIFFERENCES of them."""
+    """Return the columns that differ, expected and found, one a line, the first _MAX_DIFFERENCES of them."""
     expected = [column.header for column in COLUMNS]
     if len(names) <= LAYOUT_COLUMN_COUNTS[0]:
         expected = expected[: LAYOUT_COLUMN_COUNTS[0]]
@@ -141,8 +141,6 @@ def _side_by_side(names: list[str]) -> str:
     for position, (wanted, found) in enumerate(zip_longest(expected, names, fillvalue="-"), start=1):
         if wanted.lower() != found.lower():
             rows.append((str(position), wanted, found[:40]))
-    more = len(rows) - 1 - _MOST_DIFFERENCES
-    lines = [
-        f"  {number:>3}  {wanted:<24} {found}" for number, wanted, found in rows[: 1 + _MOST_DIFFERENCES]
-    ]
+    more = len(rows) - 1 - _MAX_DIFFERENCES
+    lines = [f"  {number:>3}  {wanted:<24} {found}" for number, wanted, found in rows[: 1 + _MAX_DIFFERENCES]]
     return "\n".join(lines + [f"       and {more:,} more"] * (more > 0))

@@ -12,19 +12,19 @@ from loader.contract import FailureCode
 from loader.errors import LoaderError
 from loader.http.connection import Dialer, HttpConnection
 from loader.http.response import announced_length, check_status, cut_off, failed_attempt, protocol_error
-from loader.http.retry import AttemptFailed, Patience
+from loader.http.retry import RetryPolicy, TransientError
 from loader.http.url import HttpAddress, InvalidAddress
 from loader.source.base import SourceClosed
 
 MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 # Of connections that wait for the next request: more than are asked side by side are left of servers that redirects led to.
-_MOST_IDLE = 16
+_MAX_IDLE = 16
 # After a redirect these may mean that only the target has expired.
 _EXPIRED = frozenset({FailureCode.SOURCE_FORBIDDEN, FailureCode.SOURCE_NOT_FOUND})
 
 
-class Answer:
+class Response:
     """A response whose body is still to be read. Ends with `finish`."""
 
     def __init__(
@@ -88,12 +88,12 @@ class HttpClient:
     """Asks one address, or what it redirects to. For several threads at once."""
 
     def __init__(
-        self, address: HttpAddress, dialer: Dialer, patience: Patience, closed: threading.Event
+        self, address: HttpAddress, dialer: Dialer, retry_policy: RetryPolicy, closed: threading.Event
     ) -> None:
         self._address = address
         self._target = address  # where redirects have led; asked directly until it fails
         self._dialer = dialer
-        self._patience = patience
+        self._patience = retry_policy
         self._closed = closed
         # the system's authorities; OpenSSL looks at SSL_CERT_FILE itself
         self._tls = ssl.create_default_context()
@@ -101,7 +101,7 @@ class HttpClient:
         self._idle: list[HttpConnection] = []
         self._busy: set[HttpConnection] = set()
 
-    def get(self, headers: Mapping[str, str]) -> Answer:
+    def get(self, headers: Mapping[str, str]) -> Response:
         """Ask once, and follow redirects. Status 200, 206, 412 or 416: others are raised.
 
         Raises AttemptFailed for what may pass, LoaderError for what won't, SourceClosed.
@@ -109,13 +109,13 @@ class HttpClient:
         start = self._target
         try:
             answer = self._follow(start, headers)
-        except AttemptFailed:
+        except TransientError:
             self._target = self._address
             raise
         except LoaderError as error:
             self._target = self._address
             if start is not self._address and error.code in _EXPIRED:
-                raise AttemptFailed(error) from error
+                raise TransientError(error) from error
             raise
         self._target = answer.address
         return answer
@@ -135,12 +135,12 @@ class HttpClient:
             self._busy.discard(connection)
             if reusable and not self._closed.is_set():
                 self._idle.append(connection)
-                if len(self._idle) <= _MOST_IDLE:
+                if len(self._idle) <= _MAX_IDLE:
                     return
                 connection = self._idle.pop(0)
         connection.close()
 
-    def _follow(self, address: HttpAddress, headers: Mapping[str, str]) -> Answer:
+    def _follow(self, address: HttpAddress, headers: Mapping[str, str]) -> Response:
         for _ in range(MAX_REDIRECTS + 1):
             answer = self._ask(address, headers)
             try:
@@ -151,13 +151,13 @@ class HttpClient:
             except InvalidAddress as error:
                 answer.finish()
                 raise protocol_error(address.location, f"its redirect is refused: {error}") from error
-            except (AttemptFailed, LoaderError):
+            except (TransientError, LoaderError):
                 answer.finish()
                 raise
             answer.finish()
         raise protocol_error(self._address.location, f"more than {MAX_REDIRECTS} redirects")
 
-    def _ask(self, address: HttpAddress, headers: Mapping[str, str]) -> Answer:
+    def _ask(self, address: HttpAddress, headers: Mapping[str, str]) -> Response:
         authorization = {"Authorization": address.authorization} if address.authorization else {}
         common = {"Accept-Encoding": "identity", "User-Agent": "large-file-importer"}
         while True:
@@ -165,7 +165,7 @@ class HttpClient:
             was_idle = connection.sock is not None
             try:
                 connection.request("GET", address.target, headers={**common, **authorization, **headers})
-                return Answer(self, connection, connection.getresponse(), address)
+                return Response(self, connection, connection.getresponse(), address)
             except (OSError, http.client.HTTPException) as error:
                 self.take_back(connection, reusable=False)
                 if self._closed.is_set():

@@ -10,14 +10,14 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from loader.http.retry import AttemptFailed
-from loader.source.base import GLANCE_SECONDS, SourceClosed
+from loader.http.retry import TransientError
+from loader.source.base import POLL_INTERVAL_SECONDS, SourceClosed
 
 # Answers in a row for one request more at once: where the limit is the server's for good, one of so many is turned away.
 _ANSWERS_FOR_ONE_MORE = 16
 
 
-class Admission:
+class ConcurrencyLimit:
     """The requests to one server that are under way. For several threads at once."""
 
     def __init__(self, most: int, closed: threading.Event) -> None:
@@ -34,13 +34,13 @@ class Admission:
             while self._under_way >= self._limit:
                 if self._closed.is_set():
                     raise SourceClosed
-                self._changed.wait(GLANCE_SECONDS)
+                self._changed.wait(POLL_INTERVAL_SECONDS)
             self._under_way += 1
         is_answered = is_turned_away = False
         try:
             yield
             is_answered = True
-        except AttemptFailed as failure:
+        except TransientError as failure:
             is_turned_away = failure.is_turned_away
             raise
         finally:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from loader.http.address_policy import AddressPolicy
-from loader.http.retry import Patience
+from loader.http.retry import RetryPolicy
 from loader.http.url import DEFAULT_PORTS, HttpAddress
 from loader.source.base import SourceClosed
 
@@ -27,7 +27,7 @@ SocketAddress = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
 Resolve = Callable[[str, int], list[tuple[socket.AddressFamily, SocketAddress]]]
 
 # Of a name's addresses so many are tried: a name with a thousand dead ones would take hours.
-_MOST_ADDRESSES = 8
+_MAX_ADDRESSES = 8
 # What an answer may send before its body: status, headers, and interim answers (RFC 9110, 15.2) ahead of them. Servers
 # end at 8 to 64 KiB themselves.
 _HEAD_BYTES = 256 * 1024
@@ -62,7 +62,7 @@ class Dialer:
         if self._policy is not None:
             self._policy.check(host, port, [str(address[0]) for _, address in found])
         failure = OSError(errno.EADDRNOTAVAIL, "the name has no address")
-        for family, address in found[:_MOST_ADDRESSES]:
+        for family, address in found[:_MAX_ADDRESSES]:
             try:
                 return _connect(family, address, timeout_seconds, adopt)
             except OSError as error:
@@ -90,10 +90,10 @@ def _connect(
 class _Meter(io.RawIOBase):
     """A socket's bytes, counted against the time spent waiting for them, and against what there may be of them."""
 
-    def __init__(self, raw: io.RawIOBase, patience: Patience) -> None:
+    def __init__(self, raw: io.RawIOBase, retry_policy: RetryPolicy) -> None:
         super().__init__()
         self._raw = raw
-        self._patience = patience
+        self._patience = retry_policy
         self._waited_seconds = 0.0  # for the server; a pause of the reader does not count
         self._received_bytes = 0
         self._allowed_bytes = 0
@@ -115,8 +115,8 @@ class _Meter(io.RawIOBase):
         self.has_ended = count == 0
         if self._allowed_bytes < 0:
             raise http.client.HTTPException("more headers or frames than an answer has")
-        if self._waited_seconds >= self._patience.floor_window_seconds:
-            if self._received_bytes < self._patience.floor_bytes_per_second * self._waited_seconds:
+        if self._waited_seconds >= self._patience.low_speed_window_seconds:
+            if self._received_bytes < self._patience.low_speed_limit_bytes_per_second * self._waited_seconds:
                 raise TimeoutError(errno.ETIMEDOUT, "the server trickles")
             self._waited_seconds, self._received_bytes = 0.0, 0
         return count
@@ -126,13 +126,13 @@ class _Meter(io.RawIOBase):
         super().close()
 
 
-def _metered_response(patience: Patience) -> type[http.client.HTTPResponse]:
+def _metered_response(retry_policy: RetryPolicy) -> type[http.client.HTTPResponse]:
     class MeteredResponse(http.client.HTTPResponse):
         def __init__(
             self, sock: socket.socket, debuglevel: int = 0, method: str | None = None, url: str | None = None
         ) -> None:
             super().__init__(sock, debuglevel, method, url)
-            self._meter = _Meter(self.fp.detach(), patience)
+            self._meter = _Meter(self.fp.detach(), retry_policy)
             self.fp = io.BufferedReader(self._meter)
 
         def begin(self) -> None:
@@ -163,17 +163,17 @@ class HttpConnection(http.client.HTTPConnection):
         self,
         address: HttpAddress,
         dialer: Dialer,
-        patience: Patience,
+        retry_policy: RetryPolicy,
         tls: ssl.SSLContext,
         closed: threading.Event,
     ) -> None:
         super().__init__(address.host, address.port)
         self.default_port = DEFAULT_PORTS[address.scheme]
-        self.response_class = _metered_response(patience)
+        self.response_class = _metered_response(retry_policy)
         self.origin = address.origin
         self._dialer = dialer
         self._tls = tls if address.scheme == "https" else None
-        self._patience = patience
+        self._patience = retry_policy
         self._closed = closed
         self._abortable: socket.socket | None = None
 

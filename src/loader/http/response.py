@@ -14,7 +14,7 @@ import msgspec
 
 from loader.contract import FailureCode
 from loader.errors import LoaderError
-from loader.http.retry import AttemptFailed, retry_after_seconds
+from loader.http.retry import TransientError, retry_after_seconds
 
 # What a server claims is shown, but cut: a header may be 64 KiB long.
 _SHOWN_CHARACTERS = 80
@@ -82,9 +82,9 @@ def announced_length(headers: Message, location: str) -> int | None:
     return int(length)
 
 
-def cut_off(location: str, missing_bytes: int) -> AttemptFailed:
+def cut_off(location: str, missing_bytes: int) -> TransientError:
     """Make the failure of a body that ends before its announced end."""
-    return AttemptFailed(
+    return TransientError(
         LoaderError(
             FailureCode.SOURCE_TRUNCATED,
             f"{location}: a response ends {missing_bytes:,} bytes before its announced end",
@@ -104,7 +104,7 @@ def check_status(status: int, headers: Message, location: str) -> None:
         hint = "A signed address may have expired: get a new one. Else check the credentials and the file's rights."
         raise LoaderError(FailureCode.SOURCE_FORBIDDEN, said, hint)
     if status in (408, 425, 429) or status >= 500:
-        raise AttemptFailed(
+        raise TransientError(
             LoaderError(FailureCode.SOURCE_UNREACHABLE, said, "Try again later: the same command goes on."),
             retry_after_seconds=retry_after_seconds(headers.get("Retry-After")),
             is_turned_away=status in (429, 503),
@@ -120,7 +120,7 @@ def protocol_error(location: str, what: str) -> LoaderError:
     return LoaderError(FailureCode.SOURCE_PROTOCOL, f"{location}: {what}", hint)
 
 
-def failed_attempt(error: OSError | http.client.HTTPException, location: str) -> AttemptFailed | LoaderError:
+def failed_attempt(error: OSError | http.client.HTTPException, location: str) -> TransientError | LoaderError:
     """Name what broke a request, by the exception's type: its text may quote the address, or the server."""
     code, hint = FailureCode.SOURCE_UNREACHABLE, "Check address and network; the same command goes on."
     match error:
@@ -139,7 +139,7 @@ def failed_attempt(error: OSError | http.client.HTTPException, location: str) ->
             what = "the server is too slow, or silent"
         case _:
             what = error.strerror or type(error).__name__
-    return AttemptFailed(LoaderError(code, f"{location}: {what}", hint))
+    return TransientError(LoaderError(code, f"{location}: {what}", hint))
 
 
 def shown(claim: str) -> str:

@@ -13,7 +13,7 @@ from loader.errors import LoaderError
 from loader.source.base import SourceClosed
 
 
-class Patience(msgspec.Struct, frozen=True):
+class RetryPolicy(msgspec.Struct, frozen=True):
     """The limits of one source. The defaults are the ones to use; tests have less time."""
 
     # Per address of a name. Lets the third retransmission of a lost SYN (1, 3, 7 s) still succeed.
@@ -22,8 +22,8 @@ class Patience(msgspec.Struct, frozen=True):
     silence_seconds: float = 30
     # A server that trickles keeps the silence limit quiet for ever: below this rate, over this much time spent
     # waiting, is a failure too. No link in use is that slow; 300 GB would take ten years.
-    floor_bytes_per_second: float = 1024
-    floor_window_seconds: float = 30
+    low_speed_limit_bytes_per_second: float = 1024
+    low_speed_window_seconds: float = 30
     # Failed attempts in a row without progress: one to two minutes of waits, which a server's restart fits into.
     attempts: int = 10
     # The first look has a person waiting for "no such host": about 3 s.
@@ -34,7 +34,7 @@ class Patience(msgspec.Struct, frozen=True):
     longest_retry_after_seconds: float = 120
 
 
-class AttemptFailed(Exception):  # noqa: N818 - one attempt is not yet an error
+class TransientError(Exception):
     """One request went wrong in a way that may pass."""
 
     def __init__(
@@ -49,8 +49,8 @@ class AttemptFailed(Exception):  # noqa: N818 - one attempt is not yet an error
 class RetryBudget:
     """Counts the failures in a row of one piece of work, and waits between them: exponential, with jitter."""
 
-    def __init__(self, patience: Patience, attempts: int, closed: threading.Event) -> None:
-        self._patience = patience
+    def __init__(self, retry_policy: RetryPolicy, attempts: int, closed: threading.Event) -> None:
+        self._patience = retry_policy
         self._attempts = attempts
         self._closed = closed
         self._failures = 0
@@ -59,7 +59,7 @@ class RetryBudget:
         """Bytes came: the next failure is the first again."""
         self._failures = 0
 
-    def spend(self, failure: AttemptFailed) -> None:
+    def spend(self, failure: TransientError) -> None:
         """Wait before the next attempt. Raises the failure's LoaderError when it was the last, and SourceClosed."""
         self._failures += 1
         if self._closed.is_set():

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from loader.kernel.intrinsics import Word, bits_of, high_product, leading_zeros, signed
+from loader.kernel.intrinsics import UInt64, bits_of, high_product, leading_zeros, signed
 from loader.kernel.jit import kernel
 
 # Returned where the value is none that this module rounds: subnormal, too small or too large. A NaN that no number has.
-NO_DOUBLE = ~Word(0)
+NO_DOUBLE = ~UInt64(0)
 
 # A double holds integers up to 2**53 and powers of ten up to 10**22 exactly: their product or quotient is rounded once.
-_EXACT_MANTISSA = Word(1 << 53)
+_EXACT_MANTISSA = UInt64(1 << 53)
 _EXACT_EXPONENT = 22
 _EXACT_POWERS = 10.0 ** np.arange(_EXACT_EXPONENT + 1)
 
@@ -41,27 +41,27 @@ _LOW_POWERS = np.array([power & (1 << 64) - 1 for power in _POWERS], np.uint64)
 # binary64: 52 bits of significand below the hidden one, and an exponent with this bias; its largest value is for infinity.
 _SIGNIFICAND_BITS = 52
 _BIAS = 1023
-_INFINITY = Word(0x7FF << _SIGNIFICAND_BITS)
+_INFINITY = UInt64(0x7FF << _SIGNIFICAND_BITS)
 # The bits of a product below the significand, the one that is rounded and the one that may be lost.
-_BITS_BELOW = Word((1 << 64) - 1) >> _SIGNIFICAND_BITS + 3
+_BITS_BELOW = UInt64((1 << 64) - 1) >> _SIGNIFICAND_BITS + 3
 
 
 @kernel
-def double_bits(mantissa: Word, exponent: int) -> Word:
+def double_bits(mantissa: UInt64, exponent: int) -> UInt64:
     """Return the binary64 nearest to mantissa * 10**exponent, or NO_DOUBLE."""
     if mantissa <= _EXACT_MANTISSA and -_EXACT_EXPONENT <= exponent <= _EXACT_EXPONENT:
         if exponent < 0:
             return bits_of(float(mantissa) / _EXACT_POWERS[-exponent])
         return bits_of(float(mantissa) * _EXACT_POWERS[exponent])
-    if mantissa == Word(0):
-        return Word(0)
+    if mantissa == UInt64(0):
+        return UInt64(0)
     if exponent < _SMALLEST_EXPONENT or exponent > _LARGEST_EXPONENT:
         return NO_DOUBLE
     return _eisel_lemire(mantissa, exponent)
 
 
 @kernel
-def _eisel_lemire(mantissa: Word, exponent: int) -> Word:
+def _eisel_lemire(mantissa: UInt64, exponent: int) -> UInt64:
     zeros = leading_zeros(mantissa)
     high, low = _product(mantissa << zeros, exponent - _SMALLEST_EXPONENT)
     top = signed(high >> 63)
@@ -71,23 +71,23 @@ def _eisel_lemire(mantissa: Word, exponent: int) -> Word:
     binary_exponent = ((217_706 * exponent) >> 16) + 63 + top - zeros + _BIAS
     if binary_exponent <= 0:
         return NO_DOUBLE
-    halfway = low <= Word(1) and -4 <= exponent <= 23 and significand << shift == high
-    if halfway and significand & Word(3) == Word(1):
-        significand -= Word(1)  # to the even neighbour, which here is the lower
-    significand = (significand + Word(1)) >> 1
+    halfway = low <= UInt64(1) and -4 <= exponent <= 23 and significand << shift == high
+    if halfway and significand & UInt64(3) == UInt64(1):
+        significand -= UInt64(1)  # to the even neighbour, which here is the lower
+    significand = (significand + UInt64(1)) >> 1
     # The hidden bit adds 1 to the exponent, and so does a significand that was rounded up to 2**53.
-    bits = (Word(binary_exponent - 1) << _SIGNIFICAND_BITS) + significand
+    bits = (UInt64(binary_exponent - 1) << _SIGNIFICAND_BITS) + significand
     return bits if bits < _INFINITY else NO_DOUBLE
 
 
 @kernel
-def _product(mantissa: Word, index: int) -> tuple[Word, Word]:
+def _product(mantissa: UInt64, index: int) -> tuple[UInt64, UInt64]:
     """Return the high and the next 64 bits of a mantissa's product with a power, as exact as the significand needs."""
-    power = Word(_HIGH_POWERS[index])
+    power = UInt64(_HIGH_POWERS[index])
     high, low = high_product(mantissa, power), mantissa * power
     if high & _BITS_BELOW == _BITS_BELOW:
-        rest = high_product(mantissa, Word(_LOW_POWERS[index]))
+        rest = high_product(mantissa, UInt64(_LOW_POWERS[index]))
         low += rest
         if low < rest:
-            high += Word(1)
+            high += UInt64(1)
     return high, low

@@ -20,14 +20,14 @@ and what is encoded here is what `rows.py` would have made of it.
 from __future__ import annotations
 
 from loader.kernel.constants import COMMA, DECLINED, ENDED, FULL, NEWLINE, QUOTE, RETURN
-from loader.kernel.intrinsics import Bytes, Word, byte_at, memory_of, put_int32
+from loader.kernel.intrinsics import Bytes, UInt64, byte_at, memory_of, put_int32
 from loader.kernel.jit import inlined, kernel
 from loader.kernel.numbers import encode_double, encode_integer
 from loader.kernel.text import encode_text
 from loader.kernel.timestamps import NO_DATE, Date, encode_timestamp
 from loader.schema import Kind
 
-_NULL = ~Word(0)
+_NULL = ~UInt64(0)
 # What a row takes besides its long texts: the count, and for each field a length and a word.
 _COUNT_BYTES, _FIELD_BYTES = 2, 12
 
@@ -52,7 +52,9 @@ def encode_rows(
         if written > limit:
             return position, written, rows, FULL
         row, row_written = position, written
-        put_int32(target, written, Word(len(kinds)) << 16)  # its low half is overwritten by the first length
+        put_int32(
+            target, written, UInt64(len(kinds)) << 16
+        )  # its low half is overwritten by the first length
         written += _COUNT_BYTES
         for column in range(len(kinds)):
             separator = COMMA if column < last else NEWLINE

@@ -28,45 +28,45 @@ Bytes = npt.NDArray[np.uint8]
 _64_BITS = (1 << 64) - 1
 
 
-class Word(int):
+class UInt64(int):
     """An unsigned 64-bit integer that wraps around.
 
     In compiled code uint64. Both operands must be words, except for the count of a shift: uint64 with int64 is float64.
     """
 
-    def __new__(cls, value: int) -> Word:
+    def __new__(cls, value: int) -> UInt64:
         """Take the low 64 bits."""
         return super().__new__(cls, value & _64_BITS)
 
-    def __add__(self, other: int) -> Word:
-        return Word(super().__add__(other))
+    def __add__(self, other: int) -> UInt64:
+        return UInt64(super().__add__(other))
 
-    def __sub__(self, other: int) -> Word:
-        return Word(super().__sub__(other))
+    def __sub__(self, other: int) -> UInt64:
+        return UInt64(super().__sub__(other))
 
-    def __mul__(self, other: int) -> Word:
-        return Word(super().__mul__(other))
+    def __mul__(self, other: int) -> UInt64:
+        return UInt64(super().__mul__(other))
 
-    def __floordiv__(self, other: int) -> Word:
-        return Word(super().__floordiv__(other))
+    def __floordiv__(self, other: int) -> UInt64:
+        return UInt64(super().__floordiv__(other))
 
-    def __and__(self, other: int) -> Word:
-        return Word(super().__and__(other))
+    def __and__(self, other: int) -> UInt64:
+        return UInt64(super().__and__(other))
 
-    def __or__(self, other: int) -> Word:
-        return Word(super().__or__(other))
+    def __or__(self, other: int) -> UInt64:
+        return UInt64(super().__or__(other))
 
-    def __xor__(self, other: int) -> Word:
-        return Word(super().__xor__(other))
+    def __xor__(self, other: int) -> UInt64:
+        return UInt64(super().__xor__(other))
 
-    def __lshift__(self, other: int) -> Word:
-        return Word(super().__lshift__(other))
+    def __lshift__(self, other: int) -> UInt64:
+        return UInt64(super().__lshift__(other))
 
-    def __rshift__(self, other: int) -> Word:
-        return Word(super().__rshift__(other))
+    def __rshift__(self, other: int) -> UInt64:
+        return UInt64(super().__rshift__(other))
 
-    def __invert__(self) -> Word:
-        return Word(super().__invert__())
+    def __invert__(self) -> UInt64:
+        return UInt64(super().__invert__())
 
 
 def memory_of(array: Bytes) -> Bytes:
@@ -82,49 +82,49 @@ def byte_at(memory: Bytes, position: int) -> int:
     return int(memory[position])
 
 
-def word_at(memory: Bytes, position: int) -> Word:
+def word_at(memory: Bytes, position: int) -> UInt64:
     """Return the eight bytes from `position`."""
-    return Word(memory[position : position + 8].view("<u8")[0])
+    return UInt64(memory[position : position + 8].view("<u8")[0])
 
 
-def put_word(memory: Bytes, position: int, word: Word) -> None:
+def put_word(memory: Bytes, position: int, word: UInt64) -> None:
     """Write the eight bytes of a word as they were read."""
     memory[position : position + 8].view("<u8")[0] = word
 
 
-def put_int64(memory: Bytes, position: int, word: Word) -> None:
+def put_int64(memory: Bytes, position: int, word: UInt64) -> None:
     """Write a word as a number of eight bytes, in network byte order."""
     memory[position : position + 8].view(">u8")[0] = word
 
 
-def put_int32(memory: Bytes, position: int, word: Word) -> None:
+def put_int32(memory: Bytes, position: int, word: UInt64) -> None:
     """Write the low half of a word as a number of four bytes, in network byte order."""
     memory[position : position + 4].view(">u4")[0] = word & 0xFFFF_FFFF
 
 
-def signed(word: Word) -> int:
+def signed(word: UInt64) -> int:
     """Return a word below 2**63 as an ordinary integer."""
     return int(word)
 
 
-def trailing_zeros(word: Word) -> int:
+def trailing_zeros(word: UInt64) -> int:
     """Return the number of zero bits below the lowest one, 64 for zero."""
     return (int(word) & -int(word)).bit_length() - 1 if word else 64
 
 
-def leading_zeros(word: Word) -> int:
+def leading_zeros(word: UInt64) -> int:
     """Return the number of zero bits above the highest one, 64 for zero."""
     return 64 - word.bit_length()
 
 
-def high_product(one: Word, other: Word) -> Word:
+def high_product(one: UInt64, other: UInt64) -> UInt64:
     """Return the high 64 bits of the product."""
-    return Word(int(one) * int(other) >> 64)
+    return UInt64(int(one) * int(other) >> 64)
 
 
-def bits_of(value: float) -> Word:
+def bits_of(value: float) -> UInt64:
     """Return the binary64 that represents a number."""
-    return Word.from_bytes(struct.pack("<d", value), "little")
+    return UInt64.from_bytes(struct.pack("<d", value), "little")
 
 
 _Llvm = Any  # of llvmlite and numba, which have no types: builders, contexts, the values of compiled code
@@ -133,12 +133,12 @@ _ARRAY_DATA = 4  # index in numba.core.datamodel.models.ArrayModel: meminfo, par
 _I32, _I64, _I128 = ir.IntType(32), ir.IntType(64), ir.IntType(128)
 
 
-@typeof_impl.register(Word)
-def _type_of_word(_word: Word, _context: object) -> types.Integer:
+@typeof_impl.register(UInt64)
+def _type_of_word(_word: UInt64, _context: object) -> types.Integer:
     return types.uint64
 
 
-@overload(Word)
+@overload(UInt64)
 def _make_word(value: int) -> Callable[[int], np.uint64]:  # noqa: ARG001 - it is there for its name
     def make_word(value: int) -> np.uint64:
         return np.uint64(value)

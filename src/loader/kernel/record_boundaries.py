@@ -6,7 +6,7 @@ A doubled quote counts twice, so it changes nothing.
 from __future__ import annotations
 
 from loader.kernel.constants import NEWLINE, QUOTE
-from loader.kernel.intrinsics import Bytes, Word, memory_of, word_at
+from loader.kernel.intrinsics import Bytes, UInt64, memory_of, word_at
 from loader.kernel.jit import inlined, kernel
 from loader.kernel.swar import byte_sum, other_bytes, word_of
 
@@ -36,7 +36,7 @@ def _count(data: Bytes) -> tuple[int, int]:
     runs_end = len(data) // _RUN_BYTES * _RUN_BYTES
     newlines = quotes = runs_end
     for run in range(0, runs_end, _RUN_BYTES):
-        no_newlines = no_quotes = Word(0)
+        no_newlines = no_quotes = UInt64(0)
         for position in range(run, run + _RUN_BYTES, 8):
             word = word_at(memory, position)
             no_newlines += other_bytes(word, _NEWLINES)

@@ -5,16 +5,16 @@ Flags are a word in which the top bit of each byte that is meant is set, 0x80, a
 
 from __future__ import annotations
 
-from loader.kernel.intrinsics import Word, signed, trailing_zeros
+from loader.kernel.intrinsics import UInt64, signed, trailing_zeros
 from loader.kernel.jit import kernel
 
 
-def word_of(characters: bytes) -> Word:
+def word_of(characters: bytes) -> UInt64:
     """Return the word that eight bytes of memory are."""
-    return Word(int.from_bytes(characters, "little"))
+    return UInt64(int.from_bytes(characters, "little"))
 
 
-def limits_of(limits: bytes) -> Word:
+def limits_of(limits: bytes) -> UInt64:
     """Return what `bytes_above` takes for eight limits, each at most 0x7F."""
     return word_of(bytes(0x7F - limit for limit in limits))
 
@@ -34,50 +34,50 @@ _LOW_HALF = word_of(b"\xff\xff\xff\xff\x00\x00\x00\x00")
 
 
 @kernel
-def first_flag(flags: Word) -> int:
+def first_flag(flags: UInt64) -> int:
     """Return the index of the first byte that is flagged, 8 if there is none."""
     return trailing_zeros(flags) >> 3
 
 
 @kernel
-def byte_of(word: Word, index: int) -> int:
+def byte_of(word: UInt64, index: int) -> int:
     """Return one byte of a word."""
-    return signed((word >> (8 * index)) & Word(0xFF))
+    return signed((word >> (8 * index)) & UInt64(0xFF))
 
 
 @kernel
-def low_bytes(word: Word, count: int) -> Word:
+def low_bytes(word: UInt64, count: int) -> UInt64:
     """Return the first `count` bytes of a word, at most 7, and zeros behind them."""
-    return word & ((Word(1) << (8 * count)) - Word(1))
+    return word & ((UInt64(1) << (8 * count)) - UInt64(1))
 
 
 @kernel
-def bytes_above(word: Word, limits: Word) -> Word:
+def bytes_above(word: UInt64, limits: UInt64) -> UInt64:
     """Flag the bytes that are greater than their limits."""
     return (((word & _LOW_BITS) + limits) | word) & _FLAGS
 
 
 @kernel
-def other_bytes(word: Word, repeated: Word) -> Word:
+def other_bytes(word: UInt64, repeated: UInt64) -> UInt64:
     """Return 1 in each byte that is not as that of a word of eight like ones, 0 in the others."""
     return bytes_above(word ^ repeated, _ABOVE_ZERO) >> 7
 
 
 @kernel
-def byte_sum(word: Word) -> int:
+def byte_sum(word: UInt64) -> int:
     """Return the sum of a word's bytes."""
     pairs = (word & _EVEN_BYTES) + ((word >> 8) & _EVEN_BYTES)
     return signed((pairs * _EVEN_ONES) >> 48)
 
 
 @kernel
-def nondigits(digits: Word) -> Word:
+def nondigits(digits: UInt64) -> UInt64:
     """Flag what was no digit, in a word from which ZEROS were taken by ^."""
     return bytes_above(digits, _DIGIT_LIMITS)
 
 
 @kernel
-def text_ends(word: Word, separators: Word) -> Word:
+def text_ends(word: UInt64, separators: UInt64) -> UInt64:
     """Flag first the byte where plain text ends: at a control, a quote, a separator, a byte that is not ASCII.
 
     x - 1 borrows from the bytes behind a 0: they may be flagged, too, but never one before the first that is meant.
@@ -88,14 +88,14 @@ def text_ends(word: Word, separators: Word) -> Word:
 
 
 @kernel
-def digit_pairs(digits: Word) -> Word:
+def digit_pairs(digits: UInt64) -> UInt64:
     """Return a word whose bytes are each the number that two digits are, this byte and the next; the digits are 0 to 9."""
-    return digits * Word(10) + (digits >> 8)
+    return digits * UInt64(10) + (digits >> 8)
 
 
 @kernel
-def eight_digits(digits: Word) -> Word:
+def eight_digits(digits: UInt64) -> UInt64:
     """Return the number that eight digits of 0 to 9 are, the most significant in the first byte."""
     pairs = digit_pairs(digits) & _EVEN_BYTES
-    fours = (pairs * Word(100) + (pairs >> 16)) & _EVEN_PAIRS
-    return (fours * Word(10_000) + (fours >> 32)) & _LOW_HALF
+    fours = (pairs * UInt64(100) + (pairs >> 16)) & _EVEN_PAIRS
+    return (fours * UInt64(10_000) + (fours >> 32)) & _LOW_HALF

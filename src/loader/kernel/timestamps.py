@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from loader.kernel.constants import DECLINED
-from loader.kernel.intrinsics import Bytes, Word, byte_at, put_int32, put_int64, word_at
+from loader.kernel.intrinsics import Bytes, UInt64, byte_at, put_int32, put_int64, word_at
 from loader.kernel.jit import inlined, kernel
 from loader.kernel.swar import (
     ZEROS,
@@ -40,9 +40,9 @@ _TIME_LIMITS = limits_of(b"\x02\x09\x00\x05\x09\x00\x05\x09")
 _TIME_OFFSET_BYTES, _LENGTH_BYTES = 11, 19
 
 # A date: its first 8 bytes, its last 2 with the separator, and the midnight it begins with.
-Date = tuple[Word, Word, Word]
-_NO_DAY = Word(1 << 63)
-NO_DATE: Date = (Word(0), Word(0), _NO_DAY)
+Date = tuple[UInt64, UInt64, UInt64]
+_NO_DAY = UInt64(1 << 63)
+NO_DATE: Date = (UInt64(0), UInt64(0), _NO_DAY)
 
 
 @inlined
@@ -60,28 +60,28 @@ def encode_timestamp(
     time = word_at(source, position + _TIME_OFFSET_BYTES) ^ _TIME
     pairs = digit_pairs(time)
     hour, minute, second = byte_of(pairs, 0), byte_of(pairs, 3), byte_of(pairs, 6)
-    if date[2] == _NO_DAY or hour > 23 or bytes_above(time, _TIME_LIMITS) != Word(0):
+    if date[2] == _NO_DAY or hour > 23 or bytes_above(time, _TIME_LIMITS) != UInt64(0):
         return DECLINED, date
-    microseconds = date[2] + Word(((hour * 60 + minute) * 60 + second) * _SECOND)
+    microseconds = date[2] + UInt64(((hour * 60 + minute) * 60 + second) * _SECOND)
     position += _LENGTH_BYTES
     if byte_at(source, position) == _POINT:
         digits = word_at(source, position + 1) ^ ZEROS
         count = first_flag(nondigits(digits))
         if count > 6:
             return DECLINED, date
-        microseconds += eight_digits(low_bytes(digits, count)) // Word(100)  # as if zeros followed
+        microseconds += eight_digits(low_bytes(digits, count)) // UInt64(100)  # as if zeros followed
         position += 1 + count
-    put_int32(target, written, Word(8))
+    put_int32(target, written, UInt64(8))
     put_int64(target, written + 4, microseconds)
     return position, date
 
 
 @kernel
-def _midnight(year_month: Word, day: Word) -> Word:
+def _midnight(year_month: UInt64, day: UInt64) -> UInt64:
     """Return the first microsecond of a date since 2000-01-01, _NO_DAY if there is no such date."""
     months = year_month ^ _YEAR_MONTH
     days = day ^ (_DAY_T if byte_of(day, 2) == _T else _DAY_SPACE)
-    if bytes_above(months, _YEAR_MONTH_LIMITS) | bytes_above(days, _DAY_LIMITS) != Word(0):
+    if bytes_above(months, _YEAR_MONTH_LIMITS) | bytes_above(days, _DAY_LIMITS) != UInt64(0):
         return _NO_DAY
     pairs = digit_pairs(months)
     year, month = byte_of(pairs, 0) * 100 + byte_of(pairs, 2), byte_of(pairs, 5)
@@ -95,4 +95,4 @@ def _midnight(year_month: Word, day: Word) -> Word:
     year -= month < 3
     year_days = (153 * ((month + 9) % 12) + 2) // 5 + day_of_month - 1
     era_days = year * 365 + year // 4 - year // 100 + year // 400
-    return Word((era_days + year_days - _EPOCH_DAYS) * _DAY)
+    return UInt64((era_days + year_days - _EPOCH_DAYS) * _DAY)

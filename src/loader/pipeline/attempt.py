@@ -28,14 +28,14 @@ from loader.pipeline import proof
 from loader.pipeline.commit_schedule import expected_parts
 from loader.pipeline.progress import Meter
 from loader.pipeline.reject_limit import RejectCount, parse_allowance
-from loader.pipeline.remainder import Remainder
+from loader.pipeline.remainder import PendingBlocks
 from loader.pipeline.workers import Workers, default_worker_count
 from loader.postgres import import_lock, import_tables, ledger, publish, remove, target_notes, target_table
 from loader.postgres.connection import Connection, Database, end_backends
 from loader.postgres.import_lock import Attempt, Target
 from loader.postgres.indexing import IndexMissing
 from loader.postgres.ledger import Import
-from loader.postgres.watchdog import Pulse
+from loader.postgres.watchdog import Watchdog
 from loader.source.open import Source, SourceInfo, open_source, shown_location
 
 # How many ranges are fetched at once, each into a buffer of the pool; more, of parts of a buffer, where the source is
@@ -48,7 +48,7 @@ _DATABASE_BUDGET_SECONDS = 120.0
 _DATABASE_RETRY_SECONDS = 1.0
 # So many attempts in a row that load and commit nothing end it, too: what ends sessions late in each part, such as a
 # limit on the length of transactions, would do so for ever.
-_MOST_FRUITLESS_ATTEMPTS = 10
+_MAX_FRUITLESS_ATTEMPTS = 10
 # Dropping 300 GB takes two minutes. Tidying that takes longer than this hangs, and keeps nobody waiting for the exit.
 _TIDY_SECONDS = 300.0
 
@@ -108,7 +108,7 @@ class Load:
                     deadline = time.monotonic() + _DATABASE_BUDGET_SECONDS
                     self._rows_before = self._meter.rows_sent
                     self._fruitless_attempts += 1
-                if time.monotonic() > deadline or self._fruitless_attempts >= _MOST_FRUITLESS_ATTEMPTS:
+                if time.monotonic() > deadline or self._fruitless_attempts >= _MAX_FRUITLESS_ATTEMPTS:
                     raise
             self._interrupt.sleep(_DATABASE_RETRY_SECONDS)
 
@@ -124,7 +124,7 @@ class Load:
             stack.enter_context(self._interrupt.aborting(database.abort))
             probe = self._probe(source)
             reach()
-            stack.enter_context(Pulse(database, lambda: self._meter.rows_sent))
+            stack.enter_context(Watchdog(database, lambda: self._meter.rows_sent))
             control = self._interrupt.call(lambda: stack.enter_context(database.connection("control")))
             database.refuse_shared_sessions(control)
             end_backends(control)  # of the attempt before: what was lost to us, the server may not know yet
@@ -246,7 +246,9 @@ class Load:
             )
         )
 
-    def _load(self, control: Connection, database: Database, probe: _Probe, attempt: Attempt) -> Remainder:
+    def _load(
+        self, control: Connection, database: Database, probe: _Probe, attempt: Attempt
+    ) -> PendingBlocks:
         """Load what is missing and attach its parts to the import's table."""
         info, key = probe.info, attempt.import_key
         committed = ledger.totals(control, key)
@@ -255,7 +257,7 @@ class Load:
             self._committed_bytes, self._fruitless_attempts = committed.bytes, 0
         pool = BufferPool(SOURCE_CONNECTIONS + self._worker_count + _SPARE_BUFFERS)
         data_end = info.size_bytes if info.compression is None else None
-        remainder = Remainder(
+        remainder = PendingBlocks(
             probe.source, pool, ledger.spans(control, key), probe.header.data_start, data_end
         )
         loaded_bytes = probe.header.data_start + committed.bytes if info.compression is None else 0
@@ -276,7 +278,7 @@ class Load:
         return remainder
 
     def _receipt(
-        self, control: Connection, probe: _Probe, claimed: Import, attempt: Attempt, remainder: Remainder
+        self, control: Connection, probe: _Probe, claimed: Import, attempt: Attempt, remainder: PendingBlocks
     ) -> Receipt:
         """Return what the import proves, having seen that it does. Raises LoaderError."""
         info, key = probe.info, attempt.import_key

@@ -37,7 +37,7 @@ def gaps(blocks: Sequence[Span], data_start: int, data_end: int | None) -> Itera
         yield Gap(position, data_end)
 
 
-def find_flaw(blocks: Iterable[Span], data_start: int, data_end: int) -> str | None:
+def coverage_error(blocks: Iterable[Span], data_start: int, data_end: int) -> str | None:
     """Return None when sorted blocks cover [data_start, data_end) exactly once, else a sentence that says where not."""
     position = data_start
     for block in blocks:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 
 from loader.contract import Message, ProgressMessage
-from loader.errors import known
+from loader.errors import as_loader_error
 
 
 class Outbox:
@@ -43,7 +43,7 @@ class Outbox:
             except OSError:  # the reader is gone: the exit code says how the run ended
                 pass
             except Exception as error:  # a defect of the display does not end the run
-                known(error)
+                as_loader_error(error)
             with self._changed:
                 self._messages.popleft()
                 self._changed.notify_all()

@@ -12,11 +12,11 @@ from loader.contract import Message, Phase, Progress, ProgressMessage
 # Rates are over this window: short enough to show a stall, long enough not to jump with each block.
 _WINDOW_SECONDS = 10.0
 # A rate over less than this is noise, and an ETA from it an invention.
-_SHORTEST_WINDOW_SECONDS = 1.0
+_MIN_WINDOW_SECONDS = 1.0
 # How often a person or a supervisor is told.
 TICK_SECONDS = 0.5
 # Not 100 before the commit, however the bytes are rounded.
-_MOST_PERCENT = 99.9
+_MAX_PERCENT = 99.9
 
 
 class Meter:
@@ -64,9 +64,7 @@ class Meter:
         """Say that indexes are built, and of how much of the staging's bytes they are."""
         with self._lock:
             self._phase = "indexing"
-            self._step_percent = min(
-                100.0 * done_bytes / total_bytes if total_bytes else 100.0, _MOST_PERCENT
-            )
+            self._step_percent = min(100.0 * done_bytes / total_bytes if total_bytes else 100.0, _MAX_PERCENT)
         if done_bytes == 0:
             self.phase_changed.set()
 
@@ -89,7 +87,7 @@ class Meter:
                 self._samples.popleft()
         bytes_rate, rows_rate = self._rates()
         total = self._bytes_total
-        percent = min(100.0 * self._bytes / total, _MOST_PERCENT) if total else None
+        percent = min(100.0 * self._bytes / total, _MAX_PERCENT) if total else None
         if self._phase in ("indexing", "rolling_back"):
             percent = self._step_percent
         left = None if total is None else max(total - self._bytes, 0)
@@ -108,7 +106,7 @@ class Meter:
         if self._phase != "loading" or not self._samples:
             return None, None
         (first, first_bytes, first_rows), (last, last_bytes, last_rows) = self._samples[0], self._samples[-1]
-        if last - first < _SHORTEST_WINDOW_SECONDS:
+        if last - first < _MIN_WINDOW_SECONDS:
             return None, None
         seconds = last - first
         return round((last_bytes - first_bytes) / seconds, 1), round((last_rows - first_rows) / seconds, 1)

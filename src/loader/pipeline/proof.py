@@ -38,7 +38,7 @@ def prove(
     first = ledger.first_reject(connection, import_key)
     refuse_too_many(allowance, totals.rows_rejected, totals.records, first)
     flaw = (
-        coverage.find_flaw(ledger.spans(connection, import_key), data_start, data_end)
+        coverage.coverage_error(ledger.spans(connection, import_key), data_start, data_end)
         or _find_short_source(source_end, source_bytes)
         or find_difference(totals, rows_attached)
     )

@@ -14,7 +14,7 @@ from loader.errors import LoaderError
 from loader.rejects import Reason, Reject
 
 # The shortest row: nothing but 23 commas and a line end. A reject may be shorter, an empty line.
-_LEAST_ROW_BYTES = 24
+_MIN_ROW_BYTES = 24
 # A percentage is one of the whole file: bad rows may come first. But the wrong file must not fill the ledger. So the rejects
 # beyond the percentage of the rows read so far may have so many bytes: 400,000 usual rows.
 _GRACE_BYTES = 64 * MIB
@@ -105,7 +105,7 @@ class RejectCount:
             if self._allowance.count is None and self._data_bytes is None:
                 continue
             # All bytes but one for each reject may be rows, the last of them without line end.
-            most_rows = count + ((self._data_bytes or 0) - count + 1) // _LEAST_ROW_BYTES
+            most_rows = count + ((self._data_bytes or 0) - count + 1) // _MIN_ROW_BYTES
             if not self._allowance.permits(count, most_rows):
                 raise self._refusal(count, reject)
 

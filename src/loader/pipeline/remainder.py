@@ -13,7 +13,7 @@ from loader.source.open import Source
 _FIRST_DATA_LINE = 2
 
 
-class Remainder:
+class PendingBlocks:
     """The missing blocks of a file, in order; once they are read, where its data end."""
 
     def __init__(

@@ -14,7 +14,7 @@ import msgspec
 from loader import aside
 from loader.cancellation import Interrupt, StopReason
 from loader.contract import FAILURE_KINDS, Failed, Failure, FailureCode, Published, Receipt
-from loader.errors import LoaderError, known
+from loader.errors import LoaderError, as_loader_error
 from loader.failpoint import reach
 from loader.pipeline.attempt import Load
 from loader.postgres import import_lock, ledger, ledger_version, remove
@@ -96,7 +96,7 @@ def _drop(
     try:
         receipt = _retried(lambda on_step: _roll_back(database_url, import_id, on_part, on_step))
     except Exception as error:
-        return Failed(_cleanup_pending(failure, known(error)), "unknown", _shown(import_id))
+        return Failed(_cleanup_pending(failure, as_loader_error(error)), "unknown", _shown(import_id))
     return Failed(failure, "none", _shown(import_id)) if receipt is None else Published(receipt)
 
 

@@ -22,7 +22,7 @@ from loader.contract import (
     Receipt,
     Started,
 )
-from loader.errors import known
+from loader.errors import as_loader_error
 from loader.failpoint import reach
 from loader.pipeline.attempt import Load
 from loader.pipeline.outbox import Outbox
@@ -65,11 +65,11 @@ def run(
     with Watch(interrupt, on_sigterm=job.on_sigterm, watch_stdin=is_supervised) as watch:
 
         def work() -> None:
-            story = _Story(job, interrupt, send, is_supervised=is_supervised)
+            story = _Run(job, interrupt, send, is_supervised=is_supervised)
             try:
                 story.tell(open_database)
             except BaseException as error:  # whatever ends the thread: the main thread waits for it
-                story.end(Failed(known(error).failure, "unknown", job.import_id))
+                story.end(Failed(as_loader_error(error).failure, "unknown", job.import_id))
             finally:
                 ends.extend(story.ends)
                 watch.wake()
@@ -99,7 +99,7 @@ def _show_the_rest(outbox: Outbox, watch: Watch, interrupt: Interrupt) -> None:
             return
 
 
-class _Story:
+class _Run:
     """What happens from the first message to the last, and after it."""
 
     def __init__(
@@ -170,4 +170,4 @@ class _Story:
     def _failure(self, error: Exception) -> Failure:
         if self._interrupt.reason is not None:  # whatever came of the abort
             return stop_failure(self._interrupt.reason)
-        return known(error).failure
+        return as_loader_error(error).failure

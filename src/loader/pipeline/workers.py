@@ -26,7 +26,7 @@ from loader.postgres.ledger import BlockRow
 from loader.source.base import SourceClosed
 
 # A third worker on two cores was no faster; more than four are for the server to bear, and for --workers to say.
-_MOST_DEFAULT_WORKERS = 4
+_MAX_DEFAULT_WORKERS = 4
 # How long a worker may take to end the block before one with a bad row: the first bad row is the one that is told.
 _EARLIER_BLOCKS_SECONDS = 30.0
 # How long all threads together have to end after they were aborted: a little longer than that takes where the database
@@ -36,7 +36,7 @@ _END_TIMEOUT_SECONDS = 1.5
 
 def default_worker_count() -> int:
     """Return a worker a core, up to four."""
-    return min(len(os.sched_getaffinity(0)), _MOST_DEFAULT_WORKERS)
+    return min(len(os.sched_getaffinity(0)), _MAX_DEFAULT_WORKERS)
 
 
 class Workers:

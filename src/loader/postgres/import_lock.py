@@ -65,7 +65,7 @@ def find_or_insert(connection: Connection, import_id: UUID | None, target: Targe
     Raises ALREADY_IMPORTED when this very file is published and the target says neither force nor replace.
     """
     with connection.transaction():
-        take_turn(connection, target.location)
+        serialize_by_location(connection, target.location)
         if import_id is not None and (known := find_import(connection, import_id)) is not None:
             return known
         refuse_duplicate(connection, target)
@@ -89,7 +89,7 @@ def find_or_insert(connection: Connection, import_id: UUID | None, target: Targe
         return get_import(connection, new_id)
 
 
-def take_turn(connection: Connection, location: str) -> None:
+def serialize_by_location(connection: Connection, location: str) -> None:
     """Let only one transaction at a time, until it ends, look for and change imports of a location."""
     connection.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [_LOCATION_LOCK_CLASS, location])
 

@@ -262,7 +262,7 @@ def _publish(
     )
     if published.rowcount != 1:
         raise import_lock.superseded()
-    import_lock.take_turn(connection, target.location)
+    import_lock.serialize_by_location(connection, target.location)
     import_lock.refuse_duplicate(connection, target, key)
     # the lock that the attach takes, too: nobody else creates an index meanwhile
     connection.execute(sql.SQL("LOCK TABLE ONLY {} IN SHARE UPDATE EXCLUSIVE MODE").format(TRIPS))

@@ -101,7 +101,7 @@ def tidy(database: Database, interrupt: Interrupt) -> None:
     with database.connection("tidy") as connection:
         reach()
         publish.analyze(connection)
-        for left in unheld(connection, "removing"):
+        for left in orphaned(connection, "removing"):
             with contextlib.suppress(LoaderError, psycopg.Error):  # `gc` says what is in the way
                 remove(connection, left.import_key, interrupt, lambda _part, _parts: None, _TIDY_LOCK_SECONDS)
 
@@ -146,7 +146,7 @@ def _drop_import(connection: Connection, import_key: int) -> None:
         connection.execute("DELETE FROM loader.import WHERE import_key = %s", [import_key])
 
 
-def unheld(connection: Connection, *states: Literal["loading", "removing"]) -> Generator[Import]:
+def orphaned(connection: Connection, *states: Literal["loading", "removing"]) -> Generator[Import]:
     """Yield, locked by us, each import in one of these states that no loader holds."""
     for found in ledger.select_imports(connection, "state = ANY(%s)", [list(states)]):
         if import_lock.try_lock(connection, found.import_key):

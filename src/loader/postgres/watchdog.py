@@ -23,7 +23,7 @@ from loader.postgres.connection import Database
 INTERVAL_SECONDS = 15.0
 # A refusal may be that of a proxy that has lost its server, or of a server that is full: libpq gives no SQLSTATE for those
 # it does not let in. So it weighs less: eight in a row, about two minutes of them, are needed.
-_SILENCE_WEIGHT, _REFUSAL_WEIGHT, _MOST_WEIGHT = 4, 1, 8
+_SILENCE_WEIGHT, _REFUSAL_WEIGHT, _MAX_WEIGHT = 4, 1, 8
 
 _UNHEARD = (
     "SELECT FROM pg_stat_activity WHERE pid = ANY(%s) AND state LIKE 'idle%%'"
@@ -31,7 +31,7 @@ _UNHEARD = (
 )
 
 
-class Pulse:
+class Watchdog:
     """Aborts the connections of a database that has fallen silent, within `with`."""
 
     def __init__(self, database: Database, movement: Callable[[], object]) -> None:
@@ -48,13 +48,13 @@ class Pulse:
         self._ended.set()
 
     def _watch(self) -> None:
-        last, doubt = self._movement(), 0
-        while doubt < _MOST_WEIGHT:
+        last, strikes = self._movement(), 0
+        while strikes < _MAX_WEIGHT:
             if self._ended.wait(INTERVAL_SECONDS):
                 return
             now = self._movement()
             weight = self._ask() if now == last else 0
-            doubt = doubt + weight if weight else 0
+            strikes = strikes + weight if weight else 0
             last = now
         self._database.abort()
 

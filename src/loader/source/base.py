@@ -17,10 +17,10 @@ HEAD_BYTES = 256 * 1024
 TAIL_BYTES = 64 * 1024
 
 # How soon a wait notices that the source was closed: a person's "at once", and nothing of a CPU.
-GLANCE_SECONDS = 0.1
+POLL_INTERVAL_SECONDS = 0.1
 # Requests to one server at once. As many connections as the AWS command line has by default:
 # https://docs.aws.amazon.com/cli/latest/topic/s3-config.html
-MOST_SIDE_BY_SIDE = 10
+MAX_CONCURRENT_REQUESTS = 10
 
 
 class SourceClosed(Exception):  # noqa: N818 - the caller asked for it: not an error

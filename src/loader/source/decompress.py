@@ -11,7 +11,7 @@ from loader.errors import LoaderError
 from loader.source.base import HEAD_BYTES, RawInfo, RawSource
 from loader.source.compression import Compression, Damaged, Decompressor, decompressor
 from loader.source.forward_reader import ForwardReader
-from loader.source.prefetch import deliver
+from loader.source.prefetch import prefetched
 
 # Trips compress 5 to 10 fold. What grows more than this is made to fill the database's disk.
 RATIO_LIMIT = 250
@@ -19,7 +19,7 @@ RATIO_LIMIT = 250
 RATIO_GRACE_BYTES = 64 * MIB
 
 
-class Unpacking:
+class Decompression:
     """Goes forward; an offset behind it begins anew. Has a pool of its own: a buffer for each reader, and one in use."""
 
     def __init__(
@@ -64,7 +64,7 @@ class Unpacking:
             return count, count
 
         readers = self._raw.reader_count
-        for segment in deliver(fill, 0, self._info.size_bytes, self._pool, readers, self._closed):
+        for segment in prefetched(fill, 0, self._info.size_bytes, self._pool, readers, self._closed):
             try:
                 yield segment.buffer.view[segment.start : segment.end]
             finally:

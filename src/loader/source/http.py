@@ -11,10 +11,10 @@ from typing import TypeVar
 
 from loader.contract import FailureCode
 from loader.errors import LoaderError
-from loader.http.client import Answer, HttpClient
+from loader.http.client import HttpClient, Response
 from loader.http.connection import Dialer
 from loader.http.response import check_coding, protocol_error, unsatisfied_total
-from loader.http.retry import AttemptFailed, Patience, RetryBudget
+from loader.http.retry import RetryBudget, RetryPolicy, TransientError
 from loader.http.url import HttpAddress
 from loader.source.base import HEAD_BYTES, TAIL_BYTES, RawInfo, digest_of
 from loader.source.http_identity import HttpFile, validator_of
@@ -35,12 +35,12 @@ class HttpSource:
         address: HttpAddress,
         dialer: Dialer,
         connections: int,
-        patience: Patience,
+        retry_policy: RetryPolicy,
         closed: threading.Event,
     ) -> None:
-        self._client = HttpClient(address, dialer, patience, closed)
+        self._client = HttpClient(address, dialer, retry_policy, closed)
         self._connections = connections
-        self._patience = patience
+        self._patience = retry_policy
         self._closed = closed
         self._file = HttpFile(address.location)
         self._ranges: HttpRanges | None = None
@@ -106,7 +106,7 @@ class HttpSource:
         while True:
             try:
                 return attempt()
-            except AttemptFailed as failure:
+            except TransientError as failure:
                 budget.spend(failure)
 
     def _look_at_head(self) -> tuple[bytes, bool]:
@@ -132,7 +132,7 @@ class HttpSource:
             if self._stream is None:
                 answer.finish()
 
-    def _look_at_range(self, answer: Answer) -> tuple[bytes, bool]:
+    def _look_at_range(self, answer: Response) -> tuple[bytes, bool]:
         span = checked_range(answer, 0, HEAD_BYTES, None)
         head = bytearray(span.end)
         for _ in receive_range(answer, memoryview(head)):
@@ -142,7 +142,7 @@ class HttpSource:
             self._ranges = HttpRanges(self._client, self._file, self._patience, self._closed)
         return bytes(head), span.end == span.total
 
-    def _look_at_stream(self, answer: Answer) -> tuple[bytes, bool]:
+    def _look_at_stream(self, answer: Response) -> tuple[bytes, bool]:
         self._find(answer, answer.announced_bytes, b"")
         stream = HttpStream(answer, self._file)
         head = stream.peek(HEAD_BYTES + 1)  # one more, to know whether that is all
@@ -150,7 +150,7 @@ class HttpSource:
         self._find(answer, answer.announced_bytes, head[:HEAD_BYTES])
         return head[:HEAD_BYTES], len(head) <= HEAD_BYTES
 
-    def _find(self, answer: Answer, size_bytes: int | None, head: bytes) -> None:
+    def _find(self, answer: Response, size_bytes: int | None, head: bytes) -> None:
         self._file = HttpFile(self._file.location, size_bytes, validator_of(answer.headers), head)
 
     def _ends(self, ranges: HttpRanges, head: bytes) -> tuple[bytes, bytes]:

@@ -13,9 +13,9 @@ import msgspec
 
 from loader.contract import FailureCode
 from loader.errors import LoaderError
-from loader.http.client import Answer
+from loader.http.client import Response
 from loader.http.response import check_coding, protocol_error, unsatisfied_total
-from loader.http.retry import AttemptFailed
+from loader.http.retry import TransientError
 
 
 class HttpFile(msgspec.Struct, frozen=True):
@@ -32,7 +32,7 @@ class HttpFile(msgspec.Struct, frozen=True):
             return {}
         return {"If-Match" if self.validator.startswith('"') else "If-Unmodified-Since": self.validator}
 
-    def check_answer(self, answer: Answer) -> None:
+    def check_answer(self, answer: Response) -> None:
         """Let a 200 or 206 of this file pass. Raises LoaderError (mostly SOURCE_CHANGED) and AttemptFailed."""
         check_coding(answer.headers, self.location)
         if answer.status == 412:
@@ -46,7 +46,7 @@ class HttpFile(msgspec.Struct, frozen=True):
             ).strip()
             if not found:
                 what = "an answer lacks the ETag or date that the first one had"
-                raise AttemptFailed(protocol_error(self.location, what))
+                raise TransientError(protocol_error(self.location, what))
             if found != self.validator:
                 raise self.changed("its ETag or date is another one")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
-from loader.http.client import Answer, HttpClient
-from loader.http.concurrency_limit import Admission
+from loader.http.client import HttpClient, Response
+from loader.http.concurrency_limit import ConcurrencyLimit
 from loader.http.response import ContentRange, content_range, cut_off, protocol_error, shown
-from loader.http.retry import AttemptFailed, Patience, RetryBudget
-from loader.source.base import MOST_SIDE_BY_SIDE
+from loader.http.retry import RetryBudget, RetryPolicy, TransientError
+from loader.source.base import MAX_CONCURRENT_REQUESTS
 from loader.source.http_identity import HttpFile
 
 # One `readinto`: large enough that Python's part does not show, small enough that little is fetched again
@@ -17,20 +17,20 @@ from loader.source.http_identity import HttpFile
 STEP_BYTES = 1024 * 1024
 # A server may send less than it was asked for, but not a byte at a time: that would be a request a byte, and no floor
 # under its throughput would notice. With this much even one answer in half a minute is above the floor.
-_LEAST_ANSWER_BYTES = 64 * 1024
+_MIN_ANSWER_BYTES = 64 * 1024
 
 
 class HttpRanges:
     """Reads any part of a file whose size and validator are known."""
 
     def __init__(
-        self, client: HttpClient, file: HttpFile, patience: Patience, closed: threading.Event
+        self, client: HttpClient, file: HttpFile, retry_policy: RetryPolicy, closed: threading.Event
     ) -> None:
         self._client = client
         self._file = file
-        self._patience = patience
+        self._patience = retry_policy
         self._closed = closed
-        self._admission = Admission(MOST_SIDE_BY_SIDE, closed)
+        self._admission = ConcurrencyLimit(MAX_CONCURRENT_REQUESTS, closed)
 
     def read_at(self, offset: int, view: memoryview, attempts: int | None = None) -> None:
         """Fill `view` with the bytes from `offset` on, which the file has; `attempts` None: as patience has it.
@@ -46,7 +46,7 @@ class HttpRanges:
                     if received - refilled_at >= STEP_BYTES:
                         budget.refill()
                         refilled_at = received
-            except AttemptFailed as failure:
+            except TransientError as failure:
                 budget.spend(failure)
 
     def _ask(self, offset: int, view: memoryview) -> Iterator[int]:
@@ -58,7 +58,7 @@ class HttpRanges:
                 if answer.status == 200:
                     self._file.check_size(answer.announced_bytes)
                     what = "it sends the whole file, after it had sent a range"
-                    raise AttemptFailed(protocol_error(self._file.location, what))
+                    raise TransientError(protocol_error(self._file.location, what))
                 span = checked_range(answer, offset, offset + len(view), self._file.size_bytes)
                 self._file.check_size(span.total)
                 yield from receive_range(answer, view[: span.end - span.first])
@@ -66,7 +66,7 @@ class HttpRanges:
                 answer.finish()
 
 
-def checked_range(answer: Answer, first: int, end: int, size_bytes: int | None) -> ContentRange:
+def checked_range(answer: Response, first: int, end: int, size_bytes: int | None) -> ContentRange:
     """Return the range of a 206: from `first` on, and not beyond `end`, but maybe less. `size_bytes`: as known so far.
 
     Raises SOURCE_PROTOCOL for another range, and AttemptFailed for one that is too small.
@@ -78,14 +78,14 @@ def checked_range(answer: Answer, first: int, end: int, size_bytes: int | None) 
         raise protocol_error(answer.address.location, f"{what} Content-Range {found}")
     total = size_bytes if span.total is None else span.total
     is_all = span.end in (end, total)
-    if not is_all and total is not None and span.end - first < _LEAST_ANSWER_BYTES:
-        raise AttemptFailed(
+    if not is_all and total is not None and span.end - first < _MIN_ANSWER_BYTES:
+        raise TransientError(
             protocol_error(answer.address.location, f"{what} {span.end - first:,} bytes at a time")
         )
     return span
 
 
-def receive_range(answer: Answer, view: memoryview) -> Iterator[int]:
+def receive_range(answer: Response, view: memoryview) -> Iterator[int]:
     """Fill `view` with the body; yield after each step how many bytes. Raises AttemptFailed and SOURCE_PROTOCOL."""
     location = answer.address.location
     if answer.announced_bytes not in (None, len(view)):

@@ -8,9 +8,9 @@ from __future__ import annotations
 import msgspec
 
 from loader.errors import LoaderError
-from loader.http.client import Answer, HttpClient
+from loader.http.client import HttpClient, Response
 from loader.http.response import cut_off, protocol_error
-from loader.http.retry import AttemptFailed
+from loader.http.retry import TransientError
 from loader.source.forward_reader import ForwardReader
 from loader.source.http_identity import HttpFile
 from loader.source.http_ranges import STEP_BYTES
@@ -19,7 +19,7 @@ from loader.source.http_ranges import STEP_BYTES
 class HttpStream:
     """One answer's body, by offsets that go forward."""
 
-    def __init__(self, answer: Answer, file: HttpFile) -> None:
+    def __init__(self, answer: Response, file: HttpFile) -> None:
         """`file`: with its size, if an earlier response has announced it."""
         self._answer = answer
         if file.size_bytes is None:
@@ -46,7 +46,7 @@ class HttpStream:
             if self._reader.position == self.file.size_bytes:
                 self._reader.peek(1)  # that it is the end is seen by looking behind it
             return count
-        except AttemptFailed as failure:
+        except TransientError as failure:
             raise failure.error from failure
 
     def finish(self) -> None:
@@ -80,7 +80,7 @@ def open_stream(client: HttpClient, file: HttpFile) -> HttpStream:
             raise cut_off(file.location, len(file.head) - len(head))
         if head != file.head:
             raise file.changed("its first bytes are others")
-    except (AttemptFailed, LoaderError):
+    except (TransientError, LoaderError):
         answer.finish()
         raise
     return stream

@@ -18,14 +18,14 @@ from loader.contract import FailureCode
 from loader.errors import LoaderError
 from loader.http.address_policy import AddressPolicy
 from loader.http.connection import Dialer
-from loader.http.retry import Patience
+from loader.http.retry import RetryPolicy
 from loader.http.url import InvalidAddress, parse_address
 from loader.source.base import HEAD_BYTES, RawSource, SourceClosed, ended_early
 from loader.source.compression import Compression, compression_of
-from loader.source.decompress import Unpacking, unpacked_head
+from loader.source.decompress import Decompression, unpacked_head
 from loader.source.file import STDIN, open_path, open_stdin, path_location
 from loader.source.http import HttpSource
-from loader.source.prefetch import Fill, deliver, run_until_closed
+from loader.source.prefetch import Fill, prefetched, run_until_closed
 
 __all__ = ["HEAD_BYTES", "Source", "SourceClosed", "SourceInfo", "open_source", "shown_location"]
 
@@ -88,7 +88,7 @@ class _OpenedSource:
         self._closed = closed
         self._location = ""
         self._size_bytes: int | None = None
-        self._unpacking: Unpacking | None = None
+        self._unpacking: Decompression | None = None
 
     @property
     def length_verified(self) -> bool:
@@ -109,7 +109,7 @@ class _OpenedSource:
             fill, readers = self._fill, self._raw.reader_count
             if self._size_bytes is not None:
                 end = self._size_bytes if end is None else min(end, self._size_bytes)
-        return deliver(self._filling(fill, end), start, end, pool, readers, self._closed)
+        return prefetched(self._filling(fill, end), start, end, pool, readers, self._closed)
 
     def close(self) -> None:
         self._closed.set()
@@ -122,7 +122,7 @@ class _OpenedSource:
         compression = compression_of(head)
         if compression is not None:
             head, is_whole = unpacked_head(raw, compression)
-            self._unpacking = Unpacking(self._raw, raw, compression, self._closed)
+            self._unpacking = Decompression(self._raw, raw, compression, self._closed)
         if is_whole and not head:
             raise LoaderError(
                 FailureCode.EMPTY_FILE, f"{raw.location} is empty", "Check what should be there."
@@ -161,7 +161,7 @@ def open_source(
     location: str,
     *,
     connections: int = 4,
-    patience: Patience | None = None,
+    retry_policy: RetryPolicy | None = None,
     allowed_hosts: list[str] | None = None,
 ) -> Source:
     """Choose by how `location` begins: http:// or https://, - for stdin, else a path.
@@ -181,7 +181,7 @@ def open_source(
         hint = f"Give an address that begins with http:// or https://{others}."
         raise LoaderError(FailureCode.USAGE, f"The address can't be used: {error}", hint) from None
     return _OpenedSource(
-        HttpSource(address, Dialer(policy), connections, patience or Patience(), closed), closed
+        HttpSource(address, Dialer(policy), connections, retry_policy or RetryPolicy(), closed), closed
     )
 
 

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from loader import aside
 from loader.buffers import HEAD_ROOM_BYTES, MIB, SEGMENT_BYTES, Buffer, BufferPool, Segment
-from loader.source.base import GLANCE_SECONDS, MOST_SIDE_BY_SIDE, SourceClosed
+from loader.source.base import MAX_CONCURRENT_REQUESTS, POLL_INTERVAL_SECONDS, SourceClosed
 
 # So long the consumer has waited for the source, since it was last ahead of the consumer, before it is helped.
 _SLOW_SECONDS = 0.5
@@ -37,7 +37,7 @@ def run_until_closed(function: Callable[[], Result], closed: threading.Event) ->
     Raises what it raises, or SourceClosed.
     """
     answer = aside.begin(function)
-    while not (closed.is_set() or wait([answer], GLANCE_SECONDS).done):
+    while not (closed.is_set() or wait([answer], POLL_INTERVAL_SECONDS).done):
         pass
     if closed.is_set():
         raise SourceClosed
@@ -56,7 +56,7 @@ class _Filling:
         self.source_bytes = 0
 
 
-class _Delivery:
+class _Prefetch:
     """The state that readers and consumer share."""
 
     def __init__(
@@ -120,13 +120,13 @@ class _Delivery:
     def _wait(self) -> None:
         """Wait for a change, and see whose fault that is: who has the buffers is the slow one."""
         began, was_ahead = time.monotonic(), self._is_ahead()
-        self._changed.wait(GLANCE_SECONDS)
+        self._changed.wait(POLL_INTERVAL_SECONDS)
         self._waited_seconds += time.monotonic() - began
         if was_ahead or self._is_ahead():
             self._waited_seconds = 0
-        if 1 < self._threads < MOST_SIDE_BY_SIDE and self._waited_seconds > _SLOW_SECONDS:
+        if 1 < self._threads < MAX_CONCURRENT_REQUESTS and self._waited_seconds > _SLOW_SECONDS:
             self._piece_bytes = _SLOW_PIECE_BYTES
-            missing, self._threads = MOST_SIDE_BY_SIDE - self._threads, MOST_SIDE_BY_SIDE
+            missing, self._threads = MAX_CONCURRENT_REQUESTS - self._threads, MAX_CONCURRENT_REQUESTS
             with contextlib.suppress(RuntimeError):  # no more threads for us: it goes on as it is
                 self._start(missing)
 
@@ -163,7 +163,7 @@ class _Delivery:
     def _wait_for_buffer(self) -> Buffer | None:
         with self._changed:
             self._buffers_wanted += 1
-        buffer = self._pool.acquire(GLANCE_SECONDS)
+        buffer = self._pool.acquire(POLL_INTERVAL_SECONDS)
         with self._changed:
             self._buffers_wanted -= 1
         return buffer
@@ -220,7 +220,7 @@ class _Delivery:
         )
 
 
-def deliver(
+def prefetched(
     fill: Fill, start: int, end: int | None, pool: BufferPool, threads: int, closed: threading.Event
 ) -> Iterator[Segment]:
     """Yield the bytes [start, end) in order, filled by `threads` threads at once, by more where the source is slow.
@@ -230,7 +230,7 @@ def deliver(
     """
     if end is not None:
         threads = min(threads, -(-(end - start) // SEGMENT_BYTES))
-    delivery = _Delivery(fill, start, end, pool, threads, closed)
+    delivery = _Prefetch(fill, start, end, pool, threads, closed)
     delivery.start()
     try:
         while (segment := delivery.take()) is not None:

@@ -17,7 +17,7 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from importer.model import FINISHED, Ending, State
+from importer.model import FINISHED, AttemptResult, State
 from importer.store.database import MIGRATIONS
 from importer.store.errors import StoreBusy, StoreCorrupt, StoreError, StoreFull, StoreLocked, StoreNewer
 from importer.store.store import Store
@@ -75,7 +75,7 @@ async def test_a_killed_service_leaves_all_it_was_told_and_no_lock(path: Path) -
     assert (left.id, left.state, left.phase) == (UUID(running), State.RUNNING, "loading")
     assert left.progress == PROGRESS
     assert there(await store.get(UUID(queued))).state is State.QUEUED
-    back = there(await store.finish_attempt(left.id, Ending(state=State.QUEUED)))
+    back = there(await store.finish_attempt(left.id, AttemptResult(state=State.QUEUED)))
     assert (back.attempt_count, back.retry_count) == (1, 0)
     assert there(await store.claim()).id == left.id  # before the one that never ran
     assert [attempt.finished_at is None for attempt in await store.attempts(left.id)] == [False, True]

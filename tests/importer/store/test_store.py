@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from importer.api import schemas
-from importer.model import FINISHED, MAX_RETRY_DELAY_SECONDS, Attempt, Ending, State
+from importer.model import FINISHED, MAX_RETRY_DELAY_SECONDS, Attempt, AttemptResult, State
 from importer.store.errors import IdempotencyConflict
 from importer.store.rows import Parameters
 from importer.store.store import Store
@@ -160,7 +160,7 @@ async def test_an_attempt_cannot_end_in_a_state_that_is_no_end(store: Store, sta
 async def test_a_success_without_receipt_cannot_be_written(store: Store) -> None:
     running = await brought_to(store, State.RUNNING)
     with pytest.raises(sqlite3.IntegrityError):
-        await store.finish_attempt(running.id, Ending(state=State.SUCCEEDED, exit_code=0))
+        await store.finish_attempt(running.id, AttemptResult(state=State.SUCCEEDED, exit_code=0))
     assert await store.get(running.id) == running
 
 
@@ -176,7 +176,7 @@ async def test_an_import_whose_time_has_not_come_lets_others_pass_and_keeps_its_
     due = clock.now + timedelta(seconds=10)
     elsewhere = due.astimezone(timezone(timedelta(hours=5)))
     await store.finish_attempt(
-        first.id, Ending(state=State.QUEUED, exit_code=75, error=FAILURE, not_before=elsewhere)
+        first.id, AttemptResult(state=State.QUEUED, exit_code=75, error=FAILURE, not_before=elsewhere)
     )
     assert await store.next_due() == due
     assert there(await store.claim()).id == second.id
@@ -191,7 +191,7 @@ async def test_an_import_whose_time_has_not_come_lets_others_pass_and_keeps_its_
 async def test_an_attempt_that_a_wrong_clock_put_off_for_years_is_due(store: Store, clock: Clock) -> None:
     one = await brought_to(store, State.RUNNING)
     year = timedelta(days=365)
-    late = Ending(State.QUEUED, error=FAILURE, not_before=clock.now + 4 * year + timedelta(seconds=10))
+    late = AttemptResult(State.QUEUED, error=FAILURE, not_before=clock.now + 4 * year + timedelta(seconds=10))
     await store.finish_attempt(one.id, late)
     assert await store.next_due() is None
     clock.advance(4 * year.total_seconds())
@@ -199,7 +199,7 @@ async def test_an_attempt_that_a_wrong_clock_put_off_for_years_is_due(store: Sto
     clock.advance(-4 * year.total_seconds())
     assert there(await store.claim()).id == one.id
     latest = clock.now + timedelta(seconds=MAX_RETRY_DELAY_SECONDS)
-    await store.finish_attempt(one.id, Ending(State.QUEUED, error=FAILURE, not_before=latest))
+    await store.finish_attempt(one.id, AttemptResult(State.QUEUED, error=FAILURE, not_before=latest))
     assert await store.claim() is None
     assert await store.next_due() == latest
 
@@ -208,7 +208,9 @@ async def test_retry_means_now(store: Store, clock: Clock) -> None:
     """Also for an import that has not failed for good: it waits no longer, and begins to count anew."""
     one = await brought_to(store, State.RUNNING)
     later = clock.now + timedelta(seconds=100)
-    waiting = there(await store.finish_attempt(one.id, Ending(State.QUEUED, error=FAILURE, not_before=later)))
+    waiting = there(
+        await store.finish_attempt(one.id, AttemptResult(State.QUEUED, error=FAILURE, not_before=later))
+    )
     assert await store.claim() is None
     asked = there(await store.retry(one.id))
     assert (asked.state, asked.not_before, asked.error) == (State.QUEUED, None, None)
@@ -236,7 +238,7 @@ async def test_a_new_url_replaces_the_one_before_and_the_key_stays_that_of_the_f
 async def test_only_a_failure_counts_as_a_retry_and_a_retry_asked_for_begins_anew(store: Store) -> None:
     one = await brought_to(store, State.RUNNING)
     suspended = await store.finish_attempt(
-        one.id, Ending(state=State.QUEUED, exit_code=75, error=None, log="the service stops")
+        one.id, AttemptResult(state=State.QUEUED, exit_code=75, error=None, log="the service stops")
     )
     assert there(suspended).retry_count == 0
     assert there(suspended).progress == PROGRESS  # what is staged stays staged
@@ -256,18 +258,18 @@ BAD_ROW = msgspec.structs.replace(FAILURE, code=FailureCode.BAD_ROW, retryable=F
 @pytest.mark.parametrize(
     ("phase", "ending", "kept"),
     [
-        ("loading", Ending(State.QUEUED, -9, FAILURE), True),
-        ("loading", Ending(State.QUEUED, -9, FAILURE, keeps_staging=True), True),
-        ("loading", Ending(State.FAILED, -9, FAILURE, keeps_staging=True), True),
-        ("loading", Ending(State.FAILED, 66, FORBIDDEN, keeps_staging=True), True),
-        ("rolling_back", Ending(State.QUEUED, 143, FAILURE), False),
-        ("rolling_back", Ending(State.FAILED, 143, FAILURE, keeps_staging=True), False),
-        ("loading", Ending(State.FAILED, 65, BAD_ROW), False),
-        ("loading", Ending(State.CANCELLED, 143, FAILURE), False),
+        ("loading", AttemptResult(State.QUEUED, -9, FAILURE), True),
+        ("loading", AttemptResult(State.QUEUED, -9, FAILURE, keeps_staging=True), True),
+        ("loading", AttemptResult(State.FAILED, -9, FAILURE, keeps_staging=True), True),
+        ("loading", AttemptResult(State.FAILED, 66, FORBIDDEN, keeps_staging=True), True),
+        ("rolling_back", AttemptResult(State.QUEUED, 143, FAILURE), False),
+        ("rolling_back", AttemptResult(State.FAILED, 143, FAILURE, keeps_staging=True), False),
+        ("loading", AttemptResult(State.FAILED, 65, BAD_ROW), False),
+        ("loading", AttemptResult(State.CANCELLED, 143, FAILURE), False),
     ],
 )
 async def test_what_was_rolled_back_leaves_no_progress(
-    store: Store, phase: Phase, ending: Ending, kept: bool
+    store: Store, phase: Phase, ending: AttemptResult, kept: bool
 ) -> None:
     one = await brought_to(store, State.RUNNING)
     await store.report(one.id, phase, PROGRESS)
@@ -279,7 +281,7 @@ async def test_what_was_rolled_back_leaves_no_progress(
 async def test_an_end_that_is_no_failure_of_the_import_is_told_and_not_counted(store: Store) -> None:
     one = await brought_to(store, State.RUNNING)
     ended = there(
-        await store.finish_attempt(one.id, Ending(State.QUEUED, error=SERVICE_ENDED, is_retried=False))
+        await store.finish_attempt(one.id, AttemptResult(State.QUEUED, error=SERVICE_ENDED, is_retried=False))
     )
     assert (ended.retry_count, ended.error) == (0, SERVICE_ENDED)
     (attempt,) = await store.attempts(one.id)

@@ -9,18 +9,28 @@ import pytest
 
 from importer.model import State
 from importer.supervisor import process
-from importer.supervisor.outcome import Retries
+from importer.supervisor.outcome import RetryPolicy
 from loader.contract import FailureCode
 from tests.conftest import SAMPLE_ROWS
 from tests.support.http_server import HttpServer
 from tests.support.loader_process import committed_rows, row_count
 from tests.support.mid_load import resume_serving
-from tests.support.supervision import ODD, Scene, assert_all_gone, loader, stall, supervising, until
+from tests.support.supervision import (
+    ODD,
+    SupervisorHarness,
+    assert_all_gone,
+    loader,
+    stall,
+    supervising,
+    until,
+)
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
-async def test_a_killed_loader_is_followed_by_one_that_goes_on(scene: Scene, server: HttpServer) -> None:
+async def test_a_killed_loader_is_followed_by_one_that_goes_on(
+    scene: SupervisorHarness, server: HttpServer
+) -> None:
     stall(server)
     import_id = await scene.submit(server.url)
     await scene.until_part()
@@ -37,7 +47,7 @@ async def test_a_killed_loader_is_followed_by_one_that_goes_on(scene: Scene, ser
 
 
 async def test_a_loader_that_hangs_is_killed_and_followed(
-    scene: Scene, server: HttpServer, monkeypatch: pytest.MonkeyPatch
+    scene: SupervisorHarness, server: HttpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process, "SILENCE_SECONDS", 5)
     stall(server)
@@ -52,7 +62,7 @@ async def test_a_loader_that_hangs_is_killed_and_followed(
 
 
 async def test_a_loader_that_somebody_signals_is_followed_by_another(
-    scene: Scene, server: HttpServer
+    scene: SupervisorHarness, server: HttpServer
 ) -> None:
     stall(server)
     import_id = await scene.submit(server.url)
@@ -88,7 +98,7 @@ async def test_a_database_that_only_the_service_can_use_ends_its_imports(
 async def test_attempts_that_find_trips_locked_are_counted_by_themselves_and_end(
     tmp_path: Path, database_url: str
 ) -> None:
-    retries = Retries(attempts=2, first_delay_seconds=0.01, locked_attempts=5)
+    retries = RetryPolicy(attempts=2, first_delay_seconds=0.01, locked_attempts=5)
     async with supervising(tmp_path, database_url, command=ODD, retries=retries) as scene:
         import_id = await scene.submit("https://example.org/finds_trips_locked")
         found = await scene.until_state(import_id, State.FAILED)
@@ -104,7 +114,7 @@ async def test_a_failure_after_progress_is_the_first_again(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
     """Two failures in a row are one too many here, but the second loader came further than the first."""
-    async with supervising(tmp_path, database_url, retries=Retries(2, 0.05)) as scene:
+    async with supervising(tmp_path, database_url, retries=RetryPolicy(2, 0.05)) as scene:
         stall(server, at=700_000)
         import_id = await scene.submit(server.url)
         rows = await scene.until_part()
@@ -123,7 +133,7 @@ async def test_what_a_cancel_took_back_is_no_mark_for_the_attempts_after_it(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
     """As above; but before that three parts were committed, and the import was cancelled between two attempts."""
-    async with supervising(tmp_path, database_url, retries=Retries(2, 2.0)) as scene:
+    async with supervising(tmp_path, database_url, retries=RetryPolicy(2, 2.0)) as scene:
         stall(server, at=1_900_000)
         import_id = await scene.submit(server.url)
         await until("three parts", lambda: committed_rows(database_url) > 0.6 * SAMPLE_ROWS)

@@ -15,9 +15,9 @@ from importer.model import FINISHED, State
 from importer.store.store import Store
 from importer.supervisor.cleanup import Cleanup
 from importer.supervisor.ledger import LedgerReader
-from importer.supervisor.outcome import End
+from importer.supervisor.outcome import LoaderExit
 from importer.supervisor.process import Loaders
-from importer.supervisor.tasks import Defects
+from importer.supervisor.tasks import UnhandledErrors
 from loader.contract import FailureCode
 from tests.conftest import SAMPLE_ROWS
 from tests.support.http_server import HttpServer
@@ -27,7 +27,7 @@ from tests.support.supervision import (
     DEADLINE_SECONDS,
     ODD,
     PATIENT,
-    Scene,
+    SupervisorHarness,
     assert_all_gone,
     children,
     holding,
@@ -57,7 +57,9 @@ async def test_cancelled_while_it_waits_in_the_queue(
         assert await scene.attempts(queued) == []
 
 
-async def test_cancelled_fifty_times_while_the_source_stalls(scene: Scene, server: HttpServer) -> None:
+async def test_cancelled_fifty_times_while_the_source_stalls(
+    scene: SupervisorHarness, server: HttpServer
+) -> None:
     stall(server)
     import_id = await scene.submit(server.url)
     await scene.until_part()
@@ -69,7 +71,7 @@ async def test_cancelled_fifty_times_while_the_source_stalls(scene: Scene, serve
     assert row_count(scene.database_url) == 0
 
 
-async def test_cancelled_while_its_loader_starts(scene: Scene, server: HttpServer) -> None:
+async def test_cancelled_while_its_loader_starts(scene: SupervisorHarness, server: HttpServer) -> None:
     import_id = await scene.submit(server.url)
     await scene.until_state(import_id, State.RUNNING)
     await scene.supervisor.cancel(import_id)
@@ -77,7 +79,7 @@ async def test_cancelled_while_its_loader_starts(scene: Scene, server: HttpServe
     await assert_all_gone(scene.database_url)
 
 
-async def test_cancelled_while_it_waits_to_publish(scene: Scene, server: HttpServer) -> None:
+async def test_cancelled_while_it_waits_to_publish(scene: SupervisorHarness, server: HttpServer) -> None:
     stall(server)
     import_id = await scene.submit(server.url)
     await scene.until_part()
@@ -102,7 +104,7 @@ async def test_cancelled_between_two_attempts(tmp_path: Path, database_url: str,
     await assert_all_gone(database_url)
 
 
-async def killed_in_mid_load(scene: Scene, server: HttpServer) -> UUID:
+async def killed_in_mid_load(scene: SupervisorHarness, server: HttpServer) -> UUID:
     """Submit an import, kill its loader when some of it is committed, and wait for what becomes of it."""
     stall(server)
     import_id = await scene.submit(server.url)
@@ -169,10 +171,10 @@ async def test_cancelled_and_found_published_the_attempt_tells_no_failure(
         connection.execute("UPDATE import SET state = 'cancelling', receipt = NULL, finished_at = NULL")
         connection.execute("UPDATE attempt SET finished_at = NULL, exit_code = NULL, log = ''")
     store = await Store.open(path)
-    cleanup = Cleanup(store, LedgerReader(database_url), Loaders(database_url), Defects())
+    cleanup = Cleanup(store, LedgerReader(database_url), Loaders(database_url), UnhandledErrors())
     before = await store.get(import_id)
     assert before is not None
-    cleanup.finish_cancel(import_id, End(-9, None, "the log") if is_seen else None)
+    cleanup.finish_cancel(import_id, LoaderExit(-9, None, "the log") if is_seen else None)
     found = await store.wait_for_change(import_id, before.version, DEADLINE_SECONDS)
     assert found is not None
     assert (found.state, found.error, found.receipt) == (State.SUCCEEDED, None, receipt)
@@ -185,7 +187,7 @@ async def test_cancelled_and_found_published_the_attempt_tells_no_failure(
 
 @pytest.mark.parametrize("how", ["cancelled", "killed", "cancelled and killed"])
 async def test_once_its_commit_has_begun_the_ledger_decides(
-    how: str, scene: Scene, server: HttpServer
+    how: str, scene: SupervisorHarness, server: HttpServer
 ) -> None:
     stall(server)
     import_id = await scene.submit(server.url)
@@ -210,7 +212,9 @@ async def test_once_its_commit_has_begun_the_ledger_decides(
     await assert_all_gone(scene.database_url)
 
 
-async def test_cancelled_at_any_moment_it_ends_as_the_ledger_says(scene: Scene, server: HttpServer) -> None:
+async def test_cancelled_at_any_moment_it_ends_as_the_ledger_says(
+    scene: SupervisorHarness, server: HttpServer
+) -> None:
     """Imports two at a time, each cancelled a little later: some before their publish, some after it."""
     import_ids = [await scene.submit(server.url) for _ in range(5)]
     for number, import_id in enumerate(import_ids):

@@ -15,7 +15,7 @@ import pytest
 from importer.model import State
 from importer.store.rows import time_text
 from importer.supervisor import reconciler
-from importer.supervisor.outcome import Retries
+from importer.supervisor.outcome import RetryPolicy
 from loader.contract import FailureCode
 from loader.postgres import import_lock
 from tests.support.http_server import HttpServer
@@ -109,7 +109,7 @@ def set_column(folder: Path, import_id: UUID, column: str, time: datetime) -> No
 async def test_staging_of_a_failure_that_may_pass_is_kept_for_a_retry(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
-    async with supervising(tmp_path, database_url, retries=Retries(attempts=1)) as scene:
+    async with supervising(tmp_path, database_url, retries=RetryPolicy(attempts=1)) as scene:
         stall(server)
         import_id = await scene.submit(server.url)
         await scene.until_part()

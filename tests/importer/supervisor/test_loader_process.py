@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from importer.supervisor import process as loader_process
-from importer.supervisor.outcome import End
+from importer.supervisor.outcome import LoaderExit
 from importer.supervisor.process import LOG_BYTES, LoaderProcess, Loaders, loader_environment
 from loader.contract import Failed, FailureCode, Job
 from tests.support.paths import PROGRAMS
@@ -36,7 +36,7 @@ def start(behaviour: str) -> LoaderProcess:
     return ODD.run(Job(source=f"https://example.org/{behaviour}", import_id="1"))
 
 
-async def end_of(process: LoaderProcess) -> End:
+async def end_of(process: LoaderProcess) -> LoaderExit:
     async with asyncio.timeout(PATIENCE_SECONDS):
         end = await process.end()
     assert process.process_id is None or not psutil.pid_exists(process.process_id)
@@ -54,8 +54,8 @@ async def test_its_last_message_exit_code_and_stderr_are_told() -> None:
     end = await end_of(start("fails"))
     assert isinstance(end.last, Failed)
     assert (end.exit_code, end.last.failure.code, end.last.staging) == (65, FailureCode.BAD_ROW, "none")
-    assert await end_of(start("exits?7")) == End(7, None, "that is all\n")
-    assert await end_of(start(f"dies?{signal.SIGKILL}")) == End(-9, None, "")
+    assert await end_of(start("exits?7")) == LoaderExit(7, None, "that is all\n")
+    assert await end_of(start(f"dies?{signal.SIGKILL}")) == LoaderExit(-9, None, "")
 
 
 async def test_what_it_should_not_say_is_passed_over_and_what_is_not_json_is_kept() -> None:
@@ -88,7 +88,9 @@ async def test_a_flood_neither_blocks_it_nor_is_kept() -> None:
 
 async def test_it_may_die_before_it_has_read_its_job() -> None:
     loaders = Loaders(DATABASE_URL, command=("/bin/sh", "-c", "exit 3"))
-    assert await end_of(loaders.run(Job(source="https://example.org/", import_id="1"))) == End(3, None, "")
+    assert await end_of(loaders.run(Job(source="https://example.org/", import_id="1"))) == LoaderExit(
+        3, None, ""
+    )
 
 
 async def test_a_program_that_is_not_there_is_an_end_too() -> None:
@@ -207,7 +209,7 @@ async def test_a_drop_is_given_the_database_by_its_environment() -> None:
     command = ("/bin/sh", "-c", 'echo "$0 $@ $DATABASE_URL"; cat; exit 4')
     loaders = Loaders("postgresql://me@db.example/taxi-canary", command=command)
     end = await end_of(loaders.drop(UUID(int=1), published=True))
-    assert end == End(4, None, f"drop {UUID(int=1)} --published ***\n")
+    assert end == LoaderExit(4, None, f"drop {UUID(int=1)} --published ***\n")
 
 
 def test_the_environment_is_chosen_by_name() -> None:

@@ -6,14 +6,14 @@ import itertools
 
 import pytest
 
-from importer.model import MAX_RETRY_DELAY_SECONDS, State, may_move
+from importer.model import MAX_RETRY_DELAY_SECONDS, State, can_transition
 from importer.supervisor.outcome import (
     RETRIES,
-    Asked,
-    End,
     Known,
-    Retries,
+    LoaderExit,
+    RetryPolicy,
     Staged,
+    StopIntent,
     blames_database,
     decide,
     failure_of,
@@ -42,32 +42,32 @@ RECEIPT = Receipt(
     published_at="2024-02-01T12:00:00+00:00",
 )
 STAGED = Staged(committed_bytes=5)
-NOTHING, CANCEL, SUSPEND = Asked.NOTHING, Asked.CANCEL, Asked.SUSPEND
-PUBLISHED = End(0, Published(RECEIPT), "")
+NOTHING, CANCEL, SUSPEND = StopIntent.NOTHING, StopIntent.CANCEL, StopIntent.SUSPEND
+PUBLISHED = LoaderExit(0, Published(RECEIPT), "")
 
 
-def failed(code: str, staging: str = "none") -> End:
+def failed(code: str, staging: str = "none") -> LoaderExit:
     """The end of a loader that said so."""
     known = FailureCode(code)
     assert staging in ("none", "kept", "unknown")
     failure = LoaderError(known, "What happened.", "What to do.").failure
-    return End(FAILURE_KINDS[known].exit_code, Failed(failure, staging), "")
+    return LoaderExit(FAILURE_KINDS[known].exit_code, Failed(failure, staging), "")
 
 
-def exited(code: int | None) -> End:
+def exited(code: int | None) -> LoaderExit:
     """The end of a process that said nothing of it."""
-    return End(code, None, "")
+    return LoaderExit(code, None, "")
 
 
-SILENT = End(-9, None, "", was_silent=True)
-STALLED = End(-9, None, "", was_stalled=True)
+SILENT = LoaderExit(-9, None, "", was_silent=True)
+STALLED = LoaderExit(-9, None, "", was_stalled=True)
 
-CASES: list[tuple[End, Known, Asked, State, str | None]] = [
+CASES: list[tuple[LoaderExit, Known, StopIntent, State, str | None]] = [
     # Published is published, whatever was asked for and whatever came after it.
     (PUBLISHED, "unknown", NOTHING, State.SUCCEEDED, None),
     (PUBLISHED, "unknown", CANCEL, State.SUCCEEDED, None),
     (PUBLISHED, "unknown", SUSPEND, State.SUCCEEDED, None),
-    (End(-9, Published(RECEIPT), ""), "unknown", NOTHING, State.SUCCEEDED, None),
+    (LoaderExit(-9, Published(RECEIPT), ""), "unknown", NOTHING, State.SUCCEEDED, None),
     (exited(-9), RECEIPT, NOTHING, State.SUCCEEDED, None),
     (exited(-9), RECEIPT, CANCEL, State.SUCCEEDED, None),
     (exited(0), RECEIPT, NOTHING, State.SUCCEEDED, None),
@@ -133,7 +133,7 @@ CASES: list[tuple[End, Known, Asked, State, str | None]] = [
 
 
 def describe(case: object) -> str:
-    if isinstance(case, End):
+    if isinstance(case, LoaderExit):
         last = case.last.failure.code if isinstance(case.last, Failed) else "published" if case.last else "-"
         return f"{case.exit_code},{last}"
     return type(case).__name__ if isinstance(case, Receipt | Staged) else str(case)
@@ -141,7 +141,7 @@ def describe(case: object) -> str:
 
 @pytest.mark.parametrize(("end", "standing", "asked", "state", "code"), CASES, ids=describe)
 def test_an_end_decides_about_its_import(
-    end: End, standing: Known, asked: Asked, state: State, code: str | None
+    end: LoaderExit, standing: Known, asked: StopIntent, state: State, code: str | None
 ) -> None:
     outcome = decide(end, standing, asked)
     assert (outcome.state, outcome.error and outcome.error.code) == (state, code)
@@ -160,19 +160,19 @@ ENDS = [
 STANDINGS: list[Known] = [RECEIPT, STAGED, "absent", "unknown"]
 
 
-@pytest.mark.parametrize("asked", Asked)
+@pytest.mark.parametrize("asked", StopIntent)
 @pytest.mark.parametrize("fruitless", [0, 100])
-def test_whatever_happens_there_is_an_allowed_move(asked: Asked, fruitless: int) -> None:
+def test_whatever_happens_there_is_an_allowed_move(asked: StopIntent, fruitless: int) -> None:
     origin = State.CANCELLING if asked is CANCEL else State.RUNNING
     for end, standing in itertools.product(ENDS, STANDINGS):
         outcome = decide(end, standing, asked, fruitless)
-        assert may_move(origin, outcome.state) or outcome.state is origin
+        assert can_transition(origin, outcome.state) or outcome.state is origin
         assert (outcome.receipt is not None) == (outcome.state is State.SUCCEEDED)
         assert outcome.error is not None or outcome.state is not State.FAILED
 
 
 def test_what_the_ledger_has_published_never_ends_otherwise() -> None:
-    for end, asked in itertools.product(ENDS, Asked):
+    for end, asked in itertools.product(ENDS, StopIntent):
         assert decide(end, RECEIPT, asked).state is State.SUCCEEDED
 
 
@@ -185,7 +185,7 @@ def test_staging_that_may_be_there_is_never_called_cancelled() -> None:
 
 def test_retries_come_later_each_time_and_end() -> None:
     end = failed("source_unreachable", "kept")
-    retries = Retries(attempts=4, first_delay_seconds=3)
+    retries = RetryPolicy(attempts=4, first_delay_seconds=3)
     outcomes = [decide(end, STAGED, NOTHING, fruitless, retries) for fruitless in range(4)]
     assert [outcome.retry_after_seconds for outcome in outcomes] == [3, 6, 12, 0]
     assert [outcome.state for outcome in outcomes] == [*[State.QUEUED] * 3, State.FAILED]
@@ -204,7 +204,7 @@ def test_the_retries_of_an_import_take_four_to_nine_minutes() -> None:
 
 def test_waiting_for_locks_ends_after_attempts_of_its_own() -> None:
     end = failed("table_locked", "kept")
-    retries = Retries(attempts=2, first_delay_seconds=3, locked_attempts=3)
+    retries = RetryPolicy(attempts=2, first_delay_seconds=3, locked_attempts=3)
     outcomes = [decide(end, STAGED, NOTHING, 100, retries, locked=locked) for locked in range(3)]
     assert [outcome.state for outcome in outcomes] == [State.QUEUED, State.QUEUED, State.FAILED]
     assert [outcome.retry_after_seconds for outcome in outcomes] == [3, 6, 0]
@@ -246,7 +246,9 @@ def test_the_service_looks_at_the_database_when_a_loader_blames_it() -> None:
         (exited(1), True),
     ],
 )
-def test_staging_is_kept_unless_its_loader_says_that_the_failure_spoils_it(end: End, kept: bool) -> None:
+def test_staging_is_kept_unless_its_loader_says_that_the_failure_spoils_it(
+    end: LoaderExit, kept: bool
+) -> None:
     assert keeps_staging(end) == kept
     failure = decide(end, STAGED, NOTHING, 100).error
     assert failure is not None
@@ -255,8 +257,8 @@ def test_staging_is_kept_unless_its_loader_says_that_the_failure_spoils_it(end: 
 
 
 def test_retries_never_wait_longer_than_the_queue_believes() -> None:
-    assert Retries().delay_seconds(8) == 256
-    assert Retries().delay_seconds(9) == Retries().delay_seconds(1000) == MAX_RETRY_DELAY_SECONDS
+    assert RetryPolicy().delay_seconds(8) == 256
+    assert RetryPolicy().delay_seconds(9) == RetryPolicy().delay_seconds(1000) == MAX_RETRY_DELAY_SECONDS
 
 
 def test_the_last_failed_attempt_of_a_killed_loader_says_why_or_by_which_signal() -> None:
@@ -267,7 +269,7 @@ def test_the_last_failed_attempt_of_a_killed_loader_says_why_or_by_which_signal(
 
 
 def test_what_could_not_be_started_says_why() -> None:
-    end = End(None, None, "[Errno 11] Resource temporarily unavailable")
+    end = LoaderExit(None, None, "[Errno 11] Resource temporarily unavailable")
     assert "temporarily unavailable" in failure_of(end).message
 
 

@@ -10,13 +10,21 @@ from importer.model import State
 from tests.conftest import SAMPLE_ROWS
 from tests.support.http_server import HttpServer
 from tests.support.loader_process import row_count
-from tests.support.supervision import ODD, Scene, assert_all_gone, holding, supervising, until, waits_for_lock
+from tests.support.supervision import (
+    ODD,
+    SupervisorHarness,
+    assert_all_gone,
+    holding,
+    supervising,
+    until,
+    waits_for_lock,
+)
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
 async def test_a_removed_import_is_gone_with_its_rows_once_its_readers_have_left(
-    scene: Scene, server: HttpServer
+    scene: SupervisorHarness, server: HttpServer
 ) -> None:
     import_id = await scene.submit(server.url)
     await scene.receipt(import_id)

@@ -17,8 +17,8 @@ from importer.store.store import Store
 from importer.supervisor.cleanup import Cleanup
 from importer.supervisor.ledger import LedgerReader
 from importer.supervisor.process import Loaders
-from importer.supervisor.reconciler import Janitor
-from importer.supervisor.tasks import Defects
+from importer.supervisor.reconciler import Reconciler
+from importer.supervisor.tasks import UnhandledErrors
 from tests.conftest import SAMPLE_ROWS
 from tests.support.http_server import HttpServer
 from tests.support.live_service import LiveService
@@ -84,7 +84,9 @@ async def test_housekeeping_that_is_called_just_as_it_is_stopped_ends(turns: int
     nowhere = "postgresql://me@127.0.0.1:1/none"
     ledger = LedgerReader(nowhere)
     store = await Store.open(tmp_path / "importer.sqlite")
-    janitor = Janitor(store, ledger, Cleanup(store, ledger, Loaders(nowhere), Defects()), history_days=1)
+    janitor = Reconciler(
+        store, ledger, Cleanup(store, ledger, Loaders(nowhere), UnhandledErrors()), history_days=1
+    )
     with structlog.testing.capture_logs() as said:
         work = asyncio.create_task(janitor.work())
         await until("its first look", lambda: said)

@@ -18,7 +18,15 @@ from tests.conftest import SAMPLE_ROWS
 from tests.support.http_server import Fault, HttpServer
 from tests.support.loader_process import row_count
 from tests.support.mid_load import resume_serving
-from tests.support.supervision import ODD, Scene, assert_all_gone, children, loader, supervising, until
+from tests.support.supervision import (
+    ODD,
+    SupervisorHarness,
+    assert_all_gone,
+    children,
+    loader,
+    supervising,
+    until,
+)
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -39,7 +47,7 @@ async def test_an_import_is_followed_to_its_receipt(
     await assert_all_gone(database_url)
 
 
-async def test_a_bad_file_is_not_tried_again(scene: Scene, server: HttpServer) -> None:
+async def test_a_bad_file_is_not_tried_again(scene: SupervisorHarness, server: HttpServer) -> None:
     server.content = b"<html>not found</html>\n"
     import_id = await scene.submit(server.url)
     found = await scene.until_state(import_id, State.FAILED)
@@ -49,7 +57,9 @@ async def test_a_bad_file_is_not_tried_again(scene: Scene, server: HttpServer) -
     assert (attempt.exit_code, attempt.error) == (65, found.error)
 
 
-async def test_a_source_that_is_none_fails_and_the_queue_goes_on(scene: Scene, server: HttpServer) -> None:
+async def test_a_source_that_is_none_fails_and_the_queue_goes_on(
+    scene: SupervisorHarness, server: HttpServer
+) -> None:
     import_id = await scene.submit("http://[")
     following = await scene.submit(server.url)
     found = await scene.until_state(import_id, State.FAILED)
@@ -57,14 +67,16 @@ async def test_a_source_that_is_none_fails_and_the_queue_goes_on(scene: Scene, s
     await scene.receipt(following)
 
 
-async def test_an_address_that_nobody_allowed_is_refused(scene: Scene, server: HttpServer) -> None:
+async def test_an_address_that_nobody_allowed_is_refused(
+    scene: SupervisorHarness, server: HttpServer
+) -> None:
     import_id = await scene.submit(server.url.replace("localhost", "127.0.0.1"))
     found = await scene.until_state(import_id, State.FAILED)
     assert found.error is not None
     assert server.connection_count == 0
 
 
-async def test_a_failed_import_can_be_retried_by_hand(scene: Scene, server: HttpServer) -> None:
+async def test_a_failed_import_can_be_retried_by_hand(scene: SupervisorHarness, server: HttpServer) -> None:
     server.rule = lambda _: Fault(status=404)
     import_id = await scene.submit(server.url)
     await scene.until_state(import_id, State.FAILED)

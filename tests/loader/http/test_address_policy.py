@@ -111,7 +111,7 @@ def answering(*addresses: str) -> Resolve:
 def failure_of(location: str, *allowed: str) -> Failure:
     with (
         pytest.raises(LoaderError) as caught,
-        contextlib.closing(open_source(location, patience=HASTY, allowed_hosts=[*allowed])) as source,
+        contextlib.closing(open_source(location, retry_policy=HASTY, allowed_hosts=[*allowed])) as source,
     ):
         source.probe()
     return caught.value.failure
@@ -348,7 +348,7 @@ def test_a_file_is_read_from_an_address_that_is_allowed(form: str) -> None:
     with HttpServer(CONTENT) as server:
         allowed = form.format(server.port)
         location = f"http://127.0.0.1:{server.port}/trips.csv"
-        with contextlib.closing(open_source(location, patience=QUICK, allowed_hosts=[allowed])) as source:
+        with contextlib.closing(open_source(location, retry_policy=QUICK, allowed_hosts=[allowed])) as source:
             source.probe()
             assert read(source).data == CONTENT
 

@@ -9,22 +9,22 @@ import pytest
 
 from loader.contract import FailureCode
 from loader.errors import LoaderError
-from loader.http.concurrency_limit import Admission
-from loader.http.retry import AttemptFailed
+from loader.http.concurrency_limit import ConcurrencyLimit
+from loader.http.retry import TransientError
 from loader.source.base import SourceClosed
 from tests.support.loader_process import wait_for
 
-TURNED_AWAY = AttemptFailed(
+TURNED_AWAY = TransientError(
     LoaderError(FailureCode.SOURCE_UNREACHABLE, "It answers 503.", "Try again."), is_turned_away=True
 )
 
 
-def be_turned_away(admission: Admission) -> None:
-    with contextlib.suppress(AttemptFailed), admission.turn():
+def be_turned_away(admission: ConcurrencyLimit) -> None:
+    with contextlib.suppress(TransientError), admission.turn():
         raise TURNED_AWAY
 
 
-def most_at_once(admission: Admission, closed: threading.Event) -> int:
+def most_at_once(admission: ConcurrencyLimit, closed: threading.Event) -> int:
     """Return how many may be under way at once: one more waits until the source is closed."""
     with contextlib.ExitStack() as stack:
         count = 0
@@ -51,7 +51,7 @@ def test_those_who_remain_are_as_many_as_it_takes_until_it_has_answered_often(
     answers: int, most: int
 ) -> None:
     closed = threading.Event()
-    admission = Admission(6, closed)
+    admission = ConcurrencyLimit(6, closed)
     with admission.turn(), admission.turn():
         be_turned_away(admission)
     for _ in range(answers - 2):
@@ -62,7 +62,7 @@ def test_those_who_remain_are_as_many_as_it_takes_until_it_has_answered_often(
 
 def test_one_is_always_let_in() -> None:
     closed = threading.Event()
-    admission = Admission(2, closed)
+    admission = ConcurrencyLimit(2, closed)
     for _ in range(3):
         be_turned_away(admission)
     assert most_at_once(admission, closed) == 1
@@ -70,7 +70,7 @@ def test_one_is_always_let_in() -> None:
 
 def test_who_waits_for_a_turn_hears_that_the_source_was_closed() -> None:
     closed = threading.Event()
-    admission = Admission(1, closed)
+    admission = ConcurrencyLimit(1, closed)
     ended = threading.Event()
 
     def wait_for_turn() -> None:

@@ -16,7 +16,7 @@ from loader.contract import FailureCode
 from loader.errors import LoaderError
 from loader.http.client import HttpClient
 from loader.http.connection import Dialer, SocketAddress
-from loader.http.retry import AttemptFailed
+from loader.http.retry import TransientError
 from loader.http.url import parse_address
 from tests.support.http_server import Fault, HttpServer, Request
 from tests.support.loader_process import wait_for
@@ -250,7 +250,7 @@ def test_servers_that_redirects_once_led_to_do_not_keep_connections_for_ever() -
             for answer in [client.get({}), client.get({})]:
                 answer.receive(memoryview(bytearray(len(CONTENT))))
                 answer.finish()
-            with pytest.raises(AttemptFailed):
+            with pytest.raises(TransientError):
                 client.get({})
         # both ends of a connection are this process's
         wait_for("connections to be closed", lambda: len(os.listdir("/proc/self/fd")) - before <= 2 * 16)

@@ -8,41 +8,41 @@ import pytest
 
 from loader.contract import FailureCode
 from loader.errors import LoaderError
-from loader.http.retry import AttemptFailed, Patience, RetryBudget, retry_after_seconds
+from loader.http.retry import RetryBudget, RetryPolicy, TransientError, retry_after_seconds
 from loader.source.base import SourceClosed
 
 ERROR = LoaderError(FailureCode.SOURCE_UNREACHABLE, "it is down", "wait")
-HASTY = Patience(first_delay_seconds=0.001, longest_delay_seconds=0.002)
+HASTY = RetryPolicy(first_delay_seconds=0.001, longest_delay_seconds=0.002)
 
 
 def test_the_last_failure_of_a_budget_is_raised() -> None:
     budget = RetryBudget(HASTY, 3, threading.Event())
-    budget.spend(AttemptFailed(ERROR))
-    budget.spend(AttemptFailed(ERROR))
+    budget.spend(TransientError(ERROR))
+    budget.spend(TransientError(ERROR))
     budget.refill()
-    budget.spend(AttemptFailed(ERROR))
-    budget.spend(AttemptFailed(ERROR))
+    budget.spend(TransientError(ERROR))
+    budget.spend(TransientError(ERROR))
     with pytest.raises(LoaderError) as caught:
-        budget.spend(AttemptFailed(ERROR))
+        budget.spend(TransientError(ERROR))
     assert caught.value is ERROR
 
 
 def test_the_server_says_how_long_to_wait() -> None:
     began = time.monotonic()
-    RetryBudget(HASTY, 2, threading.Event()).spend(AttemptFailed(ERROR, retry_after_seconds=0.2))
+    RetryBudget(HASTY, 2, threading.Event()).spend(TransientError(ERROR, retry_after_seconds=0.2))
     assert time.monotonic() - began >= 0.2
 
 
 def test_the_server_can_not_ask_for_more_than_the_limit() -> None:
-    patience = Patience(first_delay_seconds=0.001, longest_retry_after_seconds=0.002)
-    RetryBudget(patience, 2, threading.Event()).spend(AttemptFailed(ERROR, retry_after_seconds=1e9))
+    retry_policy = RetryPolicy(first_delay_seconds=0.001, longest_retry_after_seconds=0.002)
+    RetryBudget(retry_policy, 2, threading.Event()).spend(TransientError(ERROR, retry_after_seconds=1e9))
 
 
 def test_a_closed_source_does_not_wait() -> None:
     closed = threading.Event()
     closed.set()
     with pytest.raises(SourceClosed):
-        RetryBudget(Patience(), 2, closed).spend(AttemptFailed(ERROR, retry_after_seconds=1e9))
+        RetryBudget(RetryPolicy(), 2, closed).spend(TransientError(ERROR, retry_after_seconds=1e9))
 
 
 def test_retry_after_is_seconds_or_a_date() -> None:

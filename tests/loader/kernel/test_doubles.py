@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from loader.kernel.eisel_lemire import NO_DOUBLE, double_bits
-from loader.kernel.intrinsics import Word
+from loader.kernel.intrinsics import UInt64
 from loader.schema import COLUMNS, Kind
 from tests.support.encoding import INTERPRETED, encode
 
@@ -81,7 +81,7 @@ def test_hard_numbers_are_rounded_exactly_and_without_python() -> None:
 def test_only_what_is_not_a_normal_double_is_declined(mantissa: int, exponent: int) -> None:
     value = float(f"{mantissa}e{exponent}")
 
-    result = double_bits(Word(mantissa), exponent)
+    result = double_bits(UInt64(mantissa), exponent)
 
     if result == NO_DOUBLE:
         assert value <= sys.float_info.min or value >= sys.float_info.max

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loader.kernel.intrinsics import Word
+from loader.kernel.intrinsics import UInt64
 from loader.kernel.swar import (
     ZEROS,
     byte_of,
@@ -35,7 +35,7 @@ def test_plain_text_ends_at_the_first_byte_that_is_a_control_or_separator_or_not
 ) -> None:
     ends = [byte < 0x20 or byte > 0x7F or byte in b'",' for byte in characters]
 
-    assert first_flag(Word(text_ends(word_of(characters), COMMAS))) == first(ends)
+    assert first_flag(UInt64(text_ends(word_of(characters), COMMAS))) == first(ends)
 
 
 @given(eight_bytes)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loader.pipeline.coverage import Gap, Span, find_flaw, gaps
+from loader.pipeline.coverage import Gap, Span, coverage_error, gaps
 
 
 @st.composite
@@ -31,7 +31,7 @@ def test_blocks_and_gaps_together_cover_the_data_exactly_once(
     plan = list(gaps(kept, start, end))
     assert [piece for piece in plan if isinstance(piece, Span)] == kept
     assert all(piece.start < (piece.end or end) for piece in plan)  # no empty gap
-    assert find_flaw([Span(piece.start, piece.end or end, 0) for piece in plan], start, end) is None
+    assert coverage_error([Span(piece.start, piece.end or end, 0) for piece in plan], start, end) is None
 
 
 @given(cut_ranges(), st.data())
@@ -39,14 +39,14 @@ def test_a_missing_a_repeated_and_a_shifted_block_are_flaws(
     whole: tuple[list[Span], int, int], data: st.DataObject
 ) -> None:
     spans, start, end = whole
-    assert find_flaw(spans, start, end) is None
+    assert coverage_error(spans, start, end) is None
     if spans:
         index = data.draw(st.integers(0, len(spans) - 1))
         victim = spans[index]
-        assert find_flaw(spans[:index] + spans[index + 1 :], start, end) is not None
-        assert find_flaw([*spans[: index + 1], victim, *spans[index + 1 :]], start, end) is not None
+        assert coverage_error(spans[:index] + spans[index + 1 :], start, end) is not None
+        assert coverage_error([*spans[: index + 1], victim, *spans[index + 1 :]], start, end) is not None
         shifted = Span(victim.start, victim.end + 1, 0)
-        assert find_flaw([*spans[:index], shifted, *spans[index + 1 :]], start, end) is not None
+        assert coverage_error([*spans[:index], shifted, *spans[index + 1 :]], start, end) is not None
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_a_missing_a_repeated_and_a_shifted_block_are_flaws(
     ],
 )
 def test_a_flaw_says_where_it_is(spans: list[Span], flaw: str) -> None:
-    assert find_flaw(spans, 2, 10) == flaw
+    assert coverage_error(spans, 2, 10) == flaw
 
 
 def test_the_last_gap_is_open_where_the_end_is_not_known() -> None:

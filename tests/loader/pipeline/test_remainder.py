@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from loader.buffers import BufferPool
 from loader.encoding.blocks import Block
-from loader.pipeline.coverage import Span, find_flaw
-from loader.pipeline.remainder import Remainder
+from loader.pipeline.coverage import Span, coverage_error
+from loader.pipeline.remainder import PendingBlocks
 from loader.source import prefetch
 from tests.support.source_reading import opened
 
@@ -35,7 +35,7 @@ def read_missing(
         small.setattr(prefetch, "SEGMENT_BYTES", SEGMENT_BYTES)
         source.probe()
         pool = BufferPool(3)
-        remainder = Remainder(source, pool, committed, len(HEADER), data_end)
+        remainder = PendingBlocks(source, pool, committed, len(HEADER), data_end)
         found: list[tuple[Block, bytes]] = []
         for block in remainder.blocks():
             found.append((block, bytes(block.buffer.view[block.start : block.end])))
@@ -71,4 +71,4 @@ def test_missing_blocks_have_their_place_in_the_file_whatever_is_committed(
         assert content == file[block.byte_offset : block.byte_offset + len(content)]
         assert block.first_line == 1 + file[: block.byte_offset].count(b"\n")
     spans = sorted(committed + [span(*each) for each in rest])
-    assert find_flaw(spans, len(HEADER), len(file)) is None
+    assert coverage_error(spans, len(HEADER), len(file)) is None

@@ -13,7 +13,7 @@ from loader.contract import ExitCode, Job, Published
 from tests.support.http_server import HttpServer
 from tests.support.loader_process import Loaders, assert_nothing_is_left, query, row_count, wait_for
 from tests.support.mid_load import backends, execute, holding, staged_part, wait_for_lock
-from tests.support.supervision import Scene, assert_all_gone, loader, until
+from tests.support.supervision import SupervisorHarness, assert_all_gone, loader, until
 
 pytestmark = pytest.mark.slow
 
@@ -72,7 +72,7 @@ def test_a_publish_does_not_wait_for_the_readers_of_what_others_remove(
 
 @pytest.mark.anyio
 async def test_the_service_reports_a_publish_whose_loader_still_tidies_up(
-    scene: Scene, server: HttpServer, small_file: HttpServer
+    scene: SupervisorHarness, server: HttpServer, small_file: HttpServer
 ) -> None:
     await scene.receipt(await scene.submit(small_file.url))
     execute(scene.database_url, SLOW_DROP)

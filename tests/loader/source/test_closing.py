@@ -38,7 +38,7 @@ def test_closing_ends_a_wait_for_the_server(fault: Fault, ranges: bool) -> None:
     # without an ETag the stream is a second request
     with HttpServer(CONTENT, etag='"v1"' if ranges else None) as server:
         server.faults = [None, fault, fault]
-        with opened(server.url, patience=patient) as source:
+        with opened(server.url, retry_policy=patient) as source:
             source.probe()
             close_soon(source)
             with pytest.raises(SourceClosed):
@@ -48,7 +48,7 @@ def test_closing_ends_a_wait_for_the_server(fault: Fault, ranges: bool) -> None:
 
 def test_closing_ends_a_wait_between_retries() -> None:
     patient = msgspec.structs.replace(QUICK, first_delay_seconds=NEVER, longest_delay_seconds=NEVER)
-    with HttpServer(CONTENT) as server, opened(server.url, patience=patient) as source:
+    with HttpServer(CONTENT) as server, opened(server.url, retry_policy=patient) as source:
         source.probe()
         server.rule = lambda _: Fault(status=503)
         close_soon(source)
@@ -70,7 +70,7 @@ def test_closing_ends_a_wait_for_a_free_buffer() -> None:
 
 def test_closing_ends_a_probe_that_waits_for_an_answer() -> None:
     patient = msgspec.structs.replace(QUICK, silence_seconds=NEVER)
-    with HttpServer(CONTENT) as server, opened(server.url, patience=patient) as source:
+    with HttpServer(CONTENT) as server, opened(server.url, retry_policy=patient) as source:
         server.faults = [Fault(before="stall")]
         close_soon(source)
         with pytest.raises(SourceClosed):
@@ -87,7 +87,7 @@ def test_closing_ends_a_connect_that_hangs() -> None:
         for waiting in (first, second):
             waiting.setblocking(False)
             waiting.connect_ex(full.getsockname())
-        with opened(f"http://127.0.0.1:{full.getsockname()[1]}/", patience=patient) as source:
+        with opened(f"http://127.0.0.1:{full.getsockname()[1]}/", retry_policy=patient) as source:
             close_soon(source)
             with pytest.raises(SourceClosed):
                 source.probe()

@@ -10,7 +10,7 @@ import pytest
 
 from loader.buffers import SEGMENT_BYTES, Buffer, BufferPool
 from loader.source import prefetch
-from loader.source.prefetch import deliver
+from loader.source.prefetch import prefetched
 from tests.support.loader_process import wait_for
 
 SLOW_SECONDS = 0.05
@@ -38,7 +38,7 @@ def fills(monkeypatch: pytest.MonkeyPatch) -> Fills:
 
 def test_a_source_that_everybody_waits_for_is_asked_for_pieces(fills: Fills) -> None:
     pool = BufferPool(4)
-    segments = deliver(fills.fill, 0, SEGMENTS * SEGMENT_BYTES, pool, 2, threading.Event())
+    segments = prefetched(fills.fill, 0, SEGMENTS * SEGMENT_BYTES, pool, 2, threading.Event())
     with ThreadPoolExecutor(1) as consumer:
         first = consumer.submit(next, segments)
         wait_for("more threads", lambda: len(fills.lengths) > 2)
@@ -64,7 +64,7 @@ def test_a_source_that_waits_for_buffers_is_asked_as_before(fills: Fills) -> Non
 
     with ThreadPoolExecutor(1) as workers:
         workers.submit(give_back)
-        for segment in deliver(fills.fill, 0, SEGMENTS * SEGMENT_BYTES, pool, 2, threading.Event()):
+        for segment in prefetched(fills.fill, 0, SEGMENTS * SEGMENT_BYTES, pool, 2, threading.Event()):
             held.put(segment.buffer)
         held.put(None)
     assert fills.lengths == SEGMENTS * [SEGMENT_BYTES]

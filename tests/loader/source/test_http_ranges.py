@@ -9,7 +9,7 @@ import pytest
 from loader.buffers import SEGMENT_BYTES
 from loader.contract import FailureCode
 from loader.errors import LoaderError
-from loader.http.retry import Patience
+from loader.http.retry import RetryPolicy
 from loader.source.base import HEAD_BYTES, TAIL_BYTES
 from tests.support.http_server import Fault, HttpServer, Request
 from tests.support.source_reading import QUICK, opened, probe_and_read, read
@@ -19,9 +19,9 @@ SMALL = CONTENT[:50_000]
 MODIFIED = "Mon, 01 Jan 2024 00:00:00 GMT"
 
 
-def failure_of(location: str, patience: Patience = QUICK) -> LoaderError:
+def failure_of(location: str, retry_policy: RetryPolicy = QUICK) -> LoaderError:
     with pytest.raises(LoaderError) as caught:
-        probe_and_read(location, patience)
+        probe_and_read(location, retry_policy)
     return caught.value
 
 
@@ -133,7 +133,7 @@ def test_connections_are_kept_between_ranges() -> None:
 
 def test_an_idle_connection_that_the_server_closed_is_no_failure() -> None:
     no_retries = msgspec.structs.replace(QUICK, attempts=1)
-    with HttpServer(SMALL) as server, opened(server.url, patience=no_retries) as source:
+    with HttpServer(SMALL) as server, opened(server.url, retry_policy=no_retries) as source:
         source.probe()
         server.drop_connections()
         assert read(source).data == SMALL
@@ -198,7 +198,9 @@ def test_a_silent_stall_is_noticed(fault: Fault) -> None:
 
 
 def test_a_trickling_server_is_noticed() -> None:
-    floor = msgspec.structs.replace(QUICK, floor_bytes_per_second=100_000, floor_window_seconds=0.2)
+    floor = msgspec.structs.replace(
+        QUICK, low_speed_limit_bytes_per_second=100_000, low_speed_window_seconds=0.2
+    )
     with HttpServer(SMALL) as server:
         server.faults = after_probe(Fault(trickle_seconds=0.01))
         _, whole = probe_and_read(server.url, floor)
@@ -207,7 +209,7 @@ def test_a_trickling_server_is_noticed() -> None:
 
 
 def test_a_slow_server_above_the_floor_is_waited_for() -> None:
-    floor = msgspec.structs.replace(QUICK, floor_bytes_per_second=1, floor_window_seconds=0.05)
+    floor = msgspec.structs.replace(QUICK, low_speed_limit_bytes_per_second=1, low_speed_window_seconds=0.05)
     with HttpServer(SMALL[:50]) as server:
         server.faults = after_probe(Fault(trickle_seconds=0.01))
         _, whole = probe_and_read(server.url, floor)
