@@ -28,6 +28,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 # How late a waiting thread may notice a request: far under the half second that stopping may take.
 POLL_SECONDS = 0.05
+# The same for a thread that waits for bytes of the source, once that is closed: a person's "at once", and nothing of a CPU.
+POLL_INTERVAL_SECONDS = 0.1
 # How long who is to stop waits for the answer to a commit. A lost connection is noticed after 30 s (database.py); what has
 # not answered by then hangs, and the ledger has to be asked.
 _COMMIT_SECONDS = 60.0
@@ -39,6 +41,10 @@ class StopReason(enum.Enum):
     TERMINATED = "SIGTERM"  # roll back
     INTERRUPTED = "SIGINT"  # roll back
     SUSPENDED = "SIGHUP"  # or the supervisor is gone: keep what is committed
+
+
+class SourceClosed(Exception):  # noqa: N818 - the caller asked for it: not an error
+    """The source was closed while this waited for its bytes."""
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: it was asked for

@@ -18,13 +18,14 @@ program = os.environ.get("NARROW_SERVICE_LOADER", "small_loader.py")
 process.LOADER = (sys.executable, str(Path(__file__).with_name(program)))
 
 from importer import log  # noqa: E402 - after the command that they take over
-from importer.server import connections, lifespan  # noqa: E402 - after the command that they take over
+from importer.api import state  # noqa: E402
+from importer.server import connections  # noqa: E402 - after the command that they take over
 
 # Private to the modules on purpose.
 connections.MAX_CONNECTIONS = 60
 connections.REQUEST_SECONDS = int(os.environ.get("NARROW_SERVICE_SECONDS", "2"))
 setattr(connections, "_ANSWER_MILLISECONDS", 2_000)  # noqa: B010
-setattr(lifespan, "_LISTINGS", 3)  # noqa: B010
+setattr(state, "_LISTINGS", 3)  # noqa: B010
 
 _configure_listener = connections.configure
 _configure_log = log.configure

@@ -14,7 +14,7 @@ from importer.api import docs, events, health, imports, openapi, rejects
 from importer.api.exception_handlers import answer
 from importer.api.host_check import RequestHost
 from importer.api.lookup import refuse_unknown_parameters
-from importer.server.lifespan import Service
+from importer.api.state import Service
 
 # A request says where a file is: the longest URL and a bit.
 MAX_BODY_BYTES = 64 * 1024

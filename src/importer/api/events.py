@@ -19,9 +19,9 @@ from importer.api.lookup import FromService, ImportId, find
 from importer.api.openapi import IMPORTS, problem_responses
 from importer.api.problems import ProblemCode
 from importer.api.schemas import Import
+from importer.api.state import Service
 from importer.model import FINISHED
 from importer.model import Import as StoredImport
-from importer.server.lifespan import Service
 
 # Proxies close what is silent for a minute, some for half of one.
 HEARTBEAT_SECONDS = 15.0

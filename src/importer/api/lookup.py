@@ -11,8 +11,8 @@ from litestar.di import NamedDependency
 from litestar.params import PathParameter, QueryParameter, SkipValidation
 
 from importer.api.problems import FieldError, ProblemCode, RequestProblem
+from importer.api.state import Service
 from importer.model import Import
-from importer.server.lifespan import Service
 
 AnyRequest = Request[object, object, State]
 FromService = NamedDependency[SkipValidation[Service]]

@@ -14,8 +14,9 @@ import uvicorn
 
 from importer import log
 from importer.api.app import create_app
+from importer.api.state import Service
 from importer.server import connections
-from importer.server.lifespan import Service, open_service
+from importer.server.lifespan import open_service
 from importer.settings import Settings
 from importer.supervisor.ledger import LedgerReader
 from loader.errors import LoaderError

@@ -29,8 +29,8 @@ def preview_text(location: str) -> str:
     finally:
         source.close()
     header = read_header(info.head, is_whole=info.head_is_whole)
-    records = [record for _, record in probed_records(info, header)]
-    rejects = list(first_rejects(info, header))
+    records = [record for _, record in probed_records(info.head, header, is_whole=info.head_is_whole)]
+    rejects = list(first_rejects(info.head, header, is_whole=info.head_is_whole))
     shown = io.StringIO()
     console = Console(file=shown, width=120, highlight=False, markup=False)
     console.print(f"source      {info.location}")

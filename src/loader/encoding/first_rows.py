@@ -7,21 +7,20 @@ from collections.abc import Iterator
 from loader.encoding.header import Header, first_records
 from loader.encoding.rows import Fault, encode_row, reject_of
 from loader.rejects import Reject
-from loader.source.open import SourceInfo
 
 # The rows that are tried: a wrong file shows itself in the first ones.
 TRIED_ROWS = 100
 
 
-def probed_records(info: SourceInfo, header: Header) -> list[tuple[int, bytes]]:
-    """Return the whole records of the file's head, each with its byte offset."""
-    return list(first_records(info.head, header, is_whole=info.head_is_whole))
+def probed_records(head: bytes, header: Header, *, is_whole: bool) -> list[tuple[int, bytes]]:
+    """Return the whole records of the file's head, each with its byte offset; `is_whole`: the head is all of the file."""
+    return list(first_records(head, header, is_whole=is_whole))
 
 
-def first_rejects(info: SourceInfo, header: Header) -> Iterator[Reject]:
+def first_rejects(head: bytes, header: Header, *, is_whole: bool) -> Iterator[Reject]:
     """Yield the rows among the first that can't be stored."""
     line = 2
-    for offset, record in probed_records(info, header)[:TRIED_ROWS]:
+    for offset, record in probed_records(head, header, is_whole=is_whole)[:TRIED_ROWS]:
         row = encode_row(record, header.column_count)
         if isinstance(row, Fault):
             yield reject_of(row, record, line, offset)

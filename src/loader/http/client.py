@@ -8,13 +8,13 @@ import ssl
 import threading
 from collections.abc import Mapping
 
+from loader.cancellation import SourceClosed
 from loader.contract import FailureCode
 from loader.errors import LoaderError
 from loader.http.connection import Dialer, HttpConnection
 from loader.http.response import announced_length, check_status, cut_off, failed_attempt, protocol_error
 from loader.http.retry import RetryPolicy, TransientError
 from loader.http.url import HttpAddress, InvalidAddress
-from loader.source.base import SourceClosed
 
 MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})

@@ -10,8 +10,8 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 
+from loader.cancellation import POLL_INTERVAL_SECONDS, SourceClosed
 from loader.http.retry import TransientError
-from loader.source.base import POLL_INTERVAL_SECONDS, SourceClosed
 
 # Answers in a row for one request more at once: where the limit is the server's for good, one of so many is turned away.
 _ANSWERS_FOR_ONE_MORE = 16

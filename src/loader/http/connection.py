@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from loader.cancellation import SourceClosed
 from loader.http.address_policy import AddressPolicy
 from loader.http.retry import RetryPolicy
 from loader.http.url import DEFAULT_PORTS, HttpAddress
-from loader.source.base import SourceClosed
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

@@ -9,8 +9,8 @@ import time
 
 import msgspec
 
+from loader.cancellation import SourceClosed
 from loader.errors import LoaderError
-from loader.source.base import SourceClosed
 
 
 class RetryPolicy(msgspec.Struct, frozen=True):

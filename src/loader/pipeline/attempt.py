@@ -155,7 +155,9 @@ class Load:
         self._refuse_unverified(source, info)
         header = read_header(info.head, is_whole=info.head_is_whole)
         if self._allowance.count == 0:
-            RejectCount(self._allowance, 0, None).add(first_rejects(info, header), len(info.head))
+            RejectCount(self._allowance, 0, None).add(
+                first_rejects(info.head, header, is_whole=info.head_is_whole), len(info.head)
+            )
         self._is_readable_again = info.readable_again
         if info.compression is None and info.size_bytes is not None:
             self.data_bytes = info.size_bytes - header.data_start

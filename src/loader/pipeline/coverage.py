@@ -6,13 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
-
-class Span(msgspec.Struct, frozen=True, order=True):
-    """The bytes [start, end) of the decompressed file, and the physical lines in them."""
-
-    start: int
-    end: int
-    line_count: int
+from loader.postgres.ledger import Span
 
 
 class Gap(msgspec.Struct, frozen=True):

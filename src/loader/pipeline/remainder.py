@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from loader.buffers import BufferPool
 from loader.encoding.blocks import Block, cut
-from loader.pipeline.coverage import Span, gaps
+from loader.pipeline.coverage import gaps
+from loader.postgres.ledger import Span
 from loader.source.open import Source
 
 # The header is one physical line.

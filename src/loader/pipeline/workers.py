@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from loader.buffers import BufferPool
-from loader.cancellation import POLL_SECONDS, Interrupt, Stopped
+from loader.cancellation import POLL_SECONDS, Interrupt, SourceClosed, Stopped
 from loader.encoding.blocks import Block
 from loader.encoding.encoder import Encoder
 from loader.errors import LoaderError
@@ -23,7 +23,6 @@ from loader.pipeline.reject_limit import RejectCount
 from loader.postgres.connection import Connection, Database, write_early
 from loader.postgres.import_lock import Attempt
 from loader.postgres.ledger import BlockRow
-from loader.source.base import SourceClosed
 
 # A third worker on two cores was no faster; more than four are for the server to bear, and for --workers to say.
 _MAX_DEFAULT_WORKERS = 4

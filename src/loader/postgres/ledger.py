@@ -16,9 +16,16 @@ from psycopg.rows import args_row, class_row, scalar_row
 
 from loader.contract import FailureCode, Mode
 from loader.errors import LoaderError
-from loader.pipeline.coverage import Span
 from loader.postgres.connection import Connection
 from loader.rejects import Reject
+
+
+class Span(msgspec.Struct, frozen=True, order=True):
+    """The bytes [start, end) of the decompressed file, and the physical lines in them."""
+
+    start: int
+    end: int
+    line_count: int
 
 
 class Import(msgspec.Struct, frozen=True):

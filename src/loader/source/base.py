@@ -16,15 +16,9 @@ HEAD_BYTES = 256 * 1024
 # The end of the file that its digest covers beside the head: where exports of one table differ, and a moment's transfer.
 TAIL_BYTES = 64 * 1024
 
-# How soon a wait notices that the source was closed: a person's "at once", and nothing of a CPU.
-POLL_INTERVAL_SECONDS = 0.1
 # Requests to one server at once. As many connections as the AWS command line has by default:
 # https://docs.aws.amazon.com/cli/latest/topic/s3-config.html
 MAX_CONCURRENT_REQUESTS = 10
-
-
-class SourceClosed(Exception):  # noqa: N818 - the caller asked for it: not an error
-    """`close()` was called while this waited for bytes."""
 
 
 def ended_early(location: str, end: int, known_bytes: int) -> LoaderError:

@@ -14,13 +14,14 @@ from typing import Protocol
 import msgspec
 
 from loader.buffers import BufferPool, Segment
+from loader.cancellation import SourceClosed
 from loader.contract import FailureCode
 from loader.errors import LoaderError
 from loader.http.address_policy import AddressPolicy
 from loader.http.connection import Dialer
 from loader.http.retry import RetryPolicy
 from loader.http.url import InvalidAddress, parse_address
-from loader.source.base import HEAD_BYTES, RawSource, SourceClosed, ended_early
+from loader.source.base import HEAD_BYTES, RawSource, ended_early
 from loader.source.compression import Compression, compression_of
 from loader.source.decompress import Decompression, unpacked_head
 from loader.source.file import STDIN, open_path, open_stdin, path_location

@@ -17,7 +17,8 @@ from typing import TypeVar
 
 from loader import aside
 from loader.buffers import HEAD_ROOM_BYTES, MIB, SEGMENT_BYTES, Buffer, BufferPool, Segment
-from loader.source.base import MAX_CONCURRENT_REQUESTS, POLL_INTERVAL_SECONDS, SourceClosed
+from loader.cancellation import POLL_INTERVAL_SECONDS, SourceClosed
+from loader.source.base import MAX_CONCURRENT_REQUESTS
 
 # So long the consumer has waited for the source, since it was last ahead of the consumer, before it is helped.
 _SLOW_SECONDS = 0.5

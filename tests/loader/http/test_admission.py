@@ -7,11 +7,11 @@ import threading
 
 import pytest
 
+from loader.cancellation import SourceClosed
 from loader.contract import FailureCode
 from loader.errors import LoaderError
 from loader.http.concurrency_limit import ConcurrencyLimit
 from loader.http.retry import TransientError
-from loader.source.base import SourceClosed
 from tests.support.loader_process import wait_for
 
 TURNED_AWAY = TransientError(

@@ -6,10 +6,10 @@ import time
 
 import pytest
 
+from loader.cancellation import SourceClosed
 from loader.contract import FailureCode
 from loader.errors import LoaderError
 from loader.http.retry import RetryBudget, RetryPolicy, TransientError, retry_after_seconds
-from loader.source.base import SourceClosed
 
 ERROR = LoaderError(FailureCode.SOURCE_UNREACHABLE, "it is down", "wait")
 HASTY = RetryPolicy(first_delay_seconds=0.001, longest_delay_seconds=0.002)

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loader.pipeline.coverage import Gap, Span, coverage_error, gaps
+from loader.pipeline.coverage import Gap, coverage_error, gaps
+from loader.postgres.ledger import Span
 
 
 @st.composite

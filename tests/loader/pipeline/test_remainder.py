@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from loader.buffers import BufferPool
 from loader.encoding.blocks import Block
-from loader.pipeline.coverage import Span, coverage_error
+from loader.pipeline.coverage import coverage_error
 from loader.pipeline.remainder import PendingBlocks
+from loader.postgres.ledger import Span
 from loader.source import prefetch
 from tests.support.source_reading import opened
 
