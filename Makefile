@@ -38,10 +38,11 @@ fuzz: .venv/ready ## coverage-guided fuzzing of blocks and encoder, on Linux of 
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-fuzz.txt
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m tests.programs.fuzz_encode .build/fuzz $(SECONDS)
 
-check: .venv/ready ## format, lint, types
+check: .venv/ready ## format, lint, types, the order of the rooms
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+	$(BIN)/lint-imports --no-cache
 
 format: .venv/ready ## put the format right
 	$(BIN)/ruff format .

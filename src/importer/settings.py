@@ -36,7 +36,7 @@ class Settings(msgspec.Struct, frozen=True):
     data_folder: Path  # of the control DB and the embedded PostgreSQL
     host: str = "127.0.0.1"
     port: int = 8000  # 0: any that is free
-    server_names: tuple[str, ...] = ()  # by which clients know it, as request_host.py needs them
+    server_names: tuple[str, ...] = ()  # by which clients know it, as host_check.py needs them
     database_url: str | None = None  # None: the embedded PostgreSQL; a secret
     slots: int = 2  # imports that run at a time
     workers: int | None = None  # connections of each import; None: the loader's own choice

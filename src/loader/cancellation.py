@@ -30,7 +30,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 POLL_SECONDS = 0.05
 # The same for a thread that waits for bytes of the source, once that is closed: a person's "at once", and nothing of a CPU.
 POLL_INTERVAL_SECONDS = 0.1
-# How long who is to stop waits for the answer to a commit. A lost connection is noticed after 30 s (database.py); what has
+# How long who is to stop waits for the answer to a commit. A lost connection is noticed after 30 s (connection.py); what has
 # not answered by then hangs, and the ledger has to be asked.
 _COMMIT_SECONDS = 60.0
 

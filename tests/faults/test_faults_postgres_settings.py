@@ -156,7 +156,7 @@ def test_two_imports_of_one_file_see_each_other_in_any_isolation(
     wait_for("parts of both", lambda: query(loaders.database_url, begun) == [(2,)])
     turn = (
         "SELECT pg_advisory_xact_lock(objid::int, hashtext(location)) FROM loader.import,"
-        f" (SELECT {0x636C6169} AS objid) AS turn LIMIT 1"  # see claim.py
+        f" (SELECT {0x636C6169} AS objid) AS turn LIMIT 1"  # see import_lock.py
     )
     with psycopg.connect(loaders.database_url) as holder:
         holder.execute(turn.encode())

@@ -241,7 +241,7 @@ def test_a_stop_takes_away_what_an_earlier_attempt_at_the_import_left(
     assert_nothing_is_left(loaders.database_url)
 
 
-# The advisory lock of the first import of a database, see claim.py.
+# The advisory lock of the first import of a database, see import_lock.py.
 FIRST_IMPORT_LOCK = f"SELECT pg_advisory_xact_lock({0x6C6F6164}, 1)"
 
 

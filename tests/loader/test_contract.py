@@ -1,4 +1,4 @@
-"""docs/loader-contract.md says what wire.py says."""
+"""docs/loader-contract.md says what contract.py says."""
 
 from __future__ import annotations
 

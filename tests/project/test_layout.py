@@ -1,4 +1,4 @@
-"""The layout shows the design: imports run one way, and each module says what it owns."""
+"""The layout shows the design, where import-linter can't say it: who starts processes, who speaks SQL, what a file owns."""
 
 from __future__ import annotations
 
@@ -11,30 +11,36 @@ import pytest
 from tests.support.paths import ROOT
 
 SOURCE = ROOT / "src"
-MODULES = sorted(SOURCE.glob("*/*.py"))
+MODULES = sorted(SOURCE.rglob("*.py"))
+ROOMS = sorted(path for path in SOURCE.glob("*/*/") if (path / "__init__.py").exists())
+
+
+def name_of(path: Path) -> str:
+    """Return a module's dotted name; a package's is that of its folder."""
+    return ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
 
 
 def imported(path: Path) -> set[str]:
-    """Return the project's modules that a file imports, as package.module."""
+    """Return the project's modules that a file imports."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module in ("loader", "importer"):
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-    return {name for name in names if name.startswith(("loader.", "importer."))}
+    return names & NAMES
 
 
-IMPORTS = {f"{path.parent.name}.{path.stem}": imported(path) for path in MODULES}
+NAMES = {name_of(path) for path in MODULES}
+IMPORTS = {name_of(path): imported(path) for path in MODULES}
 
 
 def reachable(module: str) -> set[str]:
+    """Return the modules that importing one imports, directly and through others."""
     found: set[str] = set()
     waiting = [module]
     while waiting:
-        for name in IMPORTS.get(waiting.pop(), set()) - found:
+        for name in IMPORTS[waiting.pop()] - found:
             found.add(name)
             waiting.append(name)
     return found
@@ -45,118 +51,49 @@ def test_no_module_imports_itself_through_others(module: str) -> None:
     assert module not in reachable(module)
 
 
-@pytest.mark.parametrize(
-    ("lower", "upper"),
-    [
-        ("loader.wire", "loader."),  # the contract imports nothing of the project
-        ("loader.errors", "loader.load"),
-        ("loader.source", "loader.database"),  # the source knows no Postgres
-        ("loader.encode", "loader.database"),
-        ("loader.part", "loader.source"),  # the database's side knows no source
-        ("loader.publication", "loader.source"),
-        ("loader.blocks", "loader.source"),
-        ("loader.ledger", "loader.encode"),  # the service reads the ledger without the compiler
-        ("loader.load", "loader.cli"),
-        ("loader.run", "loader.cli"),
-        ("importer.imports", "importer."),
-        ("importer.problems", "importer.store"),
-        ("importer.outcome", "importer.store"),  # what becomes of an import is decided by facts alone
-        ("importer.outcome", "loader.database"),
-        ("importer.store", "importer.supervisor"),
-        ("importer.store", "importer.representation"),  # what is stored does not follow what is shown
-        ("importer.supervisor", "importer.api"),
-        ("importer.supervisor", "importer.representation"),
-        ("importer.api", "importer.server"),
-        ("importer.client", "importer.store"),  # the client knows the API, nothing behind it
-        ("importer.client", "importer.settings"),
-    ],
-)
-def test_imports_run_downward(lower: str, upper: str) -> None:
-    assert not {name for name in reachable(lower) if name.startswith(upper)}
+@pytest.mark.parametrize("program", ["importer.server.server", "importer.cli.main", "loader.postgres.ledger"])
+def test_neither_the_service_nor_a_reader_of_the_ledger_imports_the_compiler(program: str) -> None:
+    assert "loader.kernel.jit" not in reachable(program)
 
 
-def test_the_loader_never_imports_the_importer() -> None:
-    assert not {
-        name
-        for module in IMPORTS
-        if module.startswith("loader.")
-        for name in reachable(module)
-        if name.startswith("importer.")
-    }
+@pytest.mark.parametrize("room", ROOMS, ids=lambda room: f"{room.parent.name}/{room.name}")
+def test_a_room_holds_nothing_but_its_docstring_and_its_files(room: Path) -> None:
+    tree = ast.parse((room / "__init__.py").read_text())
+    assert len(tree.body) == 1
+    assert ast.get_docstring(tree)
 
 
-def test_the_importer_takes_of_the_loader_its_contract_and_what_reads_the_ledger_and_nothing_that_loads() -> (
-    None
-):
-    taken = {
-        name.removeprefix("loader.")
-        for module in IMPORTS
-        if module.startswith("importer.")
-        for name in IMPORTS[module]
-        if name.startswith("loader.")
-    }
-    contract = {"wire", "errors", "http_address", "address_policy"}
-    ledger = {"ledger", "database", "import_tables", "trips_notes", "trips_table", "trips", "rejects"}
-    shared = {"embedded", "display", "bar", "printable", "command_line", "versions", "failpoint"}
-    assert taken <= contract | ledger | shared
-
-
-def test_the_service_never_imports_the_compiler() -> None:
-    assert "loader.jit" not in reachable("importer.server")
-    assert "loader.jit" not in reachable("importer.cli")
+@pytest.mark.parametrize("room", ROOMS, ids=lambda room: f"{room.parent.name}/{room.name}")
+def test_the_architecture_page_says_in_one_line_what_a_room_owns(room: Path) -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    section = page.split(f"### src/{room.parent.name}\n")[1].split("\n### ")[0].split("\n## ")[0]
+    assert len(re.findall(rf"^\| `{room.name}/` \|", section, re.MULTILINE)) == 1
 
 
 def test_sqlite_is_spoken_to_in_the_control_db_alone() -> None:
-    assert users_of(r"\bsqlite3\.connect\b", "importer") == {"control_database"}
+    assert users_of(r"\bsqlite3\.connect\b", "importer") == {"importer.store.database"}
 
 
 def test_processes_are_started_in_one_module_of_the_importer() -> None:
-    assert users_of(r"\bsubprocess\b", "importer") == {"loader_process"}
+    assert users_of(r"\bsubprocess\b", "importer") == {"importer.supervisor.process"}
+
+
+def test_postgres_is_spoken_to_in_its_room_and_by_the_part_that_copies() -> None:
+    speakers = users_of(r"\b(import|from) psycopg", "loader")
+    others = {name for name in speakers if not name.startswith("loader.postgres.")}
+    # version asks libpq for its own
+    assert others <= {"loader.pipeline.part", "loader.pipeline.copy_writer", "loader.version"}
 
 
 def users_of(pattern: str, package: str) -> set[str]:
     """Return the modules of a package in whose text the pattern is."""
-    return {path.stem for path in SOURCE.glob(f"{package}/*.py") if re.search(pattern, path.read_text())}
-
-
-def test_postgres_is_spoken_to_in_the_database_modules_alone() -> None:
-    speakers = {
-        path.stem
-        for path in SOURCE.glob("loader/*.py")
-        if "import psycopg" in (text := path.read_text()) or "from psycopg" in text
-    }
-    assert speakers <= {
-        "database",
-        "database_errors",
-        "connect_refusal",
-        "pulse",
-        "copy_writer",
-        "ledger",
-        "ledger_version",
-        "claim",
-        "import_tables",
-        "indexing",
-        "part",
-        "publication",
-        "removal",
-        "trips_notes",
-        "trips_table",
-        "trips_check",
-        "load",
-        "versions",  # asks libpq for its own
+    return {
+        name_of(path) for path in (SOURCE / package).rglob("*.py") if re.search(pattern, path.read_text())
     }
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: f"{path.parent.name}/{path.name}")
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_a_module_says_what_it_owns_and_is_short_enough_to_read(path: Path) -> None:
     text = path.read_text()
     assert ast.get_docstring(ast.parse(text))
     assert len(text.splitlines()) <= 400
-
-
-@pytest.mark.parametrize("package", ["loader", "importer"])
-def test_the_architecture_page_names_every_module(package: str) -> None:
-    page = (SOURCE.parent / "docs" / "architecture.md").read_text()
-    table = page.split(f"| files of `src/{package}/` |")[1].split("\n\n")[0]
-    named = re.findall(r"`(\w+)`", table)
-    assert sorted(named) == sorted({path.stem for path in SOURCE.glob(f"{package}/*.py")} - {"__init__"})

@@ -28,7 +28,7 @@ from loader.contract import Job, Phase, Receipt
 from tests.support.http_server import Fault, HttpServer, Request
 from tests.support.loader_process import assert_nothing_is_left, committed_rows, query
 from tests.support.mid_load import STALL_BYTES
-from tests.support.paths import PROGRAMS
+from tests.support.paths import PROGRAMS, ROOT
 
 R = TypeVar("R")
 
@@ -194,7 +194,8 @@ def waits_for_lock(database_url: str) -> bool:
 def supervisor_process(folder: Path, database_url: str) -> Generator[subprocess.Popen[bytes]]:
     """A supervisor in a process of its own."""
     process = subprocess.Popen(
-        [sys.executable, __file__, str(folder)],
+        [sys.executable, "-m", "tests.support.supervision", str(folder)],
+        cwd=ROOT,
         env={**os.environ, "DATABASE_URL": database_url},
         stdout=subprocess.PIPE,
     )

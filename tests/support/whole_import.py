@@ -60,5 +60,5 @@ class WholeImport:
             small.setattr(prefetch, "SEGMENT_BYTES", 64 * 1024)
             small.setattr(commit_schedule, "ONE_PART_BYTES", 0)
             small.setattr(commit_schedule, "_MIN_PART_BYTES", 256 * 1024)
-            small.setattr(source_open, "Patience", lambda: retry_policy)
+            small.setattr(source_open, "RetryPolicy", lambda: retry_policy)
             return run(job, lambda: nullcontext(self.database_url), lambda _: None, is_supervised=False)

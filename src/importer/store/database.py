@@ -179,7 +179,7 @@ class ControlDatabase:
             raise self._error(None, str(error)) from error
         except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
             raise  # ours to correct, nobody else's
-        except msgspec.DecodeError as error:  # of import_rows.py
+        except msgspec.DecodeError as error:  # of rows.py
             raise self._error(sqlite3.SQLITE_CORRUPT, f"a row is none that was written: {error}") from error
         except sqlite3.DatabaseError as error:
             # Said by Python's module, and not by SQLite: with the text, and so with its secrets.

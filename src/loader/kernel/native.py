@@ -32,20 +32,20 @@ _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 class Kernel(Protocol):
-    """What kernel.py and record_ends.py define, of memory that may be written to; from any thread."""
+    """What encode_rows.py and record_boundaries.py define, of memory that may be written to; from any thread."""
 
     def encode_rows(
         self, block: memoryview, position: int, end: int, output: memoryview, written: int, kinds: memoryview
     ) -> tuple[int, int, int, int]:
-        """See kernel.py."""
+        """See encode_rows.py."""
         ...
 
     def record_end(self, block: memoryview, position: int, end: int) -> int:
-        """See record_ends.py."""
+        """See record_boundaries.py."""
         ...
 
     def find_cut(self, data: memoryview) -> tuple[int, int, int]:
-        """See record_ends.py."""
+        """See record_boundaries.py."""
         ...
 
 
@@ -148,20 +148,20 @@ class _Native:
     def encode_rows(
         self, block: memoryview, position: int, end: int, output: memoryview, written: int, kinds: memoryview
     ) -> tuple[int, int, int, int]:
-        """See kernel.py."""
+        """See encode_rows.py."""
         found = (_INTEGER * 4)()
         target, column_kinds = (_address(output), len(output)), (_address(kinds), len(kinds))
         self._encode_rows(_address(block), len(block), position, end, *target, written, *column_kinds, found)
         return found[0], found[1], found[2], found[3]
 
     def record_end(self, block: memoryview, position: int, end: int) -> int:
-        """See record_ends.py."""
+        """See record_boundaries.py."""
         found = _INTEGER()
         self._record_end(_address(block), len(block), position, end, ctypes.byref(found))
         return found.value
 
     def find_cut(self, data: memoryview) -> tuple[int, int, int]:
-        """See record_ends.py."""
+        """See record_boundaries.py."""
         found = (_INTEGER * 3)()
         self._find_cut(_address(data), len(data), found)
         return found[0], found[1], found[2]

@@ -39,7 +39,7 @@ from loader.postgres.watchdog import Watchdog
 from loader.source.open import Source, SourceInfo, open_source, shown_location
 
 # How many ranges are fetched at once, each into a buffer of the pool; more, of parts of a buffer, where the source is
-# slow (delivery.py).
+# slow (prefetch.py).
 SOURCE_CONNECTIONS = 4
 # Buffers beyond those being filled and those being encoded: so that neither side waits for the other's last step.
 _SPARE_BUFFERS = 2

@@ -5,7 +5,7 @@ crash costs what the open parts hold, and by this rule the workers commit one af
 
 With limits of max(a, t / b) seconds at the time t, w workers commit about (w + 1) / 2 * (b + b * ln(t / (a * b))) parts
 within t seconds: with four workers 76 in an hour, 115 in four and 166 in a day. By size there are at most _MAX_PARTS_BY_SIZE
-in a file whose length is announced. tests/test_commit_schedule.py has the figures.
+in a file whose length is announced. tests/loader/pipeline/test_commit_schedule.py has the figures.
 """
 
 from __future__ import annotations

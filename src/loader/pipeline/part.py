@@ -61,7 +61,7 @@ class Part:
 
         Calls `on_rejects` as rows are set aside, with the byte offset behind their block (it may raise), and `on_block`
         when a block's bytes are no longer needed. Raises Stopped, IMPORT_BUSY when another loader has taken over, BAD_ROW
-        for a row fault (database_errors.py), and what the database raises.
+        for a row fault (errors.py), and what the database raises.
         """
         try:
             return self._load(blocks)

@@ -1,6 +1,6 @@
 """The proof that an import is whole: every number of its receipt has a source of its own, and all of them agree.
 
-records    counted while cutting: line ends outside quotes (record_ends.py)
+records    counted while cutting: line ends outside quotes (record_boundaries.py)
 sent       counted by the encoder, with the rejects
 rejects    rows of loader.reject
 copied     counted by the server, COPY by COPY

@@ -44,7 +44,7 @@ class Target(msgspec.Struct, frozen=True):
     location: str
     source_bytes: int | None
     validator: str | None
-    digest: str | None  # see raw_source.py
+    digest: str | None  # see base.py
     data_start: int
     column_count: int
     mode: Mode

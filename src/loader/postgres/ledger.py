@@ -1,6 +1,6 @@
 """The ledger's rows: imports, their parts, blocks and rejects. It alone says what is loaded.
 
-Reading is for everybody (the service reads here, too); which loader may write is the business of claim.py.
+Reading is for everybody (the service reads here, too); which loader may write is the business of import_lock.py.
 """
 
 from __future__ import annotations

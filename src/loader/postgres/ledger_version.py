@@ -73,7 +73,7 @@ def make(connection: Connection) -> None:
     Raises DATABASE_CONFIGURATION when somebody has made a schema `loader` with other things in it.
     """
     _lock_making(connection)
-    if not _exists(connection, "loader.import"):
+    if not _exists(connection, "import"):
         if not _has_empty_schema(connection):
             connection.execute("CREATE SCHEMA loader")
         connection.execute(resources.files("loader.postgres").joinpath("ledger.sql").read_bytes())
@@ -121,7 +121,7 @@ def _lock_making(connection: Connection) -> None:
 
 def _is_current(connection: Connection) -> bool:
     """Whether there is nothing to do; raises DATABASE_UNSUPPORTED."""
-    if not _exists(connection, "loader.ledger"):
+    if not _exists(connection, "ledger"):
         return False
     with connection.cursor(row_factory=args_row(_Found)) as cursor:
         found = cursor.execute(
@@ -137,9 +137,9 @@ def _is_current(connection: Connection) -> bool:
 
 
 def _upgrade(connection: Connection) -> bool:
-    if not _exists(connection, "loader.import"):
+    if not _exists(connection, "import"):
         return False
-    if not _exists(connection, "loader.ledger"):
+    if not _exists(connection, "ledger"):
         connection.execute(resources.files("loader.postgres").joinpath("ledger_from_1.sql").read_bytes())
     if not _is_current(connection):
         _adopt_tables(connection)
@@ -158,4 +158,12 @@ def _adopt_tables(connection: Connection) -> None:
 
 
 def _exists(connection: Connection, table: str) -> bool:
-    return connection.execute("SELECT to_regclass(%s) IS NOT NULL", [table]).fetchone() == (True,)
+    """Whether the ledger has a table, as the statement's snapshot sees it.
+
+    to_regclass answers from the session's cache, which a wait for an advisory lock does not bring up to date.
+    """
+    return connection.execute(
+        "SELECT EXISTS (SELECT FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace"
+        " WHERE nspname = 'loader' AND relname = %s)",
+        [table],
+    ).fetchone() == (True,)

@@ -1,6 +1,6 @@
 """Whether the database still answers: asked over a connection of its own when nothing has moved for a while.
 
-TCP finds a peer that is gone, by the limits in database.py. It does not find one that is there and says nothing: a proxy
+TCP finds a peer that is gone, by the limits in connection.py. It does not find one that is there and says nothing: a proxy
 that has lost its server, or one answer of it. Who waits for that would wait for ever.
 """
 

@@ -48,7 +48,7 @@ class SourceInfo(msgspec.Struct, frozen=True):
     readable_again: bool  # opened anew it begins anew, which no pipe does
     head: bytes  # the first bytes, decompressed, up to HEAD_BYTES
     head_is_whole: bool  # head is all there is
-    digest: str | None  # of bytes as transferred, see raw_source.py; None: no identity, as of stdin
+    digest: str | None  # of bytes as transferred, see base.py; None: no identity, as of stdin
 
 
 class Source(Protocol):

@@ -70,7 +70,9 @@ def has_ended(process: psutil.Process) -> bool:
 
 
 def guardian(folder: Path) -> psutil.Process:
-    (found,) = (process for process in processes(folder) if "loader.embedded" in process.info["cmdline"])
+    (found,) = (
+        process for process in processes(folder) if "loader.embedded.server" in process.info["cmdline"]
+    )
     return found
 
 

@@ -15,12 +15,12 @@ from tests.support.paths import ROOT
 pytestmark = pytest.mark.slow
 
 TESTS = [
-    "encoding/test_encode.py",
-    "kernel/test_record_ends.py",
-    "kernel/test_doubles.py",
-    "kernel/test_timestamps.py",
-    "kernel/test_words.py",
-    "encoding/test_fuzz_corpus.py",
+    "tests/loader/encoding/test_encode.py",
+    "tests/loader/kernel/test_record_ends.py",
+    "tests/loader/kernel/test_doubles.py",
+    "tests/loader/kernel/test_timestamps.py",
+    "tests/loader/kernel/test_words.py",
+    "tests/loader/encoding/test_fuzz_corpus.py",
 ]
 
 
@@ -28,7 +28,7 @@ TESTS = [
 def test_the_kernel_is_the_same_without_its_compiler() -> None:
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS],
-        cwd=ROOT / "tests" / "loader",
+        cwd=ROOT,
         env=os.environ | {"NUMBA_DISABLE_JIT": "1"},
         capture_output=True,
         text=True,

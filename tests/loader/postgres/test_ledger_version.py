@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import psycopg
 import pytest
@@ -85,6 +86,20 @@ def test_many_programs_upgrade_one_ledger_at_the_same_time(database_url: str) ->
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(upgrade, range(8))) == [True] * 8
     assert query(database_url, "SELECT version FROM loader.ledger") == [(ledger_version.VERSION,)]
+
+
+def test_many_loaders_make_one_ledger_at_the_same_time(database_url: str) -> None:
+    barrier = Barrier(8)
+
+    def prepare(_: int) -> None:
+        with Database(database_url).connection("test") as connection:
+            assert not ledger_version.bring_up_to_date(connection)
+            barrier.wait()
+            target_table.prepare(connection)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(prepare, range(8)))
+    assert query(database_url, "SELECT count(*) FROM loader.ledger") == [(1,)]
 
 
 def test_an_upgrade_that_fails_changes_nothing(database_url: str) -> None:
