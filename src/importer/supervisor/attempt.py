@@ -122,15 +122,15 @@ class ImportRun:
         if not self._is_suspended and needs_ledger(process_end):  # else the next attempt looks
             with contextlib.suppress(LoaderError):  # the database is away
                 standing = await self._ledger.standing(self.import_id)
-        outage = None
+        is_database_down = False
         if not self._is_suspended and blames_database(process_end):
-            outage = await self._probe.look(0)
+            is_database_down = await self._probe.look(0) is not None
         reach()
-        await self._conclude(process_end, standing, outage)
+        await self._conclude(process_end, standing, is_database_down=is_database_down)
 
-    async def _conclude(self, end: LoaderExit, standing: Known, outage: Failure | None = None) -> None:
+    async def _conclude(self, end: LoaderExit, standing: Known, *, is_database_down: bool = False) -> None:
         self.end = end
-        while not await self._settle(end, standing, outage):
+        while not await self._settle(end, standing, is_database_down):
             pass  # cancel was asked for between the look and the move
 
     async def _report(self) -> None:
@@ -149,7 +149,7 @@ class ImportRun:
         except StoreError as error:  # the next one is half a second away
             self._log.warning("progress not written", error=error.message)
 
-    async def _settle(self, end: LoaderExit, standing: Known, outage: Failure | None) -> bool:
+    async def _settle(self, end: LoaderExit, standing: Known, is_database_down: bool) -> bool:
         """Decide and write it down; False: the import has moved meanwhile."""
         if self._has_unwritten_cancel:
             await until_stored(lambda: self._store.request_cancel(self.import_id))
@@ -163,7 +163,7 @@ class ImportRun:
             self._fruitless(found, standing),
             self._retries,
             locked=found.locked_count,
-            outage=None if outage is None else outage.code,
+            is_database_down=is_database_down,
         )
         if outcome.state is State.CANCELLING:
             return True

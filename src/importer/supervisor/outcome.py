@@ -129,12 +129,12 @@ def decide(
     retries: RetryPolicy = RETRIES,
     *,
     locked: int = 0,
-    outage: FailureCode | None = None,
+    is_database_down: bool = False,
 ) -> Outcome:
     """Return what becomes of the import.
 
     `fruitless`: failures in a row before this one, without progress between. `locked`: those in a row that others' locks
-    ended, which are not among them. `outage`: why the service itself can't use the database since the loader has ended.
+    ended, which are not among them. `is_database_down`: the service can't use it either, since the loader has ended.
     """
     receipt = _receipt(end, standing)
     if receipt is not None:  # whatever was asked for: the ledger decides
@@ -145,7 +145,7 @@ def decide(
         if not is_gone:
             return Outcome(State.CANCELLING, failure)
         return Outcome(State.CANCELLED if failure.retryable else State.FAILED, failure)
-    if failure.code is outage:  # no import's fault, and it lasts as long as it lasts
+    if is_database_down and blames_database(end):  # no import's fault, and it lasts as long as it lasts
         return Outcome(State.QUEUED, failure, retry_after_seconds=retries.delay_seconds(0), is_retried=False)
     if not failure.retryable:
         return Outcome(State.FAILED, _with_deadline(failure, end))

@@ -212,18 +212,19 @@ def test_waiting_for_locks_ends_after_attempts_of_its_own() -> None:
     assert decide(failed("import_busy", "kept"), STAGED, NOTHING, 0, retries, locked=100).is_retried
 
 
-@pytest.mark.parametrize("code", ["database_unavailable", "database_rights"])
+@pytest.mark.parametrize("code", ["database_unavailable", "database_configuration"])
 def test_an_outage_that_the_service_sees_itself_counts_for_nothing(code: str) -> None:
     """Also a final one, such as a password that was changed: it would end the whole queue."""
     end = failed(code, "kept")
-    outcome = decide(end, STAGED, NOTHING, 100, outage=FailureCode(code))
+    outcome = decide(end, STAGED, NOTHING, 100, is_database_down=True)
     assert (outcome.state, outcome.is_retried) == (State.QUEUED, False)
     assert outcome.error is not None
     assert outcome.retry_after_seconds > 0
-    for another in (None, FailureCode.TABLE_MISMATCH):
-        assert decide(end, STAGED, NOTHING, 100, outage=another).state is State.FAILED
-    assert decide(end, STAGED, CANCEL, outage=FailureCode(code)).state is State.CANCELLING
-    assert decide(end, RECEIPT, NOTHING, outage=FailureCode(code)).state is State.SUCCEEDED
+    assert decide(end, STAGED, NOTHING, 100).state is State.FAILED
+    assert decide(end, STAGED, CANCEL, is_database_down=True).state is State.CANCELLING
+    assert decide(end, RECEIPT, NOTHING, is_database_down=True).state is State.SUCCEEDED
+    for of_the_import in (failed("bad_row"), failed("source_unreachable", "kept")):
+        assert decide(of_the_import, STAGED, NOTHING, 100, is_database_down=True).state is State.FAILED
 
 
 def test_the_service_looks_at_the_database_when_a_loader_blames_it() -> None:
