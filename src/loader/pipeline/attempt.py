@@ -146,7 +146,9 @@ class Load:
                 receipt = self._receipt(control, probe, known, attempt, remainder)
                 reach()
                 with contextlib.suppress(IndexMissing):  # built next
-                    publish.publish(control, attempt, target, receipt, self._interrupt)
+                    publish.publish(
+                        control, attempt, target, receipt, self._interrupt, self._staging_lock_seconds
+                    )
                     reach()
                     return receipt
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from functools import partial
 
 import msgspec
 import psycopg
@@ -36,6 +37,19 @@ STAGING_LOCK_BUDGET_SECONDS = 43_200.0
 # Classes of SQLSTATE that a publish meets where trips is gone or altered, or has a constraint that no import can have.
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _TABLE_CHANGED_CLASSES = ("0A", "42")
+
+
+@contextlib.contextmanager
+def _altered() -> Generator[None]:
+    """Raise TABLE_CHANGED where a statement fails because trips, or the import's own table, is altered or gone."""
+    try:
+        yield
+    except pg.InsufficientPrivilege:
+        raise
+    except psycopg.Error as error:
+        if (error.sqlstate or "")[:2] not in _TABLE_CHANGED_CLASSES:
+            raise
+        raise table_changed(server_message(error)) from error
 
 
 def create_import_table(connection: Connection, import_key: int, interrupt: Interrupt) -> None:
@@ -78,24 +92,16 @@ def create_import_table(connection: Connection, import_key: int, interrupt: Inte
         raise import_tables.name_taken(f"loader.import_{import_key}") from error
 
 
+@_altered()
 def attach_parts(
     connection: Connection, import_key: int, interrupt: Interrupt, budget_seconds: float | None
 ) -> None:
     """Attach the committed parts that are not yet partitions of the import's table, a short transaction each.
 
-    Then wait until nobody reads the import's tables: to publish is to lock them all. Raises TABLE_LOCKED when others do
-    (pg_dump) for longer than `budget_seconds` (None: as for trips), TABLE_CHANGED when somebody has taken a part away,
-    Stopped.
+    Raises TABLE_LOCKED when others read a part (pg_dump does) for longer than `budget_seconds` (None: as for trips),
+    TABLE_CHANGED when somebody has taken a part away, Stopped.
     """
-
-    def attach_and_lock() -> None:
-        _attach_parts(connection, import_key)
-        with connection.transaction():
-            connection.execute(
-                sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(ledger.import_table(import_key))
-            )
-
-    with_lock_timeout(connection, attach_and_lock, interrupt, budget_seconds)
+    with_lock_timeout(connection, partial(_attach_parts, connection, import_key), interrupt, budget_seconds)
     _refuse_other_parts(connection, import_key)
 
 
@@ -119,6 +125,7 @@ def _attach_parts(connection: Connection, import_key: int) -> None:
         )
 
 
+@_altered()
 def build_indexes(
     connection: Connection, import_key: int, interrupt: Interrupt, on_progress: Callable[[int, int], None]
 ) -> None:
@@ -135,6 +142,7 @@ def build_indexes(
     indexing.build_missing(connection, import_key, build, on_progress)
 
 
+@_altered()
 def attached_row_count(connection: Connection, import_key: int) -> int:
     """Return how many rows are in the parts that a publish shows: partitions of the import's table that are not empty.
 
@@ -151,16 +159,19 @@ def attached_row_count(connection: Connection, import_key: int) -> int:
         ).fetchall()[0]
 
 
+@_altered()
 def publish(
     connection: Connection,
     attempt: import_lock.Attempt,
     target: import_lock.Target,
     receipt: Receipt,
     interrupt: Interrupt,
+    budget_seconds: float | None,
 ) -> None:
     """Make all rows of the import visible at once, in the transaction that also stores the receipt.
 
-    Its parts must be attached. Raises ALREADY_IMPORTED, IMPORT_BUSY, TABLE_CHANGED, TABLE_MISMATCH (a row breaks a
+    Its parts must be attached. To publish is to lock them: who reads them is waited for first, `budget_seconds` at most
+    (None: as for trips). Raises ALREADY_IMPORTED, IMPORT_BUSY, TABLE_CHANGED, TABLE_MISMATCH (a row breaks a
     constraint), TABLE_LOCKED, Stopped; IndexMissing when trips has got an index since `build_indexes`. When the
     connection is lost during the commit, the ledger alone knows the answer.
     """
@@ -175,15 +186,14 @@ def publish(
         finally:
             interrupt.end_commit()
 
-    try:
-        _refuse_changed_table(connection, attempt.import_key)
-        with_lock_timeout(connection, transaction, interrupt)
-    except pg.InsufficientPrivilege:
-        raise
-    except psycopg.Error as error:
-        if (error.sqlstate or "")[:2] not in _TABLE_CHANGED_CLASSES:
-            raise
-        raise table_changed(server_message(error)) from error
+    def lock_own_tables() -> None:
+        table = ledger.import_table(attempt.import_key)
+        with connection.transaction():
+            connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(table))
+
+    _refuse_changed_table(connection, attempt.import_key)
+    with_lock_timeout(connection, lock_own_tables, interrupt, budget_seconds)
+    with_lock_timeout(connection, transaction, interrupt)
 
 
 def analyze(connection: Connection) -> None:
