@@ -492,7 +492,7 @@ def test_an_error_that_nobody_expected_ends_a_run_whose_stderr_takes_nothing(
 
 UNSHOWN = """
 from contextlib import nullcontext
-from loader import run
+from loader.pipeline import run
 from loader.contract import Job
 
 def no_ticker(*_: object) -> None:

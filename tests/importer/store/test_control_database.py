@@ -21,6 +21,7 @@ from importer.model import FINISHED, AttemptResult, State
 from importer.store.database import MIGRATIONS
 from importer.store.errors import StoreBusy, StoreCorrupt, StoreError, StoreFull, StoreLocked, StoreNewer
 from importer.store.store import Store
+from tests.support.paths import ROOT
 from tests.support.store_driver import FAILURE, PROGRESS, brought_to, finished, job, submitted, there
 
 pytestmark = pytest.mark.anyio
@@ -61,7 +62,11 @@ async def test_a_loader_that_outlives_the_service_keeps_nothing_locked(path: Pat
 
 async def test_a_killed_service_leaves_all_it_was_told_and_no_lock(path: Path) -> None:
     child = subprocess.Popen(
-        [sys.executable, __file__, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "tests.importer.store.test_control_database", str(path)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert child.stdout is not None
     running, queued = child.stdout.readline().split()
