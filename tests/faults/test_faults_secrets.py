@@ -130,12 +130,13 @@ def test_a_database_that_is_away_is_told_without_its_password(tmp_path: Path, se
     url = f"postgresql://postgres:{CANARY}@127.0.0.1:{closed_port()}/{CANARY}?options=-c%20x.y%3D{CANARY}"
     with LiveService(tmp_path, url, {"NARROW_SERVICE_DEBUG": "1"}, narrow=True) as live:
         submitted = live.submit(server.url)
-        found = live.get(submitted["id"])
-        while found["error"] is None:
-            found = live.client.get(submitted["links"]["self"], params={"wait": 30}).json()
-        assert found["error"]["code"] == FailureCode.DATABASE_UNAVAILABLE
-        assert CANARY not in shown(live, found)
+        ready = live.client.get("/health/ready")
+        assert ready.status_code == 503
+        assert CANARY not in ready.text + shown(live, live.get(submitted["id"]))
         live.client.post(submitted["links"]["cancel"])
+    loader = LoaderProcess(tmp_path, "run", server.url, database_url=url)
+    assert loader.failure().failure.code is FailureCode.DATABASE_UNAVAILABLE
+    assert CANARY not in loader.stdout + loader.stderr
 
 
 @pytest.mark.parametrize(
