@@ -37,9 +37,9 @@ def test_closing_ends_a_wait_for_the_server(fault: Fault, ranges: bool) -> None:
     patient = msgspec.structs.replace(QUICK, silence_seconds=NEVER)
     # without an ETag the stream is a second request
     with HttpServer(CONTENT, etag='"v1"' if ranges else None) as server:
-        server.faults = [None, fault, fault]
         with opened(server.url, retry_policy=patient) as source:
             source.probe()
+            server.rule = lambda _: fault
             close_soon(source)
             with pytest.raises(SourceClosed):
                 read(source)
