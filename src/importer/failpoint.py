@@ -5,6 +5,6 @@
 
 from __future__ import annotations
 
-from loader.failpoint import failpoint
+from loader.failpoint import armed_by
 
-reach = failpoint("IMPORTER_FAILPOINT")
+hit = armed_by("IMPORTER_FAILPOINT")

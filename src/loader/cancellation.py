@@ -20,7 +20,7 @@ from concurrent.futures import wait
 from types import FrameType, TracebackType
 from typing import Literal, TypeVar
 
-from loader import aside
+from loader.threads import run_in_daemon_thread
 
 R = TypeVar("R")
 
@@ -127,7 +127,7 @@ class Interrupt:
 
     def call(self, function: Callable[[], R], grace_seconds: float = 0.0) -> R:
         """Return what `function` returns. It runs in a thread of its own, left behind when it does not stop in time."""
-        answer = aside.begin(function)
+        answer = run_in_daemon_thread(function)
         deadline: float | None = None
         while not wait([answer], POLL_SECONDS).done:
             if self.is_effective:

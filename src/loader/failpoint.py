@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable
 
 
-def failpoint(variable: str) -> Callable[[], None]:
+def armed_by(variable: str) -> Callable[[], None]:
     """Return what a step calls, which does as a variable of the environment says."""
     specification = os.environ.get(variable)
     return _pass if specification is None else _armed(specification)
@@ -26,14 +26,14 @@ def _armed(specification: str) -> Callable[[], None]:
     what, _, number = specification.partition("@")
     passes = itertools.count(1)  # `next` on it is one step of the interpreter: no two threads get one number
 
-    def reach_armed() -> None:
+    def hit_armed() -> None:
         if next(passes) == int(number):
             step = traceback.extract_stack(limit=2)[0]
             told = f"failpoint {specification} in {step.name}, {step.filename}:{step.lineno}\n"
             os.write(sys.stderr.fileno(), told.encode())
             _do(what)
 
-    return reach_armed
+    return hit_armed
 
 
 def _do(what: str) -> None:
@@ -50,4 +50,4 @@ def _pass() -> None:
     """Do nothing."""
 
 
-reach = failpoint("LOADER_FAILPOINT")
+hit = armed_by("LOADER_FAILPOINT")

@@ -10,12 +10,12 @@ from litestar import Response, delete, get, post
 from litestar.datastructures import ResponseHeader
 from litestar.params import HeaderParameter, QueryParameter, RawBody
 
+from importer import failpoint
 from importer.api.lookup import AnyRequest, FromService, ImportId, find, not_found
 from importer.api.openapi import IMPORTS, problem_responses
 from importer.api.problems import ProblemCode, RequestProblem
 from importer.api.schemas import Attempt, Import, ImportPage, PageLinks
 from importer.api.submission import read_job, read_retry
-from importer.failpoint import reach
 from importer.model import FINISHED, State
 from importer.model import Import as StoredImport
 from loader.http.url import parse_address
@@ -81,7 +81,7 @@ async def submit_import(
     stored, is_new = await service.store.submit(read_job(request, body), idempotency_key or None)
     service.supervisor.wake()  # also if it is known: the request that brought it may have broken off
     if is_new:
-        reach()
+        failpoint.hit()
         url = parse_address(stored.job.source).location
         _log.info("import submitted", import_id=str(stored.id), url=url, mode=stored.job.mode)
     return _accepted(stored)
@@ -220,7 +220,7 @@ async def retry_import(
     queued = await service.store.retry(import_id, changes.url)
     if queued is None:
         raise _wrong_state(await find(service, import_id), "can't be tried again: it has not failed")
-    reach()
+    failpoint.hit()
     service.supervisor.wake()
     url = parse_address(queued.job.source).location
     _log.info("retry asked for", import_id=str(import_id), url=url, is_new_url=changes.url is not None)

@@ -8,7 +8,7 @@ import datetime
 import msgspec
 import structlog
 
-from importer.failpoint import reach
+from importer import failpoint
 from importer.model import AttemptResult, Import, State
 from importer.store.errors import StoreError
 from importer.store.store import Store
@@ -117,7 +117,7 @@ class ImportRun:
         )
         if self.end is not None:
             return
-        reach()
+        failpoint.hit()
         standing: Known = "unknown"
         if not self._is_suspended and needs_ledger(process_end):  # else the next attempt looks
             with contextlib.suppress(LoaderError):  # the database is away
@@ -125,7 +125,7 @@ class ImportRun:
         is_database_down = False
         if not self._is_suspended and blames_database(process_end):
             is_database_down = await self._probe.look(0) is not None
-        reach()
+        failpoint.hit()
         await self._conclude(process_end, standing, is_database_down=is_database_down)
 
     async def _conclude(self, end: LoaderExit, standing: Known, *, is_database_down: bool = False) -> None:
@@ -138,7 +138,7 @@ class ImportRun:
         if report is None or report is self._reported:
             return
         if self._reported is None or report.phase != self._reported.phase:
-            reach()
+            failpoint.hit()
             self._log.info("phase", phase=report.phase)
         # not by its phase: a loader that has lost the database probes the source again and again
         if self._reported is None or counts(report) != counts(self._reported):
@@ -182,7 +182,7 @@ class ImportRun:
             keeps_staging=keeps_staging(end),
         )
         moved = await until_stored(lambda: self._store.finish_attempt(self.import_id, ending))
-        reach()
+        failpoint.hit()
         if moved is not None:
             error = None if outcome.error is None else outcome.error.code
             self._log.info("attempt ended", state=moved.state, error=error, not_before=moved.not_before)

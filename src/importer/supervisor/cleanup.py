@@ -12,7 +12,7 @@ from uuid import UUID
 
 import structlog
 
-from importer.failpoint import reach
+from importer import failpoint
 from importer.model import AttemptResult, Import, State
 from importer.store.store import Store
 from importer.supervisor.backoff import delays, uninterrupted, until_stored
@@ -69,7 +69,7 @@ class Cleanup:
             if _is_left(standing, published=published):
                 async with self._turns:
                     end = await self._drop(import_id, published=published)
-                reach()
+                failpoint.hit()
                 said = end.log
                 log.info("drop ended", import_id=str(import_id), exit_code=end.exit_code, said=said)
                 standing = await self._ledger.standing(import_id)
@@ -114,16 +114,16 @@ class Cleanup:
             receipt=receipt,
         )
         moved = await until_stored(lambda: self._store.finish_attempt(import_id, ending))
-        reach()
+        failpoint.hit()
         if moved is not None:
             log.info("cancel ended", import_id=str(import_id), state=moved.state)
 
     async def _remove(self, removing: Import) -> None:
         if removing.attempt_count:  # else it is in no ledger, and can go even if the database is down
             await self._until_clear(removing.id, published=True)
-        reach()
+        failpoint.hit()
         await until_stored(lambda: self._store.delete(removing.id))
-        reach()
+        failpoint.hit()
         log.info("removed", import_id=str(removing.id))
 
 

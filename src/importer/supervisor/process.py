@@ -20,7 +20,7 @@ from uuid import UUID
 
 import msgspec
 
-from importer.failpoint import reach
+from importer import failpoint
 from importer.supervisor.outcome import LoaderExit
 from loader.contract import ExitCode, Failed, Job, Message, ProgressMessage, Published
 from loader.postgres.connection import parse_url
@@ -82,11 +82,11 @@ class LoaderProcess:
             self._process = None
             self._finish(LoaderExit(None, None, str(error)))
             return
-        reach()
+        failpoint.hit()
         threading.Thread(target=self._live, args=(self._process,), name="loader", daemon=True).start()
         if job is not None:
             self._hand_over(job)
-            reach()
+            failpoint.hit()
             asyncio.get_running_loop().call_later(1, self._listen_for_silence)
 
     @property

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import structlog
 
-from importer.failpoint import reach
+from importer import failpoint
 from importer.model import FINISHED, Import
 from importer.store.errors import StoreError
 from importer.store.store import Store, utc_now
@@ -52,7 +52,7 @@ class Reconciler:
             try:
                 await self._correct_failures()  # first: the others look at what has failed
                 is_all_dropped = await self._drop_staging()
-                reach()
+                failpoint.hit()
                 await self._delete_records(await self._ledger.unpublished())
                 seconds = _INTERVAL_SECONDS if is_all_dropped else _POSTPONED_SECONDS
             except (StoreError, LoaderError) as error:

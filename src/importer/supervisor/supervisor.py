@@ -11,7 +11,7 @@ from uuid import UUID
 
 import structlog
 
-from importer.failpoint import reach
+from importer import failpoint
 from importer.model import AttemptResult, Import, State
 from importer.settings import Settings
 from importer.store.errors import StoreError
@@ -76,9 +76,9 @@ class Supervisor:
         # a core dump of a loader would hold its job, secrets included; children inherit this
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
         for found in await self._store.unfinished():
-            reach()
+            failpoint.hit()
             await self._recover(found)
-        reach()
+        failpoint.hit()
         self._claims = asyncio.create_task(self._claim_forever(), name="claims")
         self._background = [
             asyncio.create_task(self._janitor.work(), name="housekeeping"),
@@ -109,7 +109,7 @@ class Supervisor:
     async def _stop(self) -> None:
         seconds = min(float(self._settings.grace_seconds), _SUSPEND_SECONDS)
         # 1. Nothing new is begun. A claim that is under way is finished: its run is among those below.
-        reach()
+        failpoint.hit()
         self._is_stopping = True
         self.wake()
         if self._claims is not None:
@@ -118,7 +118,7 @@ class Supervisor:
         for run in self._runs.values():
             run.suspend(seconds)
         # 3. Roll backs and removals under way are left as they are: their next step is the first after the next start.
-        reach()
+        failpoint.hit()
         self.probe.stop()
         for task in self._background:
             task.cancel()
@@ -127,10 +127,10 @@ class Supervisor:
         await self._cleanup.stop(_WRITE_SECONDS)
         # 4. Each loader's end is written down: back into the queue, or how it ended. Where that fails the row stays
         #    `running`, which the next start takes for the same.
-        reach()
+        failpoint.hit()
         await self._run_tasks.wait(seconds + _WRITE_SECONDS)
         await self._run_tasks.stop(_WRITE_SECONDS)
-        reach()
+        failpoint.hit()
 
     async def _cancel(self, import_id: UUID) -> Import | None:
         async with self._turn:
@@ -146,7 +146,7 @@ class Supervisor:
                     "The import is cancelled when that can be written: make room. A service that is restarted before then"
                     " begins the import again: cancel it again.",
                 ) from error
-            reach()
+            failpoint.hit()
             if found is not None and found.state is State.CANCELLING:
                 if run is not None:
                     run.cancel(self._settings.grace_seconds, is_written=True)
@@ -157,7 +157,7 @@ class Supervisor:
 
     async def _remove(self, import_id: UUID) -> Import | None:
         found = await self._store.request_removal(import_id)
-        reach()
+        failpoint.hit()
         if found is None:  # or a request that broke off has asked before
             found = await self._store.get(import_id)
         if found is None or found.state is not State.REMOVING:
@@ -201,7 +201,7 @@ class Supervisor:
             claimed = await self._store.claim()
             if claimed is None:
                 return False
-            reach()
+            failpoint.hit()
             reached = self._reached.setdefault(claimed.id, RetryProgress())
             run = ImportRun(
                 claimed, self._loaders, self._store, self._ledger, self.probe, self._retries, reached
@@ -238,7 +238,7 @@ class Supervisor:
             if self._runs[run.import_id] is not run:
                 return  # back in the queue, and claimed again already
             del self._runs[run.import_id]
-            reach()
+            failpoint.hit()
             # a cancel may have come at any time until now, and left it to the run
             found = await until_stored(lambda: self._store.get(run.import_id))
             if found is not None and found.state is State.CANCELLING:

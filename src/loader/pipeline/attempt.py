@@ -16,14 +16,13 @@ from uuid import UUID
 
 import msgspec
 
-from loader import aside
+from loader import failpoint
 from loader.buffers import BufferPool
 from loader.cancellation import POLL_SECONDS, Interrupt
 from loader.contract import FailureCode, Job, Message, Probed, Receipt
 from loader.encoding.first_rows import first_rejects
 from loader.encoding.header import Header, read_header
 from loader.errors import LoaderError
-from loader.failpoint import reach
 from loader.pipeline import proof
 from loader.pipeline.commit_schedule import expected_parts
 from loader.pipeline.progress import Meter
@@ -37,6 +36,7 @@ from loader.postgres.indexing import IndexMissing
 from loader.postgres.ledger import Import
 from loader.postgres.watchdog import Watchdog
 from loader.source.open import Source, SourceInfo, open_source, shown_location
+from loader.threads import run_in_daemon_thread
 
 # How many ranges are fetched at once, each into a buffer of the pool; more, of parts of a buffer, where the source is
 # slow (prefetch.py).
@@ -123,7 +123,7 @@ class Load:
             stack.enter_context(self._interrupt.aborting(source.close))
             stack.enter_context(self._interrupt.aborting(database.abort))
             probe = self._probe(source)
-            reach()
+            failpoint.hit()
             stack.enter_context(Watchdog(database, lambda: self._meter.rows_sent))
             control = self._interrupt.call(lambda: stack.enter_context(database.connection("control")))
             database.refuse_shared_sessions(control)
@@ -132,7 +132,7 @@ class Load:
             new_tables = 1 + expected_parts(probe.info.size_bytes, self._worker_count)
             self._notes = probe.header.notes + target_notes.find_notes(control)
             self._notes += target_notes.find_lock_note(control, new_tables)
-            reach()
+            failpoint.hit()
             target = self._target(probe)
             claimed = self._claim(control, probe, target)
             if isinstance(claimed, Receipt):
@@ -144,12 +144,12 @@ class Load:
                 publish.build_indexes(control, attempt.import_key, self._interrupt, self._meter.indexed)
                 self._meter.enter("publishing")
                 receipt = self._receipt(control, probe, known, attempt, remainder)
-                reach()
+                failpoint.hit()
                 with contextlib.suppress(IndexMissing):  # built next
                     publish.publish(
                         control, attempt, target, receipt, self._interrupt, self._staging_lock_seconds
                     )
-                    reach()
+                    failpoint.hit()
                     return receipt
 
     def _probe(self, source: Source) -> _Probe:
@@ -202,7 +202,7 @@ class Load:
             found = import_lock.find_or_insert(control, self.import_id, target)
             if found.attempt == 0:  # nobody has loaded any of it: ours to remove if we are stopped here
                 self.import_id = found.id
-            reach()
+            failpoint.hit()
             import_lock.lock(control, found, self._interrupt)
             # another address says nothing of the file that the import was begun with: its staging stays if this is another
             self.import_id, self.is_claimed = found.id, found.location == target.location
@@ -225,9 +225,9 @@ class Load:
             for part in ledger.parts(control, found.import_key):
                 drop = partial(remove.drop_part, control, found.import_key, part)
                 publish.with_lock_timeout(control, drop, self._interrupt)
-        reach()
+        failpoint.hit()
         publish.create_import_table(control, found.import_key, self._interrupt)
-        reach()
+        failpoint.hit()
         if lost := import_tables.lost_parts(control, found.import_key):
             ledger.forget_parts(control, lost)
             self._notes.append(
@@ -328,7 +328,7 @@ class Load:
         """
         database = Database(self._database_url)
         deadline = time.monotonic() + _TIDY_SECONDS
-        tidied = aside.begin(lambda: remove.tidy(database, self._interrupt))
+        tidied = run_in_daemon_thread(lambda: remove.tidy(database, self._interrupt))
         while self._interrupt.reason is None and time.monotonic() < deadline:
             if wait([tidied], POLL_SECONDS).done:
                 break

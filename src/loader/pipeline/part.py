@@ -8,13 +8,13 @@ import psycopg
 from psycopg import Copy, sql
 from psycopg import errors as pg
 
+from loader import failpoint
 from loader.buffers import MIB
 from loader.cancellation import Interrupt
 from loader.contract import FailureCode
 from loader.encoding.blocks import Block
 from loader.encoding.encoder import COPY_HEADER, COPY_TRAILER, Chunk, Encoder
 from loader.errors import LoaderError
-from loader.failpoint import reach
 from loader.pipeline.copy_writer import AttentiveWriter
 from loader.postgres import import_lock, import_tables, indexing, ledger
 from loader.postgres.connection import Connection
@@ -81,11 +81,11 @@ class Part:
             number = ledger.insert_part(connection, import_key)
             table = ledger.part_table(import_key, number)
             _create_table(connection, import_key, number)
-            reach()
+            failpoint.hit()
             chunks = self._encode(blocks)
             row_count, more = self._copy(table, chunks)
             while more:
-                reach()
+                failpoint.hit()
                 self._record(number)
                 rows, more = self._copy(table, chunks)
                 row_count += rows
@@ -95,8 +95,8 @@ class Part:
             connection.execute(f"SET LOCAL default_statistics_target = {STATISTICS_TARGET}".encode())
             connection.execute(sql.SQL("ANALYZE {}").format(table))
             import_lock.check_attempt(connection, import_key, self._attempt.number)
-            reach()
-        reach()
+            failpoint.hit()
+        failpoint.hit()
         return number
 
     def _encode(self, blocks: Iterator[Block]) -> Iterator[Chunk]:

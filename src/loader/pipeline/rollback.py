@@ -11,15 +11,15 @@ from uuid import UUID
 
 import msgspec
 
-from loader import aside
+from loader import failpoint
 from loader.cancellation import Interrupt, StopReason
 from loader.contract import FAILURE_KINDS, Failed, Failure, FailureCode, Published, Receipt
 from loader.errors import LoaderError, as_loader_error
-from loader.failpoint import reach
 from loader.pipeline.attempt import Load
 from loader.postgres import import_lock, ledger, ledger_version, remove
 from loader.postgres.connection import Connection, Database, end_backends
 from loader.postgres.ledger import Totals
+from loader.threads import run_in_daemon_thread
 
 # A roll back that can't reach the database, or waits for a lock, is tried for this long: a person waits for it.
 _BUDGET_SECONDS = 10.0
@@ -157,7 +157,7 @@ def _cleanup_pending(failure: Failure, error: LoaderError) -> Failure:
 
 def _soon(action: Callable[[], R]) -> R:
     """Do what needs the database once; raise TimeoutError where it takes too long: it is only for the message."""
-    return aside.begin(action).result(_LOOK_SECONDS)
+    return run_in_daemon_thread(action).result(_LOOK_SECONDS)
 
 
 def _retried(action: Callable[[Callable[[], None]], R]) -> R:
@@ -179,7 +179,7 @@ def _unless_it_hangs(action: Callable[[Callable[[], None]], R]) -> R:
         nonlocal step_seen
         step_seen = time.monotonic()
 
-    answer = aside.begin(lambda: action(on_step))
+    answer = run_in_daemon_thread(lambda: action(on_step))
     while not wait([answer], _RETRY_SECONDS).done:
         if time.monotonic() - step_seen > _HANG_SECONDS:
             raise LoaderError(
@@ -210,10 +210,10 @@ def _roll_back(
             or (found := ledger.find_import(connection, import_id)) is None
         ):
             return None
-        reach()
+        failpoint.hit()
         import_lock.lock(connection, found, undisturbed)
         if remove.mark(connection, found.import_key, published=False):
-            reach()
+            failpoint.hit()
             remove.remove(connection, found.import_key, undisturbed, on_removed, _BUDGET_SECONDS)
             return None
         return _receipt(connection, import_id)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from loader import failpoint
 from loader.cancellation import POLL_SECONDS, Interrupt, Watch
 from loader.contract import (
     Failed,
@@ -23,7 +24,6 @@ from loader.contract import (
     Started,
 )
 from loader.errors import as_loader_error
-from loader.failpoint import reach
 from loader.pipeline.attempt import Load
 from loader.pipeline.outbox import Outbox
 from loader.pipeline.progress import Meter, Ticker
@@ -121,7 +121,7 @@ class _Run:
             with contextlib.ExitStack() as stack:
 
                 def opened() -> str:
-                    reach()
+                    failpoint.hit()
                     return stack.enter_context(open_database())
 
                 self._load(self._interrupt.call(opened))

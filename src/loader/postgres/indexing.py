@@ -16,7 +16,7 @@ import msgspec
 from psycopg import sql
 from psycopg.rows import args_row
 
-from loader.failpoint import reach
+from loader import failpoint
 from loader.postgres import ledger
 from loader.postgres.connection import Connection
 
@@ -93,12 +93,12 @@ def build_missing(
     on_progress(0, total_bytes)
     for part in parts:
         for index in (missing - _indexes(connection, part.identifier, only_free=True)).elements():
-            reach()
+            failpoint.hit()
             do(lambda part=part, index=index: _build(connection, part.identifier, index))
             done_bytes += part.size_bytes
             on_progress(done_bytes, total_bytes)
     for index in missing.elements():  # these find those of the parts
-        reach()
+        failpoint.hit()
         do(lambda index=index: _build(connection, table, index))
     on_progress(total_bytes, total_bytes)
 

@@ -13,10 +13,10 @@ from psycopg import errors as pg
 from psycopg import sql
 from psycopg.rows import scalar_row, tuple_row
 
+from loader import failpoint
 from loader.cancellation import Interrupt
 from loader.contract import FailureCode, Receipt
 from loader.errors import LoaderError
-from loader.failpoint import reach
 from loader.postgres import import_lock, import_tables, indexing, ledger, target_table
 from loader.postgres.connection import Connection
 from loader.postgres.errors import server_message
@@ -117,7 +117,7 @@ def _attach_parts(connection: Connection, import_key: int) -> None:
         place = import_tables.part_place(connection, part)
         if place is None or place.parent_oid is not None or not place.has_own_name:
             continue
-        reach()
+        failpoint.hit()
         connection.execute(
             sql.SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES IN ({})").format(
                 ledger.import_table(import_key), place.identifier, part
@@ -180,9 +180,9 @@ def publish(
         try:
             with connection.transaction():
                 _publish(connection, attempt, target, receipt)
-                reach()
+                failpoint.hit()
                 interrupt.begin_commit()
-                reach()
+                failpoint.hit()
         finally:
             interrupt.end_commit()
 

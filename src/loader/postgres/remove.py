@@ -16,9 +16,9 @@ from psycopg import errors as pg
 from psycopg import sql
 from psycopg.rows import tuple_row
 
+from loader import failpoint
 from loader.cancellation import Interrupt
 from loader.errors import LoaderError
-from loader.failpoint import reach
 from loader.postgres import import_lock, import_tables, ledger, publish
 from loader.postgres.connection import Connection, Database
 from loader.postgres.import_tables import Place
@@ -85,9 +85,9 @@ def remove(
         for count, part in enumerate(parts):
             interrupt.check()
             on_part(count, len(parts))
-            reach()
+            failpoint.hit()
             unlocked(partial(drop_part, connection, import_key, part))
-        reach()
+        failpoint.hit()
         unlocked(partial(_drop_import, connection, import_key))
         on_part(len(parts), len(parts))
     except _TakenAway as taken:
@@ -99,7 +99,7 @@ def remove(
 def tidy(database: Database, interrupt: Interrupt) -> None:
     """Refresh the statistics of trips and remove what others have left in state `removing`, without waiting for locks."""
     with database.connection("tidy") as connection:
-        reach()
+        failpoint.hit()
         publish.analyze(connection)
         for left in orphaned(connection, "removing"):
             with contextlib.suppress(LoaderError, psycopg.Error):  # `gc` says what is in the way

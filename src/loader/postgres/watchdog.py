@@ -13,9 +13,9 @@ from concurrent.futures import wait
 import psycopg
 from psycopg import errors as pg
 
-from loader import aside
 from loader.errors import LoaderError
 from loader.postgres.connection import Database
+from loader.threads import run_in_daemon_thread
 
 # How long nothing must have moved before the database is asked, and how long it may take to answer: as long as to connect
 # to three hosts in turn. Twice in a row without an answer it is given up, after about as long as TCP takes to find that a
@@ -61,7 +61,7 @@ class Watchdog:
     def _ask(self) -> int:
         """Return how much speaks against a server that answers newcomers, and owes us no answer that it takes for given."""
         waiting = self._database.waiting_backends()
-        answer = aside.begin(lambda: self._is_unheard(waiting))
+        answer = run_in_daemon_thread(lambda: self._is_unheard(waiting))
         if not wait([answer], INTERVAL_SECONDS).done:
             return _SILENCE_WEIGHT
         try:

@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from typing import TypeVar
 
-from loader import aside
 from loader.buffers import HEAD_ROOM_BYTES, MIB, SEGMENT_BYTES, Buffer, BufferPool, Segment
 from loader.cancellation import POLL_INTERVAL_SECONDS, SourceClosed
 from loader.source.base import MAX_CONCURRENT_REQUESTS
+from loader.threads import run_in_daemon_thread
 
 # So long the consumer has waited for the source, since it was last ahead of the consumer, before it is helped.
 _SLOW_SECONDS = 0.5
@@ -37,7 +37,7 @@ def run_until_closed(function: Callable[[], Result], closed: threading.Event) ->
 
     Raises what it raises, or SourceClosed.
     """
-    answer = aside.begin(function)
+    answer = run_in_daemon_thread(function)
     while not (closed.is_set() or wait([answer], POLL_INTERVAL_SECONDS).done):
         pass
     if closed.is_set():

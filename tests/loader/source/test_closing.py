@@ -25,7 +25,7 @@ def close_soon(source: Source) -> None:
 def fetch_threads_end() -> bool:
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
-        if not any(thread.name.startswith(("fetch", "aside")) for thread in threading.enumerate()):
+        if not any(thread.name.startswith(("fetch", "daemon of")) for thread in threading.enumerate()):
             return True
         time.sleep(0.01)
     return False
