@@ -53,6 +53,7 @@ docker update --cpus "$(nproc)" "$database" > /dev/null
 committed=$(query "SELECT coalesce(sum(byte_end - byte_start), 0) FROM loader.block JOIN loader.import USING (import_key) WHERE state = 'loading'")
 # A minute of work is 60 / seconds of what was loaded.
 [ "$committed" -ge $((loaded * (seconds - 60) / seconds)) ] || { echo "a crash after $seconds s cost $((loaded - committed)) of $loaded bytes" >&2; exit 1; }
+until [ "$(docker inspect --format '{{.State.Health.Status}}' "$database")" = healthy ]; do sleep 1; done   # throttled, it fails its checks
 docker compose --profile demo up --no-build --detach --wait
 succeeded "$import"
 [ "$(rows)" = $((before + 2 * imported)) ]
