@@ -22,7 +22,7 @@ run: .venv/ready ## the service at http://127.0.0.1:8000, until Ctrl-C; its API 
 	@exec $(BIN)/importer serve --host 127.0.0.1 --port 8000
 
 demo: .venv/ready ## start the service, submit a generated sample (or URL=https://...), watch it, and query the rows
-	@$(BIN)/python benchmarks/demo.py --rows $(ROWS) $(if $(URL),--url '$(URL)')
+	@$(BIN)/python -m examples.demo --rows $(ROWS) $(if $(URL),--url '$(URL)')
 
 test: .venv/ready ## every test but the long ones; eight to nine minutes on two cores
 	$(PYTEST)
@@ -62,13 +62,13 @@ peers: .build/peers/ready ## the programs that make bench compares the loader wi
 
 bench: ROWS = 7000000
 bench: .venv/ready .build/peers/ready ## measure against others, over dialects, sizes and slow networks, and the service; an hour or two
-	$(BIN)/python benchmarks/compare.py --rows $(ROWS)
-	$(BIN)/python benchmarks/compare.py --rows $(ROWS) --wal-level replica --skip pgloader
-	$(BIN)/python benchmarks/compare.py --dialects --rows 2000000
-	$(BIN)/python benchmarks/compare.py --growth --runs 1
-	$(BIN)/python benchmarks/compare.py --network --rows $(ROWS) --runs 1
-	$(BIN)/python benchmarks/compare.py --startup
-	$(BIN)/python benchmarks/compare.py --service --rows $(ROWS)
+	$(BIN)/python -m benchmarks.compare --rows $(ROWS)
+	$(BIN)/python -m benchmarks.compare --rows $(ROWS) --wal-level replica --skip pgloader
+	$(BIN)/python -m benchmarks.compare --dialects --rows 2000000
+	$(BIN)/python -m benchmarks.compare --growth --runs 1
+	$(BIN)/python -m benchmarks.compare --network --rows $(ROWS) --runs 1
+	$(BIN)/python -m benchmarks.compare --startup
+	$(BIN)/python -m benchmarks.compare --service --rows $(ROWS)
 
 lock: .venv/ready ## requirements*.txt anew: versions and hashes, no addresses
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --output-file requirements.txt

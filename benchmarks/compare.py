@@ -14,21 +14,32 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import contest
-import growth
-import growth_report
 import msgspec
-import network
-import report
-import service
-import startup
-import trial
-from contenders import PEERS, Absent, Contender, adbc, curl_psql, duckdb, loader, pgloader, the_limit
-from file_server import serve
-from report import Goal
-from samples import DIALECTS, in_dialect, make_sample, rows_of, warm
-from server import WAL_LEVELS, Server, scratch_server
-from trial import Entry, Trial
+
+from benchmarks import run as trial
+from benchmarks import scaling as growth
+from benchmarks import startup
+from benchmarks.contenders.contenders import (
+    PEERS,
+    Absent,
+    Contender,
+    adbc,
+    curl_psql,
+    duckdb,
+    loader,
+    pgloader,
+    the_limit,
+)
+from benchmarks.network import loads as network
+from benchmarks.reports import comparison as contest
+from benchmarks.reports import report
+from benchmarks.reports import scaling_report as growth_report
+from benchmarks.reports.report import Goal
+from benchmarks.run import Entry, Trial
+from benchmarks.samples import DIALECTS, in_dialect, make_sample, rows_of, warm
+from benchmarks.server import WAL_LEVELS, Server, scratch_server
+from benchmarks.service import report as service
+from examples.file_server import serve
 
 FOLDER = Path(__file__).parents[1] / ".build" / "bench"
 # File server, client and Postgres share them, as on a small machine.

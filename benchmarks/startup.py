@@ -12,13 +12,13 @@ from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
-from contenders import loader
-from measure import run_pipeline
-from report import Goal, goals_table, spread, table
-from server import Server
-from timed_messages import TimedMessage, phase_began, timed_messages
-from trial import Entry
 
+from benchmarks.contenders.contenders import loader
+from benchmarks.measure import run_pipeline
+from benchmarks.reports.report import Goal, goals_table, spread, table
+from benchmarks.run import Entry
+from benchmarks.server import Server
+from benchmarks.timed_messages import TimedMessage, phase_began, timed_messages
 from loader.contract import Message, Probed, Published, Started
 
 CONTENDER = loader("--progress=json")

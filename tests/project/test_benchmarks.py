@@ -17,7 +17,7 @@ from tests.support.paths import ROOT
 # Real processes, some seconds each.
 pytestmark = pytest.mark.slow
 
-COMPARE = ROOT / "benchmarks" / "compare.py"
+COMPARE = [sys.executable, "-m", "benchmarks.compare"]
 COLUMNS = [
     *("", "wall s", "database CPU s/M rows", "client CPU s/GB"),
     *("client memory MB", "WAL MB", "stored MB", "rows in trips"),
@@ -26,9 +26,9 @@ COLUMNS = [
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the loader is compared with curl | psql")
 def test_the_benchmark_shows_each_contender_with_all_rows_or_as_not_installed(tmp_path: Path) -> None:
-    command = [sys.executable, str(COMPARE), "--rows=3000", "--runs=1", "--skip=pgloader"]
+    command = [*COMPARE, "--rows=3000", "--runs=1", "--skip=pgloader"]
     output = subprocess.run(
-        [*command, f"--folder={tmp_path}"], check=True, stdout=subprocess.PIPE, text=True
+        [*command, f"--folder={tmp_path}"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
     ).stdout
 
     measured, ratios, cores, goals = tables_in(output)
@@ -48,8 +48,8 @@ def test_the_benchmark_shows_each_contender_with_all_rows_or_as_not_installed(tm
         assert min(trial["wall_seconds"], trial["client_peak_bytes"], trial["wal_bytes"]) > 0
 
     picture = tmp_path / "performance.svg"
-    plot = [sys.executable, str(COMPARE.with_name("plot.py")), str(tmp_path / "results.json"), str(picture)]
-    subprocess.run(plot, check=True)
+    plot = [sys.executable, "-m", "benchmarks.reports.plot", str(tmp_path / "results.json"), str(picture)]
+    subprocess.run(plot, cwd=ROOT, check=True)
     texts = {element.text for element in ElementTree.parse(picture).iter() if element.text}
     assert {"curl | psql", "loader", "the limit", "wall s"} <= texts
 
@@ -68,9 +68,9 @@ def tables_in(output: str) -> list[list[list[str]]]:
 
 @pytest.mark.long
 def test_the_benchmark_of_the_service_shows_every_figure_and_goal(tmp_path: Path) -> None:
-    command = [sys.executable, str(COMPARE), "--service", "--rows=400000", "--runs=1", "--get-seconds=1"]
+    command = [*COMPARE, "--service", "--rows=400000", "--runs=1", "--get-seconds=1"]
     output = subprocess.run(
-        [*command, f"--folder={tmp_path}"], check=True, stdout=subprocess.PIPE, text=True
+        [*command, f"--folder={tmp_path}"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
     ).stdout
 
     goals = output.partition("| goal |")[2]
@@ -84,9 +84,13 @@ def test_the_benchmark_of_the_service_shows_every_figure_and_goal(tmp_path: Path
 
 @pytest.mark.long
 def test_the_benchmarks_of_growth_start_and_slow_networks_show_what_they_measured(tmp_path: Path) -> None:
-    command = [sys.executable, str(COMPARE), "--growth", "0.01", "--startup", "--network", "--rows=20000"]
+    command = [*COMPARE, "--growth", "0.01", "--startup", "--network", "--rows=20000"]
     output = subprocess.run(
-        [*command, "--runs=1", f"--folder={tmp_path}"], check=True, stdout=subprocess.PIPE, text=True
+        [*command, "--runs=1", f"--folder={tmp_path}"],
+        cwd=ROOT,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
     ).stdout
     results = json.loads((tmp_path / "results.json").read_bytes())
 
@@ -107,7 +111,7 @@ def test_the_benchmarks_of_growth_start_and_slow_networks_show_what_they_measure
 def test_a_file_is_served_as_a_larger_one_that_repeats_its_rows(tmp_path: Path) -> None:
     (tmp_path / "trips.csv").write_bytes(b"a,b\n1,2\n3,4\n")
     server = subprocess.Popen(
-        [sys.executable, str(COMPARE.with_name("file_server.py")), str(tmp_path)],
+        [sys.executable, str(ROOT / "examples" / "file_server.py"), str(tmp_path)],
         stdout=subprocess.PIPE,
         text=True,
     )

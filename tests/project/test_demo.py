@@ -16,8 +16,6 @@ from tests.support.paths import ROOT
 # Real processes, some seconds each.
 pytestmark = pytest.mark.slow
 
-DEMO = ROOT / "benchmarks" / "demo.py"
-
 
 def processes_of(folder: Path) -> list[psutil.Process]:
     """Return the processes that have the folder in their command line."""
@@ -35,7 +33,8 @@ def processes_of(folder: Path) -> list[psutil.Process]:
 @pytest.mark.slow
 def test_the_demo_shows_a_receipt_and_an_answer_and_leaves_nothing_running(tmp_path: Path) -> None:
     shown = subprocess.run(
-        [sys.executable, str(DEMO), "--rows", "20000", "--folder", str(tmp_path)],
+        [sys.executable, "-m", "examples.demo", "--rows", "20000", "--folder", str(tmp_path)],
+        cwd=ROOT,
         env={**os.environ, "DATABASE_URL": "postgresql://nowhere.invalid/none"},  # not the demo's to touch
         capture_output=True,
         text=True,

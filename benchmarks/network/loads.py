@@ -10,16 +10,16 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-import link
 import msgspec
-import throttle
-import trial
-from contenders import Contender, loader
-from measure import run_pipeline
-from report import Goal, goals_table, spread, table
-from server import Server
-from slow_way import Shape, Way
-from trial import Entry
+
+from benchmarks import run as trial
+from benchmarks.contenders.contenders import Contender, loader
+from benchmarks.measure import run_pipeline
+from benchmarks.network import link, throttle
+from benchmarks.network.profile import Shape, Way
+from benchmarks.reports.report import Goal, goals_table, spread, table
+from benchmarks.run import Entry
+from benchmarks.server import Server
 
 BITS_PER_SECOND = 200e6
 ROUND_TRIP_SECONDS = 0.080

@@ -9,9 +9,10 @@ from html import escape
 from pathlib import Path
 
 import msgspec
-import trial
-from contest import LOADER
-from trial import Measure, Trial
+
+from benchmarks import run as trial
+from benchmarks.reports.comparison import LOADER
+from benchmarks.run import Measure, Trial
 
 PART = "contenders, wal_level=minimal"
 MEASURES = (trial.WALL, trial.DATABASE_CPU, trial.CLIENT_CPU_A_GB, trial.MEMORY)

@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
-from report import Goal, goals_table, spread, table
-from request_load import percentile
-from server import Server
-from service_scenarios import (
+
+from benchmarks.reports.report import Goal, goals_table, spread, table
+from benchmarks.run import Entry
+from benchmarks.server import Server
+from benchmarks.service.request_load import percentile
+from benchmarks.service.scenarios import (
     GETS_A_SECOND,
     SUBMISSIONS,
     Cancel,
@@ -22,7 +24,6 @@ from service_scenarios import (
     requests,
     start_and_cancel,
 )
-from trial import Entry
 
 GET_LIMIT_MILLISECONDS = 20
 START_LIMIT_SECONDS = 2

@@ -11,19 +11,19 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-import limit
 import msgspec
-from encoded import encoded
-from measure import Pipeline
 
+from benchmarks.contenders import limit
+from benchmarks.contenders.encoded import encoded
+from benchmarks.measure import Pipeline
 from loader.embedded.cluster import find_binaries
 from loader.pipeline.workers import default_worker_count
 from loader.schema import COLUMNS, LAYOUT_COLUMN_COUNTS, POSTGRES_TYPES
 
-HERE = Path(__file__).parent
+FOLDER = Path(__file__).parent
 PEERS = ("ADBC", "DuckDB", "pgloader")
 # The environment of requirements.txt; `make peers` makes it.
-PEERS_ENVIRONMENT = HERE.parent / ".build" / "peers"
+PEERS_ENVIRONMENT = FOLDER.parents[1] / ".build" / "peers"
 
 COLUMN_TYPES = {  # of the sample
     column.name: POSTGRES_TYPES[column.kind] for column in COLUMNS[: LAYOUT_COLUMN_COUNTS[0]]
@@ -130,7 +130,7 @@ def the_limit(sample: Path) -> Contender:
     """Return what nothing that sends rows to this server can be faster than; it does not look at the URL."""
     connections = default_worker_count()
     files = [str(file) for file in encoded(sample, connections)]
-    command = [sys.executable, str(HERE / "limit.py")]
+    command = [sys.executable, "-m", limit.__name__]
     return Contender(
         "the limit",
         f"the sample's rows, encoded beforehand, sent from memory by {connections} connections: one binary COPY each with"
@@ -159,7 +159,7 @@ def _peer(name: str, script: str, packages: list[str], settings: str) -> Contend
         name,
         f"{shown}: {settings}",
         lambda source_url, database_url: [
-            [str(python), str(HERE / script), source_url, database_url, columns]
+            [str(python), str(FOLDER / script), source_url, database_url, columns]
         ],
     )
 

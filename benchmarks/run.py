@@ -8,10 +8,11 @@ import sys
 from collections.abc import Callable, Sequence
 
 import msgspec
-import report
-from contenders import Contender
-from measure import run_pipeline
-from server import Server
+
+from benchmarks.contenders.contenders import Contender
+from benchmarks.measure import run_pipeline
+from benchmarks.reports import report
+from benchmarks.server import Server
 
 
 class Entry(msgspec.Struct, frozen=True):

@@ -6,9 +6,9 @@ import os
 import statistics
 from collections.abc import Callable, Sequence
 
-from growth import WORKERS, GrowthTrial
-from model import Costs, Machine, estimate
-from report import Goal, goals_table, spread, table
+from benchmarks.reports.model import Costs, Machine, estimate
+from benchmarks.reports.report import Goal, goals_table, spread, table
+from benchmarks.scaling import WORKERS, GrowthTrial
 
 MEMORY_LIMIT_MB = 400
 # No two runs of allocators and threads are the same: the larger file may take so much more.
@@ -160,7 +160,7 @@ def _model(group: Sequence[GrowthTrial]) -> str:
         rows.append([machine.name, f"{minutes:.0f}", f"{found.seconds:.2f}", found.bottleneck, others])
     said = (
         f"A GB costs {costs.client_cpu_seconds:.2f} CPU-s of the loader and {costs.database_cpu_seconds:.2f} of the"
-        f" database, {costs.stored_gb:.2f} GB stored and {costs.seconds:.2f} s. By the model (benchmarks/model.py):"
+        f" database, {costs.stored_gb:.2f} GB stored and {costs.seconds:.2f} s. By the model (benchmarks/reports/model.py):"
     )
     columns = [f"{LARGEST_GB} GB on", "minutes", "s/GB", "bottleneck", "s/GB of each"]
     return f"{said}\n\n{table(columns, rows)}"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import trial
-from contenders import Absent
-from report import Goal, goals_table, table
-from trial import Measure, Trial
+from benchmarks import run as trial
+from benchmarks.contenders.contenders import Absent
+from benchmarks.reports.report import Goal, goals_table, table
+from benchmarks.run import Measure, Trial
 
 LOADER = "loader"
 PASSTHROUGH = "curl | psql"

@@ -19,13 +19,13 @@ from uuid import UUID
 
 import msgspec
 import psutil
-from contenders import loader
-from measure import peak_bytes, run_pipeline
-from request_load import Answer, get_on_schedule, submit_many
-from server import LastCopy, Server
-from service_process import ServiceProcess, serve_imports
-from trial import Entry
 
+from benchmarks.contenders.contenders import loader
+from benchmarks.measure import peak_bytes, run_pipeline
+from benchmarks.run import Entry
+from benchmarks.server import LastCopy, Server
+from benchmarks.service.request_load import Answer, get_on_schedule, submit_many
+from examples.service_process import ServiceProcess, serve_imports
 from importer.api.schemas import Import
 from importer.cli.client import Client
 from importer.model import FINISHED, State

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 import msgspec
-from contenders import loader
-from file_server import SENT
-from measure import Usage, run_pipeline
-from server import LastCopy, Server
-from timed_messages import TimedMessage, phase_began, timed_messages
-from trial import Entry
 
+from benchmarks.contenders.contenders import loader
+from benchmarks.measure import Usage, run_pipeline
+from benchmarks.run import Entry
+from benchmarks.server import LastCopy, Server
+from benchmarks.timed_messages import TimedMessage, phase_began, timed_messages
+from examples.file_server import SENT
 from loader.contract import ExitCode, ProgressMessage
 
 WORKERS = 4

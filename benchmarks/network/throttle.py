@@ -16,8 +16,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
-from file_server import serve
-from slow_way import Shape, Tally, Traffic, ask
+
+from benchmarks.network.profile import Shape, Tally, Traffic, ask
+from examples.file_server import serve
 
 PIECE_BYTES = 64 * 1024
 
@@ -42,7 +43,7 @@ class Throttle:
 def open_throttle(shape: Shape, folder: Path) -> Generator[Throttle]:
     """Open a slow way to a server of a folder's files, for as long as this lasts."""
     with serve(folder) as base_url:
-        command = [sys.executable, __file__, base_url, msgspec.json.encode(shape).decode()]
+        command = [sys.executable, "-m", __name__, base_url, msgspec.json.encode(shape).decode()]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             try:
                 yield Throttle(process)

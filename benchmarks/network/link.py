@@ -22,8 +22,9 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import msgspec
-from file_server import serve
-from slow_way import Shape, Tally, Traffic, ask
+
+from benchmarks.network.profile import Shape, Tally, Traffic, ask
+from examples.file_server import serve
 
 # linux/if_tun.h and linux/sched.h
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
@@ -72,7 +73,7 @@ def is_possible() -> bool:
 @contextlib.contextmanager
 def open_link(shape: Shape, folder: Path) -> Generator[Link]:
     """Open a link to a server of a folder's files, for as long as this lasts."""
-    command = [sys.executable, __file__, msgspec.json.encode(shape).decode()]
+    command = [sys.executable, "-m", __name__, msgspec.json.encode(shape).decode()]
     with (
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process,
         contextlib.ExitStack() as stack,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from samples import made_once, warm
-
+from benchmarks.samples import made_once, warm
 from loader.buffers import BufferPool
 from loader.encoding.encoder import COPY_HEADER, COPY_TRAILER, Encoder
 from loader.encoding.header import read_header

@@ -13,12 +13,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import psycopg
-from file_server import serve
 from rich.console import Console
 from rich.table import Table
-from samples import make_sample
-from service_process import IMPORTER, serve_imports
 
+from examples.file_server import serve
+from examples.service_process import IMPORTER, serve_imports
 from loader.embedded.server import embedded_server
 
 FOLDER = Path(__file__).parents[1] / ".build" / "demo"
@@ -65,7 +64,12 @@ def main() -> None:
 
 @contextmanager
 def _served_sample(folder: Path, rows: int) -> Generator[str]:
-    sample = make_sample(folder, rows)
+    sample = folder / f"sample-{rows}.csv"
+    if not sample.exists():
+        unfinished = sample.with_suffix(".unfinished")
+        command = [sys.executable, "-m", "loader", "sample", "--rows", str(rows), str(unfinished)]
+        subprocess.run(command, check=True)
+        unfinished.rename(sample)
     console.print(f"{sample.name}: {sample.stat().st_size / 1e6:,.0f} MB, served over HTTP")
     with serve(folder) as base_url:
         yield f"{base_url}/{sample.name}"

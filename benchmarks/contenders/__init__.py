@@ -1,0 +1,1 @@
+"""Programs that load the same file, and how each is set up."""

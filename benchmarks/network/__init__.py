@@ -1,0 +1,1 @@
+"""The loader over slow networks, emulated on this machine."""

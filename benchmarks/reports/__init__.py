@@ -1,0 +1,1 @@
+"""Measurements as Markdown, as JSON and as a picture."""

@@ -1,0 +1,1 @@
+"""The demo, and the programs that it starts."""
