@@ -21,7 +21,7 @@ help: ## what can be made
 run: .venv/ready ## the service at http://127.0.0.1:8000, until Ctrl-C; its API to look at and try out is at /schema
 	@exec $(BIN)/importer serve --host 127.0.0.1 --port 8000
 
-demo: .venv/ready ## start the service, submit a generated sample (or URL=https://...), watch it, and query the rows
+demo: .venv/ready ## start the service, import a generated sample or URL=https://..., query the rows
 	@$(BIN)/python -m examples.demo --rows $(ROWS) $(if $(URL),--url '$(URL)')
 
 test: .venv/ready ## every test but the long ones; eight to nine minutes on two cores
@@ -61,11 +61,11 @@ peers: .build/peers/ready ## the programs that make bench compares the loader wi
 	touch $@
 
 bench: ROWS = 7000000
-bench: .venv/ready .build/peers/ready ## measure against others, over dialects, sizes and slow networks, and the service; an hour or two
+bench: .venv/ready .build/peers/ready ## compare with other programs; over dialects, sizes, networks; the service: an hour or two
 	$(BIN)/python -m benchmarks.compare --rows $(ROWS)
 	$(BIN)/python -m benchmarks.compare --rows $(ROWS) --wal-level replica --skip pgloader
 	$(BIN)/python -m benchmarks.compare --dialects --rows 2000000
-	$(BIN)/python -m benchmarks.compare --growth --runs 1
+	$(BIN)/python -m benchmarks.compare --scaling --runs 1
 	$(BIN)/python -m benchmarks.compare --network --rows $(ROWS) --runs 1
 	$(BIN)/python -m benchmarks.compare --startup
 	$(BIN)/python -m benchmarks.compare --service --rows $(ROWS)

@@ -1,4 +1,4 @@
-"""One trial of one contender with one file, and the medians of several."""
+"""One run of one contender with one file, and the medians of several."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from benchmarks.contenders.contenders import Contender
-from benchmarks.measure import run_pipeline
-from benchmarks.reports import report
+from benchmarks.reports.report import spread, table
 from benchmarks.server import Server
+from benchmarks.usage import run_pipeline
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -25,35 +25,35 @@ class Entry(msgspec.Struct, frozen=True):
     rows: int
 
 
-class Trial(msgspec.Struct, frozen=True):
-    """What one trial took. The client is all that is neither the database nor the file server."""
+class Run(msgspec.Struct, frozen=True):
+    """What one run took. The client is everything but the database and the file server."""
 
     label: str
     source_bytes: int
-    rows: int  # that a reader of trips sees afterwards
+    rows: int  # in trips afterwards
     wall_seconds: float
     client_cpu_seconds: float
     client_peak_bytes: int
     database_cpu_seconds: float
-    other_cpu_seconds: float  # of what else was busy: the file server, the kernel's own threads
+    other_cpu_seconds: float  # of everything else: the file server, the kernel's threads
     idle_core_seconds: float
     stolen_core_seconds: float
     wal_bytes: int
     stored_bytes: int  # of the tables
 
 
-def alternate(server: Server, entries: Sequence[Entry], runs: int) -> list[Trial]:
-    """Let the entries take turns, in the other order every second time. Raises SystemExit where one fails."""
-    trials: list[Trial] = []
-    for run in range(runs):
-        for entry in entries if run % 2 == 0 else reversed(entries):
-            trials.append(try_once(server, entry))
-            print(f"run {run + 1}, {entry.label}: {trials[-1].wall_seconds:.2f} s", file=sys.stderr)
-    return trials
+def run_alternating(server: Server, entries: Sequence[Entry], repeats: int) -> list[Run]:
+    """Run the entries in turn, every second time in reverse order. Raises SystemExit if one fails."""
+    runs: list[Run] = []
+    for number in range(repeats):
+        for entry in entries if number % 2 == 0 else reversed(entries):
+            runs.append(run_once(server, entry))
+            print(f"run {number + 1}, {entry.label}: {runs[-1].wall_seconds:.2f} s", file=sys.stderr)
+    return runs
 
 
-def try_once(server: Server, entry: Entry) -> Trial:
-    """Load the file into a fresh database, and see that all its rows are there."""
+def run_once(server: Server, entry: Entry) -> Run:
+    """Load the file into a fresh database, and verify the number of rows."""
     environment = {**os.environ, "DATABASE_URL": server.database_url}
     pipeline = entry.contender.pipeline(entry.source_url, server.database_url)
     with server.fresh_database(entry.contender.prepare):
@@ -64,8 +64,8 @@ def try_once(server: Server, entry: Entry) -> Trial:
         stored_bytes = server.database_bytes() - empty_bytes
         rows = server.row_count()
     if rows != entry.rows:
-        sys.exit(f"{entry.label} ended well, but trips has {rows:,} rows, not {entry.rows:,}")
-    return Trial(
+        sys.exit(f"{entry.label} succeeded, but trips has {rows:,} rows, not {entry.rows:,}")
+    return Run(
         label=entry.label,
         source_bytes=entry.source_bytes,
         rows=rows,
@@ -81,50 +81,44 @@ def try_once(server: Server, entry: Entry) -> Trial:
     )
 
 
-class Measure(msgspec.Struct, frozen=True):
-    """A column of the table: what it shows of a trial."""
+class Metric(msgspec.Struct, frozen=True):
+    """A column of the table, and how its value is computed from a run."""
 
     title: str
-    of: Callable[[Trial], float]
-    digits: int  # behind the point
+    of: Callable[[Run], float]
+    digits: int  # after the decimal point
 
 
-WALL = Measure("wall s", lambda trial: trial.wall_seconds, 2)
-CLIENT_CPU = Measure("client CPU s", lambda trial: trial.client_cpu_seconds, 2)
-CLIENT_CPU_A_GB = Measure(
-    "client CPU s/GB", lambda trial: trial.client_cpu_seconds / trial.source_bytes * 1e9, 2
-)
-ALL_DATABASE_CPU = Measure("database CPU s", lambda trial: trial.database_cpu_seconds, 2)
-DATABASE_CPU = Measure(
-    "database CPU s/M rows", lambda trial: trial.database_cpu_seconds / trial.rows * 1e6, 2
-)
-OTHER_CPU = Measure("other CPU s", lambda trial: trial.other_cpu_seconds, 2)
-IDLE = Measure("idle core s", lambda trial: trial.idle_core_seconds, 2)
-STOLEN = Measure("stolen core s", lambda trial: trial.stolen_core_seconds, 2)
-MEMORY = Measure("client memory MB", lambda trial: trial.client_peak_bytes / 1e6, 0)
-WAL = Measure("WAL MB", lambda trial: trial.wal_bytes / 1e6, 1)
-WAL_A_STORED_BYTE = Measure("WAL ÷ stored", lambda trial: trial.wal_bytes / trial.stored_bytes, 4)
-STORED = Measure("stored MB", lambda trial: trial.stored_bytes / 1e6, 0)
-FILE = Measure("file MB", lambda trial: trial.source_bytes / 1e6, 0)
-ROWS = Measure("rows in trips", lambda trial: trial.rows, 0)
+WALL = Metric("wall s", lambda run: run.wall_seconds, 2)
+CLIENT_CPU = Metric("client CPU s", lambda run: run.client_cpu_seconds, 2)
+CLIENT_CPU_PER_GB = Metric("client CPU s/GB", lambda run: run.client_cpu_seconds / run.source_bytes * 1e9, 2)
+ALL_DATABASE_CPU = Metric("database CPU s", lambda run: run.database_cpu_seconds, 2)
+DATABASE_CPU = Metric("database CPU s/M rows", lambda run: run.database_cpu_seconds / run.rows * 1e6, 2)
+OTHER_CPU = Metric("other CPU s", lambda run: run.other_cpu_seconds, 2)
+IDLE = Metric("idle core s", lambda run: run.idle_core_seconds, 2)
+STOLEN = Metric("stolen core s", lambda run: run.stolen_core_seconds, 2)
+MEMORY = Metric("client memory MB", lambda run: run.client_peak_bytes / 1e6, 0)
+WAL = Metric("WAL MB", lambda run: run.wal_bytes / 1e6, 1)
+WAL_PER_STORED_BYTE = Metric("WAL ÷ stored", lambda run: run.wal_bytes / run.stored_bytes, 4)
+STORED = Metric("stored MB", lambda run: run.stored_bytes / 1e6, 0)
+FILE = Metric("file MB", lambda run: run.source_bytes / 1e6, 0)
+ROWS = Metric("rows in trips", lambda run: run.rows, 0)
 
-CONTENDER_COLUMNS = (WALL, DATABASE_CPU, CLIENT_CPU_A_GB, MEMORY, WAL, STORED, ROWS)
-# Where the time of the cores went: what follows adds up to the wall time of each core.
+CONTENDER_COLUMNS = (WALL, DATABASE_CPU, CLIENT_CPU_PER_GB, MEMORY, WAL, STORED, ROWS)
+# How the cores spent the wall time: the columns after the first add up to it, times the number of cores.
 CORE_COLUMNS = (WALL, CLIENT_CPU, ALL_DATABASE_CPU, OTHER_CPU, IDLE, STOLEN)
 DIALECT_COLUMNS = (FILE, WALL, CLIENT_CPU, DATABASE_CPU, MEMORY, ROWS)
 
 
-def table(trials: Sequence[Trial], columns: Sequence[Measure]) -> str:
+def runs_table(runs: Sequence[Run], columns: Sequence[Metric]) -> str:
     """Return a Markdown table with a row for each entry, in the order of the first run."""
     rows: list[list[str]] = []
-    for label in dict.fromkeys(trial.label for trial in trials):
-        group = [trial for trial in trials if trial.label == label]
-        rows.append(
-            [label, *(report.spread([each.of(trial) for trial in group], each.digits) for each in columns)]
-        )
-    return report.table(["", *(each.title for each in columns)], rows)
+    for label in dict.fromkeys(run.label for run in runs):
+        group = [run for run in runs if run.label == label]
+        rows.append([label, *(spread([each.of(run) for run in group], each.digits) for each in columns)])
+    return table(["", *(each.title for each in columns)], rows)
 
 
-def median(trials: Sequence[Trial], label: str, measure: Measure) -> float:
-    """Return the median of an entry's trials."""
-    return statistics.median(measure.of(trial) for trial in trials if trial.label == label)
+def median(runs: Sequence[Run], label: str, metric: Metric) -> float:
+    """Return the median of a metric over the runs of an entry."""
+    return statistics.median(metric.of(run) for run in runs if run.label == label)

@@ -1,4 +1,4 @@
-"""The files that are loaded: samples of any size and dialect, made once and kept."""
+"""Sample files of any size and dialect, generated once and kept."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-# Enough that Python's share of the work is small, little enough to stay in the processor's caches.
-LINES_BYTES = 1 << 20
-# Of the sample, header aside.
-BYTES_A_ROW = 159
+# Large enough that Python's overhead is small, small enough for the processor's caches.
+CHUNK_BYTES = 1 << 20
+# Of the sample, without its header.
+BYTES_PER_ROW = 159
 
 
 def make_sample(folder: Path, rows: int) -> Path:
-    """Return the sample of so many rows, made where it is not there yet."""
+    """Return the sample with that many rows; generate it if it does not exist."""
 
     def write(unfinished: Path) -> None:
         command = [sys.executable, "-m", "loader", "sample", "--rows", str(rows), str(unfinished)]
@@ -25,32 +25,32 @@ def make_sample(folder: Path, rows: int) -> Path:
 
 
 def rows_of(file_bytes: float) -> int:
-    """Return how many rows a sample of about that size has."""
-    return round(file_bytes / BYTES_A_ROW)
+    """Return the number of rows of a sample of about that size."""
+    return round(file_bytes / BYTES_PER_ROW)
 
 
 def in_dialect(sample: Path, dialect: str) -> Path:
-    """Return the sample's rows in one of the DIALECTS, written where they are not there yet."""
+    """Return the sample's rows in one of the DIALECTS; write the file if it does not exist."""
 
     def write(unfinished: Path) -> None:
         with sample.open("rb") as lines, unfinished.open("wb") as out:
-            while chunk := lines.readlines(LINES_BYTES):
+            while chunk := lines.readlines(CHUNK_BYTES):
                 out.write(DIALECTS[dialect](b"".join(chunk)))
 
     return made_once(sample.with_stem(f"{sample.stem}-{re.sub('[^a-z0-9]+', '-', dialect.lower())}"), write)
 
 
 def warm(path: Path) -> None:
-    """Read a file once, so that the first contender does not read it from disk for all the others."""
+    """Read a file into the page cache, so that the first contender has no disadvantage."""
     with path.open("rb") as file:
-        while file.read(LINES_BYTES):
+        while file.read(CHUNK_BYTES):
             pass
 
 
 def made_once(path: Path, write: Callable[[Path], None]) -> Path:
-    """Return the path, written where it is not there yet; under another name until it is whole."""
+    """Return the path; if it does not exist, write it under another name and rename it when complete."""
     if not path.exists():
-        print(f"making {path}", file=sys.stderr)
+        print(f"creating {path}", file=sys.stderr)
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".unfinished")
         write(unfinished)
@@ -59,7 +59,7 @@ def made_once(path: Path, write: Callable[[Path], None]) -> Path:
 
 
 def _quoted(lines: bytes) -> bytes:
-    """Quote every field but nulls, as COPY ... (FORCE_QUOTE *) writes them. No field of the sample has a quote."""
+    """Quote every field but nulls, as COPY ... (FORCE_QUOTE *) does. No field of the sample has a quote."""
     quoted = b'"' + lines.replace(b",", b'","').replace(b"\n", b'"\n"')[:-1]
     return quoted.replace(b'""', b"")
 

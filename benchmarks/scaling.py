@@ -1,4 +1,4 @@
-"""One file of growing size: loaded and published, dropped, loaded and told to stop, killed and resumed."""
+"""Files of increasing size: each is loaded, dropped, interrupted by SIGTERM, and killed and resumed."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from urllib.parse import urlsplit
 import msgspec
 
 from benchmarks.contenders.contenders import loader
-from benchmarks.measure import Usage, run_pipeline
 from benchmarks.run import Entry
 from benchmarks.server import LastCopy, Server
-from benchmarks.timed_messages import TimedMessage, phase_began, timed_messages
+from benchmarks.timed_messages import TimedMessage, phase_start, timed_messages
+from benchmarks.usage import Usage, run_pipeline
 from examples.file_server import SENT
 from loader.contract import ExitCode, ProgressMessage
 
 WORKERS = 4
 CONTENDER = loader("--progress=json", f"--workers={WORKERS}")
-# The share of the staging that is there when SIGTERM is sent, and when SIGKILL is.
+# How much of the staging exists when SIGTERM, and when SIGKILL, is sent.
 STAGED_SHARE = 0.9
 KILLED_SHARE = 0.6
-# What the database takes of the disk for each GB of the file, and room for its log and the sample.
-STORED_GB_A_GB, SPARE_GB = 1.4, 6
-# The pieces of the file whose times are compared: the first and the last, but not smaller than a quarter.
+# Disk space of the database per GB of the file, and reserve for its log and the sample.
+STORED_GB_PER_GB, SPARE_GB = 1.4, 6
+# The first and the last piece of the file are compared: a GB each, at most a quarter of the file.
 PIECE_BYTES = 1e9
-LARGEST_PIECE = 0.25
+MAX_PIECE_SHARE = 0.25
 
 
 class Loading(msgspec.Struct, frozen=True):
-    """A load up to its publish, and what the server alone then needs to drop the same tables."""
+    """A load with its publish, and a DROP TABLE of the same tables by the server alone."""
 
     wall_seconds: float
-    rows_seconds: float  # of these, from the phase `loading` to the phase `publishing`
+    rows_seconds: float  # of the wall seconds, from the phase `loading` to the phase `publishing`
     client_cpu_seconds: float
     database_cpu_seconds: float
     peak_bytes: int
@@ -49,23 +49,23 @@ class Loading(msgspec.Struct, frozen=True):
 
 
 class RollBack(msgspec.Struct, frozen=True):
-    """A load that is told to stop when most of it is staged."""
+    """A load that is interrupted when most of it is staged."""
 
     staged_bytes: int
     stop_seconds: float  # from SIGTERM to the end of the last COPY
-    seconds: float  # from SIGTERM to the loader's end
+    seconds: float  # from SIGTERM to the exit of the loader
 
 
 class Resume(msgspec.Struct, frozen=True):
-    """The second half of a load whose first half was killed."""
+    """The resume of a load that was killed."""
 
-    missing_bytes: int  # of the file, as the ledger says
+    missing_bytes: int  # of the file, by the ledger
     fetched_bytes: int
     wall_seconds: float
 
 
-class GrowthTrial(msgspec.Struct, frozen=True):
-    """What became of one file."""
+class ScalingRun(msgspec.Struct, frozen=True):
+    """Everything measured with one file."""
 
     label: str
     source_bytes: int
@@ -74,33 +74,33 @@ class GrowthTrial(msgspec.Struct, frozen=True):
     resume: Resume
 
     @property
-    def seconds_a_gb(self) -> float:
-        """What a GB of the file takes, without start and publish, which are the same for files of all sizes."""
+    def seconds_per_gb(self) -> float:
+        """Seconds per GB of the file, without start-up and publish, which do not depend on its size."""
         return self.loading.rows_seconds / self.source_bytes * 1e9
 
     @property
-    def removal_seconds_a_gb(self) -> float:
-        """What the roll back took after loading had stopped, for each GB staged."""
+    def removal_seconds_per_gb(self) -> float:
+        """Seconds of the roll back after the last COPY, per GB staged."""
         return (self.roll_back.seconds - self.roll_back.stop_seconds) / self.roll_back.staged_bytes * 1e9
 
     @property
-    def drop_table_seconds_a_gb(self) -> float:
-        """What the server alone needs to drop the same tables."""
+    def drop_table_seconds_per_gb(self) -> float:
+        """Seconds of the DROP TABLE, per GB."""
         return self.loading.drop_table_seconds / self.loading.table_bytes * 1e9
 
     @property
     def resume_share(self) -> float:
-        """What the resume took, of what the whole load would take for as many bytes."""
+        """Time of the resume, relative to the whole load for the same number of bytes."""
         start_seconds = self.loading.wall_seconds - self.loading.rows_seconds
         return self.resume.wall_seconds / (
-            start_seconds + self.seconds_a_gb * self.resume.missing_bytes / 1e9
+            start_seconds + self.seconds_per_gb * self.resume.missing_bytes / 1e9
         )
 
 
-def try_once(server: Server, entry: Entry) -> GrowthTrial:
-    """Do all that with a file."""
+def run_once(server: Server, entry: Entry) -> ScalingRun:
+    """Measure everything with one file."""
     loading = _load(server, entry)
-    return GrowthTrial(
+    return ScalingRun(
         entry.label,
         entry.source_bytes,
         loading,
@@ -110,13 +110,13 @@ def try_once(server: Server, entry: Entry) -> GrowthTrial:
 
 
 class _Signal:
-    """Sends a signal when the database is large enough, and sees when the last COPY ends."""
+    """Sends a signal when enough is staged; then records when the last COPY ends."""
 
     def __init__(self, server: Server, number: signal.Signals, staged_bytes: float) -> None:
         self._server = server
         self._number = number
         self._empty_bytes = server.database_bytes()
-        self._wanted_bytes = staged_bytes
+        self._signal_at_bytes = staged_bytes
         self.last_copy = LastCopy(server)
         self.staged_bytes = 0  # when it was sent
         self.sent_at = 0.0
@@ -124,11 +124,11 @@ class _Signal:
     def __call__(self, process_id: int) -> None:
         if not self.sent_at:
             self.staged_bytes = self._server.database_bytes() - self._empty_bytes
-            if self.staged_bytes >= self._wanted_bytes:
+            if self.staged_bytes >= self._signal_at_bytes:
                 os.kill(process_id, self._number)
                 self.sent_at = time.perf_counter()
         else:
-            self.last_copy.look()
+            self.last_copy.poll()
 
 
 def _load(server: Server, entry: Entry) -> Loading:
@@ -137,19 +137,19 @@ def _load(server: Server, entry: Entry) -> Loading:
         usage = _run(server, entry, output)
         cpu_seconds = server.cpu_seconds() - cpu_seconds
         table_bytes = server.database_bytes() - empty_bytes
-        began = time.perf_counter()
+        started_at = time.perf_counter()
         server.execute("DROP TABLE trips")
-        drop_table_seconds = time.perf_counter() - began
+        drop_table_seconds = time.perf_counter() - started_at
     first, last = _piece_seconds(messages, entry.source_bytes)
     return Loading(
         wall_seconds=usage.wall_seconds,
-        rows_seconds=phase_began(messages, "publishing") - phase_began(messages, "loading"),
+        rows_seconds=phase_start(messages, "publishing") - phase_start(messages, "loading"),
         client_cpu_seconds=usage.cpu_seconds,
         database_cpu_seconds=cpu_seconds,
         peak_bytes=usage.peak_bytes,
         first_piece_seconds=first,
         last_piece_seconds=last,
-        publish_seconds=messages[-1][0] - phase_began(messages, "publishing"),
+        publish_seconds=messages[-1][0] - phase_start(messages, "publishing"),
         table_bytes=table_bytes,
         drop_table_seconds=drop_table_seconds,
     )
@@ -166,7 +166,7 @@ def _roll_back(server: Server, entry: Entry, staged_bytes: float) -> RollBack:
 def _resume(server: Server, entry: Entry, staged_bytes: float) -> Resume:
     with server.fresh_database(entry.contender.prepare):
         _interrupt(server, entry, signal.SIGKILL, staged_bytes, -signal.SIGKILL)
-        server.await_clients()  # one may be at its commit
+        server.await_clients()  # one may be committing
         missing_bytes = entry.source_bytes - server.committed_bytes()
         sent_bytes = _sent_bytes(entry.source_url)
         usage = _run(server, entry)
@@ -174,7 +174,7 @@ def _resume(server: Server, entry: Entry, staged_bytes: float) -> Resume:
 
 
 def _run(server: Server, entry: Entry, output: int = subprocess.DEVNULL) -> Usage:
-    """Load the file to its end; see that all its rows are there."""
+    """Load the whole file; verify the number of rows."""
     environment = {**os.environ, "DATABASE_URL": server.database_url}
     pipeline = entry.contender.pipeline(entry.source_url, server.database_url)
     usage = run_pipeline(pipeline, environment, output=output)
@@ -186,7 +186,7 @@ def _run(server: Server, entry: Entry, output: int = subprocess.DEVNULL) -> Usag
 def _interrupt(
     server: Server, entry: Entry, number: signal.Signals, staged_bytes: float, exit_code: int
 ) -> _Signal:
-    """Begin to load the file, send the loader a signal when so much is staged, and wait for its end."""
+    """Start a load, send the loader a signal when that much is staged, and wait for its exit."""
     environment = {**os.environ, "DATABASE_URL": server.database_url}
     pipeline = entry.contender.pipeline(entry.source_url, server.database_url)
     sent = _Signal(server, number, staged_bytes)
@@ -195,30 +195,30 @@ def _interrupt(
 
 
 def _sent_bytes(source_url: str) -> int:
-    """Return how many bytes of files the server has sent."""
+    """Return how many bytes of files the server has sent so far."""
     url = urlsplit(source_url)._replace(path=SENT, query="").geturl()
-    with urllib.request.urlopen(url) as answer:  # noqa: S310 - it is our own server's
-        return int(answer.read())
+    with urllib.request.urlopen(url) as response:  # noqa: S310 - the benchmark's own server
+        return int(response.read())
 
 
 def _piece_seconds(messages: Sequence[TimedMessage], source_bytes: int) -> tuple[float, float]:
-    """Return what the first piece of the file took, and the last of the same size."""
+    """Return the seconds that the first and the last piece of the file took."""
     loading = [
         (at, message.progress.bytes_done)
         for at, message in messages
         if isinstance(message, ProgressMessage) and message.phase in ("loading", "publishing")
     ]
-    piece = min(PIECE_BYTES, source_bytes * LARGEST_PIECE)
+    piece = min(PIECE_BYTES, source_bytes * MAX_PIECE_SHARE)
     ended = _reached(loading, source_bytes)
     return _reached(loading, piece) - loading[0][0], ended - _reached(loading, source_bytes - piece)
 
 
-def _reached(loading: Sequence[tuple[float, int]], wanted: float) -> float:
-    """Return when so many bytes were loaded, between two messages by proportion."""
+def _reached(loading: Sequence[tuple[float, int]], byte_count: float) -> float:
+    """Return when that many bytes were loaded, interpolated between two messages."""
     before_at, before = loading[0]
     for at, done in loading:
-        if done >= wanted:
-            share = (wanted - before) / (done - before) if done > before else 0.0
+        if done >= byte_count:
+            share = (byte_count - before) / (done - before) if done > before else 0.0
             return before_at + (at - before_at) * share
         before_at, before = at, done
     return before_at

@@ -1,4 +1,4 @@
-"""The PostgreSQL that all contenders load into: the embedded one, in a scratch folder, a fresh database for each run."""
+"""The PostgreSQL that all contenders load into: the embedded one in a scratch folder, with a fresh database for each run."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from loader.embedded.cluster import SETTINGS, read_pid_file
 from loader.embedded.server import embedded_server
 
 DATABASE = "bench"
-# The embedded server's own, and that of nearly all others: https://www.postgresql.org/docs/18/runtime-config-wal.html
+# The embedded server's setting, and PostgreSQL's default: https://www.postgresql.org/docs/18/runtime-config-wal.html
 WAL_LEVELS = ("minimal", "replica")
 
 
 class Server:
-    """A server, and what it has spent."""
+    """A running server, and counters of what it used."""
 
     def __init__(self, url: str, process_id: int, connection: psycopg.Connection) -> None:
         self._postmaster = psutil.Process(process_id)
@@ -30,12 +30,12 @@ class Server:
 
     @contextlib.contextmanager
     def fresh_database(self, prepare: str) -> Generator[None]:
-        """Have an empty database at `database_url`, `prepare` executed in it and nothing left to write to disk."""
+        """Create an empty database at `database_url`, execute `prepare` in it, and flush all writes."""
         self._connection.execute(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)".encode())
         self._connection.execute(f"CREATE DATABASE {DATABASE} TEMPLATE template0 STRATEGY file_copy".encode())
         self.execute(prepare)
         self._connection.execute("CHECKPOINT")
-        os.sync()  # what others left for later would be written meanwhile
+        os.sync()  # else writes of others would be measured, too
         yield
         self._connection.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)".encode())
 
@@ -45,34 +45,36 @@ class Server:
             connection.execute(statement.encode())
 
     def row_count(self) -> int:
-        """Return how many rows a reader of trips sees."""
+        """Return the number of rows in trips."""
         with psycopg.connect(self.database_url) as connection:
             return _number(connection, "SELECT count(*) FROM trips")
 
     def committed_bytes(self) -> int:
-        """Return how many bytes of files the ledger says are loaded."""
+        """Return how many bytes of files are loaded, by the ledger."""
         with psycopg.connect(self.database_url) as connection:
             return _number(
                 connection, "SELECT coalesce(sum(byte_end - byte_start), 0)::bigint FROM loader.block"
             )
 
     def await_clients(self) -> None:
-        """Wait until nobody is connected to the fresh database."""
+        """Wait until the fresh database has no connections."""
         while _number(
             self._connection,
             f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{DATABASE}' AND backend_type = 'client backend'",
         ):
-            time.sleep(0.01)  # between two looks
+            time.sleep(0.01)
 
     def cpu_seconds(self) -> float:
-        """Return the CPU time of the whole server so far, that of ended backends included.
+        """Return the CPU time of the whole server so far, including backends that have exited.
 
-        The postmaster waits for each backend that ends: from then on the backend's time is in its children's time.
+        The postmaster reaps each backend, whose time is then part of its children's time.
         """
         self.await_clients()
         children: list[psutil.Process] | None = None
         seconds = 0.0
-        while children != (found := self._postmaster.children()):  # one that ends meanwhile would count twice
+        while children != (
+            found := self._postmaster.children()
+        ):  # one that exits meanwhile would count twice
             children = found
             seconds = 0.0
             for process in [*children, self._postmaster]:
@@ -82,7 +84,7 @@ class Server:
         return seconds
 
     def wal_bytes(self) -> int:
-        """Return how much write-ahead log there was ever."""
+        """Return the bytes of write-ahead log written so far."""
         return _number(self._connection, "SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn")
 
     def database_bytes(self) -> int:
@@ -95,20 +97,20 @@ class Server:
 
     @property
     def version(self) -> str:
-        """As people write it: 18.6."""
+        """The version, as 18.6."""
         return self._connection.info.parameter_status("server_version") or "unknown"
 
 
 class LastCopy:
-    """Sees when the last COPY ends; made while one is running."""
+    """Detects when the last COPY ends. Create it while one is running."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._was_copying = True
-        self.ended_at: float | None = None  # by perf_counter; None: one is running
+        self.ended_at: float | None = None  # by perf_counter; None while one is running
 
-    def look(self) -> None:
-        """See whether it has ended; to be called every now and then."""
+    def poll(self) -> None:
+        """Check whether it has ended; call this repeatedly."""
         is_copying = self._server.copy_count() > 0
         if is_copying:
             self.ended_at = None
@@ -119,8 +121,8 @@ class LastCopy:
 
 @contextlib.contextmanager
 def scratch_server(folder: Path, wal_level: str) -> Generator[Server]:
-    """Start the server that has its data below a folder, stop it in the end."""
-    # no user is offered other settings, so there is no parameter for them
+    """Run a server with its data below a folder, until the context ends."""
+    # there is no parameter for this: users can't change these settings
     SETTINGS["wal_level"] = wal_level
     data_folder = folder / f"data-{wal_level}"
     with embedded_server(data_folder) as url, psycopg.connect(url, autocommit=True) as connection:

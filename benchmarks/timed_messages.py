@@ -1,4 +1,4 @@
-"""A loader's messages, and when each came."""
+"""A loader's messages with the time at which each arrived."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import msgspec
 
 from loader.contract import Message, ProgressMessage
 
-TimedMessage = tuple[float, Message]  # by perf_counter
+TimedMessage = tuple[float, Message]  # time by perf_counter
 
 
 @contextmanager
 def timed_messages() -> Generator[tuple[int, list[TimedMessage]]]:
-    """Yield a file descriptor for a loader's stdout, and a list of when which message came; whole when this ends."""
+    """Yield a file descriptor for a loader's stdout, and the list of its messages, complete when the context ends."""
     read_end, write_end = os.pipe()
     messages: list[TimedMessage] = []
 
@@ -34,8 +34,8 @@ def timed_messages() -> Generator[tuple[int, list[TimedMessage]]]:
         thread.join()
 
 
-def phase_began(messages: Sequence[TimedMessage], phase: str) -> float:
-    """Return when the first message of a phase came."""
+def phase_start(messages: Sequence[TimedMessage], phase: str) -> float:
+    """Return when the first message of a phase arrived."""
     return next(
         at for at, message in messages if isinstance(message, ProgressMessage) and message.phase == phase
     )

@@ -1,4 +1,4 @@
-"""`make demo`: starts the service, submits a sample that is served over HTTP, watches it, and asks the rows a question."""
+"""`make demo`: starts the service, imports a sample served over HTTP, and queries the rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from examples.service_process import IMPORTER, serve_imports
 from loader.embedded.server import embedded_server
 
 FOLDER = Path(__file__).parents[1] / ".build" / "demo"
-QUESTION = """
+QUERY = """
 SELECT CASE hvfhs_license_num WHEN 'HV0003' THEN 'Uber' WHEN 'HV0005' THEN 'Lyft' ELSE hvfhs_license_num END AS company,
        count(*) AS trips,
        round(avg(trip_miles)::numeric, 2) AS miles,
@@ -33,7 +33,7 @@ console = Console(highlight=False, markup=False, soft_wrap=True)
 
 
 def main() -> None:
-    """Tell what is done, and do it."""
+    """Print each command, and run it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--url", help="import this file instead of a sample")
@@ -56,9 +56,9 @@ def main() -> None:
         if ended.returncode != 0:
             sys.exit(ended.returncode)
         with embedded_server(data_folder) as database_url:
-            console.print("\n$ psql" + QUESTION)
-            console.print(_answer(database_url))
-    console.print("The service is stopped, the rows stay; to look around:")
+            console.print("\n$ psql" + QUERY)
+            console.print(_query_result(database_url))
+    console.print("The service is stopped. The rows remain; to connect to them:")
     console.print(f"  .venv/bin/loader postgres --data-dir {os.path.relpath(data_folder)}")
 
 
@@ -77,7 +77,7 @@ def _served_sample(folder: Path, rows: int) -> Generator[str]:
 
 @contextmanager
 def _service(data_folder: Path, allowed_host: str) -> Generator[str]:
-    """Run the service, and show how; yield its address. Beyond public hosts it may fetch from the allowed one."""
+    """Run the service; yield its URL. Beyond public hosts it may fetch from the allowed one."""
     environment = {**os.environ, "IMPORTER_ALLOWED_HOSTS": allowed_host}
     environment.pop("DATABASE_URL", None)
     console.print(f"\n$ IMPORTER_ALLOWED_HOSTS={allowed_host} importer serve --data-dir {data_folder}")
@@ -86,9 +86,9 @@ def _service(data_folder: Path, allowed_host: str) -> Generator[str]:
         yield service.url
 
 
-def _answer(database_url: str) -> Table:
+def _query_result(database_url: str) -> Table:
     with psycopg.connect(database_url) as connection:
-        cursor = connection.execute(QUESTION.encode())
+        cursor = connection.execute(QUERY.encode())
         table = Table(box=None, pad_edge=False)
         for column in cursor.description or ():
             table.add_column(column.name, justify="right")
@@ -100,5 +100,5 @@ def _answer(database_url: str) -> Table:
 if __name__ == "__main__":
     try:
         main()
-    except KeyboardInterrupt:  # all that was started has been stopped
+    except KeyboardInterrupt:  # the context managers have stopped everything
         sys.exit(130)

@@ -1,8 +1,8 @@
-"""A file server on loopback, for the demo and the benchmarks: ranges, strong ETags, keep-alive, no copies (sendfile).
+"""A file server for the demo and the benchmarks: ranges, strong ETags, keep-alive, sendfile.
 
-It runs in a process of its own, so that its CPU time is not the loader's. `FILE?times=N` is a file's first line and N
-times all others: a file of any size, that takes the disk and the memory of one. `GET /sent` tells how many bytes of
-files it has sent.
+It runs as its own process, so that its CPU time is not counted as the loader's. `FILE?times=N` is a file's first line
+followed by N copies of the others: a file of any size with the disk and memory use of one. `GET /sent` returns the
+number of bytes of files sent so far. It imports nothing of the project, as compose.yaml mounts this file alone.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ SENT = "/sent"
 
 @contextmanager
 def serve(folder: Path, options: Sequence[str] = (), enter: Sequence[str] = ()) -> Generator[str]:
-    """Serve the files of a folder; yield the base URL, which has no slash at its end.
+    """Serve the files of a folder; yield the base URL, without a trailing slash.
 
-    `enter` is a command that runs the rest of its arguments elsewhere, such as in another network namespace.
+    `enter` is a command that runs its arguments elsewhere, such as in another network namespace.
     """
     command = [*enter, sys.executable, __file__, *options, str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
@@ -41,8 +41,8 @@ def serve(folder: Path, options: Sequence[str] = (), enter: Sequence[str] = ()) 
             server.terminate()
 
 
-class _Count:
-    """A number that threads add to."""
+class _Counter:
+    """A counter for several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -53,11 +53,11 @@ class _Count:
             self.total += count
 
 
-_sent_bytes = _Count()  # of files, whole answers only
+_sent_bytes = _Counter()  # of files, complete responses only
 
 
 class _Repeated:
-    """The bytes of a file's first line and of so many times its other lines."""
+    """A file's first line, followed by its other lines `times` times."""
 
     def __init__(self, file: BinaryIO, times: int) -> None:
         self._file = file
@@ -78,12 +78,12 @@ class FileHandler(SimpleHTTPRequestHandler):
     """Answers GET and HEAD with a file or with one range of it (RFC 9110, sections 13 and 14)."""
 
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # the last bytes of an answer do not wait for an acknowledgement
+    disable_nagle_algorithm = True  # the end of a response does not wait for an acknowledgement
 
     def do_GET(self) -> None:
         """Send the file, or the range asked for."""
         if self.path == SENT:
-            self._say(str(_sent_bytes.total))
+            self._send_text(str(_sent_bytes.total))
             return
         path = Path(self.translate_path(self.path))
         if not path.is_file():
@@ -97,43 +97,43 @@ class FileHandler(SimpleHTTPRequestHandler):
                 if self.command == "GET":
                     content.send(self.connection, first, end)
                     _sent_bytes.add(end - first)
-        except ConnectionError:  # the client has had enough
+        except ConnectionError:  # the client has closed it
             self.close_connection = True
 
     def do_HEAD(self) -> None:
-        """Send what GET would, without the bytes."""
+        """Send the headers of GET."""
         self.do_GET()
 
-    def _say(self, text: str) -> None:
+    def _send_text(self, text: str) -> None:
         self.send_response(HTTPStatus.OK)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
         self.wfile.write(text.encode())
 
     def _send_head(self, size: int, version: str) -> tuple[int, int]:
-        """Send status and headers; return the offsets of the bytes that are to follow and of their end."""
+        """Send status and headers; return the range of bytes to send, [first, end)."""
         etag = f'"{version}-{size:x}"'
         first, end = 0, size
-        answer = HTTPStatus.OK
-        wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
+        status = HTTPStatus.OK
+        requested = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
         if self.headers.get("If-Match", etag) not in (etag, "*"):
-            answer = HTTPStatus.PRECONDITION_FAILED
-        elif wanted and any(wanted.groups()):
-            answer = HTTPStatus.PARTIAL_CONTENT
-            if wanted[1]:
-                first = int(wanted[1])
-                end = min(int(wanted[2]) + 1, size) if wanted[2] else size
+            status = HTTPStatus.PRECONDITION_FAILED
+        elif requested and any(requested.groups()):
+            status = HTTPStatus.PARTIAL_CONTENT
+            if requested[1]:
+                first = int(requested[1])
+                end = min(int(requested[2]) + 1, size) if requested[2] else size
             else:
-                first = max(size - int(wanted[2]), 0)
+                first = max(size - int(requested[2]), 0)
             if first >= end:
-                answer = HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
+                status = HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
 
-        self.send_response(answer)
-        if answer == HTTPStatus.PARTIAL_CONTENT:
+        self.send_response(status)
+        if status == HTTPStatus.PARTIAL_CONTENT:
             self.send_header("Content-Range", f"bytes {first}-{end - 1}/{size}")
-        elif answer == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+        elif status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             self.send_header("Content-Range", f"bytes */{size}")
-        if answer not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
+        if status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
             end = first
         self.send_header("Content-Length", str(end - first))
         self.send_header("Content-Type", self.guess_type(self.translate_path(self.path)))
@@ -143,17 +143,17 @@ class FileHandler(SimpleHTTPRequestHandler):
         return first, end
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-        """Say nothing: a line a request would be most of the output."""
+        """Log nothing: a line per request would flood the output."""
 
 
 def main() -> None:
-    """Serve a folder until interrupted; the one line of output is the base URL."""
+    """Serve a folder until interrupted; print the base URL."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--host", default="127.0.0.1", help="the address to listen at (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=0, help="default: any that is free")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=0, help="default: any free port")
     parser.add_argument(
-        "--congestion", help="how TCP is to answer lost packets, as cubic; default: the system's"
+        "--congestion", help="congestion control of TCP, such as cubic; default: the system's"
     )
     arguments = parser.parse_args()
     handler = partial(FileHandler, directory=str(arguments.folder))

@@ -1,4 +1,4 @@
-"""The service as a process of its own, `importer serve`, for the demo and the benchmarks."""
+"""Runs `importer serve` as a child process, for the demo and the benchmarks."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from pathlib import Path
 import msgspec
 
 IMPORTER = [sys.executable, "-m", "importer"]
-# Far more than it takes to suspend a loader and to stop the embedded server.
+# Far longer than it takes to suspend loaders and to stop the embedded server.
 STOP_SECONDS = 60
 
 
 class ServiceProcess(msgspec.Struct, frozen=True):
-    """One that takes requests."""
+    """A service that accepts requests."""
 
     url: str
     process_id: int
-    greeting: str  # what it says at its start, a line
+    greeting: str  # the line that it prints at startup
 
 
 @contextmanager
 def serve_imports(data_folder: Path, environment: Mapping[str, str]) -> Generator[ServiceProcess]:
-    """Run the service on a free port, stop it in the end. Raises SystemExit with its log if it does not start."""
+    """Run the service on a free port, until the context ends. Raises SystemExit with its log if it does not start."""
     log = data_folder.with_name(f"{data_folder.name}-service.log")
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [*IMPORTER, "serve", "--host", "127.0.0.1", "--port", "0", "--data-dir", str(data_folder)]

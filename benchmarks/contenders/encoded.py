@@ -1,4 +1,4 @@
-"""A sample as the limit sends it: encoded once by the loader's encoder, a whole binary COPY for each connection."""
+"""Encodes a sample for limit.py, once: a complete binary COPY for each connection."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from loader.kernel.cache import sources_digest
 from loader.pipeline.remainder import PendingBlocks
 from loader.source.open import open_source
 
-# The source's one buffer, the encoder's, and one on the way.
+# One each for the source, the encoder, and in between.
 BUFFERS = 3
 
 
 def encoded(sample: Path, connections: int) -> list[Path]:
-    """Return a file for each connection, made where they are not there, and in memory; the file's blocks take turns."""
+    """Return one file per connection, in the page cache, each with every n-th block; encode them if they don't exist."""
 
     def write(unfinished: Path) -> None:
         unfinished.mkdir(exist_ok=True)

@@ -1,7 +1,7 @@
-"""The limit: rows already encoded, sent from memory by N connections; nothing is fetched, read or parsed.
+"""The limit: sends encoded rows from memory over N connections; nothing is fetched or parsed.
 
-Each connection fills a table like the loader's parts, in one COPY and one transaction. What a loader takes beyond
-this is its own; what this takes is the database's, and that of getting the bytes there.
+Each connection fills a table like the loader's parts, in one COPY and one transaction. The time that the loader takes
+beyond this is its own.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from loader.pipeline.copy_writer import AttentiveWriter
 from loader.postgres.connection import write_early
 from loader.schema import COLUMNS, LAYOUT_COLUMN_COUNTS, POSTGRES_TYPES
 
-# As large as the pieces that the loader hands to libpq.
+# The size in which the loader passes data to libpq.
 WRITE_BYTES = 128 * 1024
 
-NAMES = ", ".join(column.name for column in COLUMNS[: LAYOUT_COLUMN_COUNTS[0]])  # those of the sample
+NAMES = ", ".join(column.name for column in COLUMNS[: LAYOUT_COLUMN_COUNTS[0]])  # the columns of the sample
 DEFINITIONS = ", ".join(f"{column.name} {POSTGRES_TYPES[column.kind]}" for column in COLUMNS)
-# Like the loader's, so that a row has the same columns and checks.
+# The loader's columns and checks.
 PREPARE = (
     f"CREATE TABLE trips ({DEFINITIONS}, import_key integer NOT NULL, part integer NOT NULL,"
     " CONSTRAINT import_key CHECK (import_key = 1)) PARTITION BY LIST (part)"
@@ -32,7 +32,7 @@ PREPARE = (
 
 
 def main(database_url: str, files: Sequence[str]) -> None:
-    """Send each file by a connection of its own, all at once; then attach what they filled to trips."""
+    """Send each file over its own connection, concurrently; then attach the tables to trips."""
     with ThreadPoolExecutor(len(files)) as threads:
         for _ in threads.map(partial(_send, database_url), range(len(files)), files):
             pass
@@ -58,7 +58,7 @@ def _send(database_url: str, number: int, file: str) -> None:
         ):
             cursor.execute(statement.encode())
         command = f"COPY {table} ({NAMES}) FROM STDIN (FORMAT binary, FREEZE)".encode()
-        # psycopg's own writer lets libpq gather a megabyte before it sends any
+        # with psycopg's own writer libpq collects a megabyte before it sends any
         with cursor.copy(command, writer=AttentiveWriter(cursor)) as copy:
             for start in range(0, len(rows), WRITE_BYTES):
                 copy.write(rows[start : start + WRITE_BYTES])

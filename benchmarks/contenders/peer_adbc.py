@@ -1,10 +1,10 @@
-"""Loads a CSV as ADBC's recipes have it: pyarrow's streaming reader, fed by HTTP, into adbc_ingest.
+"""Loads a CSV as in ADBC's recipes: pyarrow's streaming reader over HTTP into adbc_ingest.
 
-Runs in the peers' environment (requirements.txt beside this file), where nothing of the project is.
+Runs in the peers' environment (benchmarks/requirements.txt), which lacks this project.
 Source: https://arrow.apache.org/adbc/current/python/recipe/postgresql.html
 """
 
-# Types are checked where pyarrow and the driver are not installed.
+# pyright runs without pyarrow and the driver.
 # pyright: basic, reportMissingImports=false
 
 from __future__ import annotations
@@ -27,9 +27,8 @@ ARROW_TYPES = {
 
 
 def main(source_url: str, database_url: str, columns: dict[str, str]) -> None:
-    """Load the file into a new table; `columns` says which Postgres type each has."""
-    # the address is the benchmark's own
-    with urllib.request.urlopen(source_url) as source, dbapi.connect(database_url) as connection:  # noqa: S310 - our own server
+    """Load the file into a new table; `columns` maps names to Postgres types."""
+    with urllib.request.urlopen(source_url) as source, dbapi.connect(database_url) as connection:  # noqa: S310 - the benchmark's own server
         reader = csv.open_csv(
             source,
             read_options=csv.ReadOptions(column_names=list(columns), skip_rows=1),

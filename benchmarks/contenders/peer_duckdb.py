@@ -1,11 +1,11 @@
-"""Loads a CSV by DuckDB: read_csv over HTTP by its extension httpfs, into a table by its extension postgres.
+"""Loads a CSV by DuckDB: read_csv with the extension httpfs, into a table with the extension postgres.
 
-Both extensions are files of Python packages: DuckDB would fetch them from its own server otherwise. Runs in the
-peers' environment (requirements.txt beside this file), where nothing of the project is.
+Both extensions come as Python packages, since DuckDB would download them at run time. Runs in the peers' environment
+(benchmarks/requirements.txt), which lacks this project.
 Source: https://duckdb.org/docs/stable/core_extensions/postgres
 """
 
-# Types are checked where DuckDB is not installed.
+# pyright runs without DuckDB.
 # pyright: basic, reportMissingImports=false
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ EXTENSIONS = ("httpfs", "postgres_scanner")
 
 
 def main(source_url: str, database_url: str, columns: dict[str, str]) -> None:
-    """Load the file into a new table; `columns` says which Postgres type each has."""
+    """Load the file into a new table; `columns` maps names to Postgres types."""
     connection = duckdb.connect()
     for extension in EXTENSIONS:
         folder = resources.files(f"duckdb_extension_{extension}") / "extensions" / f"v{duckdb.__version__}"

@@ -1,7 +1,7 @@
-"""A long and narrow link between two network namespaces: every packet passes through here, is delayed, or lost.
+"""An emulated link between two network namespaces: this process delays or drops each packet.
 
-Linux' own tool for that, netem, is a module that many kernels lack; TUN devices they have, and what TCP makes of the
-link is the kernel's own doing either way. Needs root and the program `ip`. The namespaces end with this process.
+Many kernels lack the module netem; nearly all have TUN devices. TCP is the kernel's own either way. Needs root and the
+program `ip`. The namespaces end with this process.
 https://docs.kernel.org/networking/tuntap.html
 """
 
@@ -23,7 +23,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.network.profile import Shape, Tally, Traffic, ask
+from benchmarks.network.profile import NetworkProfile, Traffic, TrafficCounter, query
 from examples.file_server import serve
 
 # linux/if_tun.h and linux/sched.h
@@ -31,49 +31,49 @@ TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 CLONE_NEWNET = 0x40000000
 
 TUN = Path("/dev/net/tun")
-# Of the namespace that the writer is in: https://docs.kernel.org/networking/ip-sysctl.html
+# Those of the namespace that the process is in: https://docs.kernel.org/networking/ip-sysctl.html
 SEND_BUFFERS = Path("/proc/sys/net/ipv4/tcp_wmem")
 DEVICE = "narrow0"
 MTU_BYTES = 1500
 SERVER, CLIENT = "10.213.0.1", "10.213.0.2"
-# Smaller packets carry nothing of a file: they open and close connections.
+# Smaller packets open, acknowledge and close connections.
 DATA_BYTES = 500
-# Of packets in one go, so that the other direction waits for no more than a millisecond.
-BATCH = 64
-# A lost packet slows it down, as on most servers of the Internet. Not so bbr, which some systems have as default.
+# Small enough that the other direction waits for a millisecond at most.
+BATCH_PACKETS = 64
+# As most servers on the Internet, it slows down when a packet is lost; bbr, the default of some systems, does not.
 CONGESTION = "cubic"
 
 
 class Link:
-    """See Way. The file server is at the other end."""
+    """Implements EmulatedNetwork."""
 
     def __init__(self, process: subprocess.Popen[str], folder: Path, stack: contextlib.ExitStack) -> None:
         self._process = process
-        self._namespaces = msgspec.json.decode(ask(process), type=dict[str, int])
+        self._namespaces = msgspec.json.decode(query(process), type=dict[str, int])
         options = [f"--host={SERVER}", f"--congestion={CONGESTION}"]
         self.base_url = stack.enter_context(serve(folder, options, self._enter(SERVER)))
 
-    def from_client(self, command: Sequence[str]) -> list[str]:
-        """See Way."""
+    def client_command(self, command: Sequence[str]) -> list[str]:
+        """Return the command that runs a command in the client's namespace."""
         return [*self._enter(CLIENT), *command]
 
     def traffic(self) -> Traffic:
-        """See Way."""
-        return msgspec.json.decode(ask(self._process), type=Traffic)
+        """Return what the client received since the last call."""
+        return msgspec.json.decode(query(self._process), type=Traffic)
 
     def _enter(self, end: str) -> list[str]:
         return ["nsenter", f"--net=/proc/{self._process.pid}/fd/{self._namespaces[end]}", "--"]
 
 
 def is_possible() -> bool:
-    """Whether this process may make links."""
+    """Return whether this process may create links."""
     return os.geteuid() == 0 and os.access(TUN, os.W_OK)
 
 
 @contextlib.contextmanager
-def open_link(shape: Shape, folder: Path) -> Generator[Link]:
-    """Open a link to a server of a folder's files, for as long as this lasts."""
-    command = [sys.executable, "-m", __name__, msgspec.json.encode(shape).decode()]
+def open_link(profile: NetworkProfile, folder: Path) -> Generator[Link]:
+    """Serve the files of a folder over a link, until the context ends."""
+    command = [sys.executable, "-m", __name__, msgspec.json.encode(profile).decode()]
     with (
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process,
         contextlib.ExitStack() as stack,
@@ -83,73 +83,73 @@ def open_link(shape: Shape, folder: Path) -> Generator[Link]:
 
 
 class _Direction:
-    """Packets on their way from one end to the other."""
+    """The packets in transit from one end to the other."""
 
-    def __init__(self, source: int, target: int, shape: Shape, *, is_narrow: bool) -> None:
+    def __init__(self, source: int, target: int, profile: NetworkProfile, *, is_narrow: bool) -> None:
         self.source = source
-        self.tally = Tally()
+        self.counter = TrafficCounter()
         self._target = target
-        self._shape = shape
+        self._profile = profile
         self._is_narrow = is_narrow
-        self._way: deque[tuple[float, bytes]] = deque()  # when each arrives, in order
-        self._free_at = 0.0  # when the link has sent what waits before it
+        self._in_transit: deque[tuple[float, bytes]] = deque()  # time of arrival and packet, in order
+        self._free_at = 0.0  # when the link has sent everything that is queued
 
-    def take(self) -> None:
-        """Take what the source has sent."""
+    def receive(self) -> None:
+        """Read what the source has sent."""
         now = departs = time.monotonic()
-        for _ in range(BATCH):
+        for _ in range(BATCH_PACKETS):
             try:
                 packet = os.read(self.source, MTU_BYTES)
             except BlockingIOError:
                 return
             if self._is_narrow:
-                departs = max(now, self._free_at) + len(packet) * 8 / self._shape.bits_per_second
-                # a queue of one round trip, as routers are dimensioned
-                is_full = departs - now > self._shape.round_trip_seconds
-                if is_full or random.random() < self._shape.loss:  # noqa: S311 - no secret
+                departs = max(now, self._free_at) + len(packet) * 8 / self._profile.bits_per_second
+                # a queue of one round trip, the usual size in routers
+                is_full = departs - now > self._profile.round_trip_seconds
+                if is_full or random.random() < self._profile.loss:  # noqa: S311 - no secret
                     continue
                 self._free_at = departs
-            self._way.append((departs + self._shape.round_trip_seconds / 2, packet))
+            self._in_transit.append((departs + self._profile.round_trip_seconds / 2, packet))
 
-    def prefetched(self) -> float | None:
-        """Hand over what has arrived; return when the next will."""
+    def deliver(self) -> float | None:
+        """Write the packets that have arrived; return when the next one arrives, or None."""
         now = time.monotonic()
-        while self._way:
-            at, packet = self._way[0]
+        while self._in_transit:
+            at, packet = self._in_transit[0]
             if at > now:
                 return at
-            self._way.popleft()
+            self._in_transit.popleft()
             os.write(self._target, packet)
             if len(packet) >= DATA_BYTES:
-                self.tally.add(at, len(packet))
+                self.counter.add(at, len(packet))
         return None
 
 
-def main(shape: Shape) -> None:
-    """Be a link. Each line of input is answered: the first with the namespaces, the next with the traffic."""
+def main(profile: NetworkProfile) -> None:
+    """Run a link. It replies to each line of input: to the first with the namespaces, to the others with the traffic."""
     with contextlib.suppress(PermissionError):
-        os.nice(-15)  # a link does not wait for a core
-    server, server_namespace = _open_end(SERVER, CLIENT, shape)
-    client, client_namespace = _open_end(CLIENT, SERVER, shape)
+        os.nice(-15)  # packets do not wait for a core
+    server, server_namespace = _open_end(SERVER, CLIENT, profile)
+    client, client_namespace = _open_end(CLIENT, SERVER, profile)
     sys.stdin.readline()
     print(msgspec.json.encode({SERVER: server_namespace, CLIENT: client_namespace}).decode(), flush=True)
-    to_client = _Direction(server, client, shape, is_narrow=True)
-    to_server = _Direction(client, server, shape, is_narrow=False)
+    to_client = _Direction(server, client, profile, is_narrow=True)
+    to_server = _Direction(client, server, profile, is_narrow=False)
     while True:
-        due = [at for at in (to_client.prefetched(), to_server.prefetched()) if at is not None]
+        due = [at for at in (to_client.deliver(), to_server.deliver()) if at is not None]
         timeout = max(0.0, min(due) - time.monotonic()) if due else None
-        # select, for its timeout is not rounded to milliseconds
+        # poll() would round the timeout to milliseconds
         ready, _, _ = select.select([server, client, sys.stdin], [], [], timeout)
         for direction in (to_client, to_server):
             if direction.source in ready:
-                direction.take()
+                direction.receive()
         if sys.stdin in ready:
             sys.stdin.readline()
-            print(msgspec.json.encode(to_client.tally.end()).decode(), flush=True)
+            print(msgspec.json.encode(to_client.counter.take()).decode(), flush=True)
 
 
-def _open_end(address: str, peer: str, shape: Shape) -> tuple[int, int]:
-    """Make a namespace with one end of the link; return the descriptors of its device and of itself."""
+def _open_end(address: str, peer: str, profile: NetworkProfile) -> tuple[int, int]:
+    """Create a namespace with one end of the link; return the descriptors of its device and of the namespace."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(CLONE_NEWNET) != 0:
         raise OSError(ctypes.get_errno(), "no network namespace")
@@ -157,12 +157,12 @@ def _open_end(address: str, peer: str, shape: Shape) -> tuple[int, int]:
     fcntl.ioctl(device, TUNSETIFF, struct.pack("16sH22x", DEVICE.encode(), IFF_TUN | IFF_NO_PI))
     for command in (
         f"ip address add {address} peer {peer} dev {DEVICE}",
-        f"ip link set {DEVICE} mtu {MTU_BYTES} txqueuelen 10000 up",  # only this process is to drop packets
+        f"ip link set {DEVICE} mtu {MTU_BYTES} txqueuelen 10000 up",  # only this process drops packets
     ):
         subprocess.run(command.split(), check=True)
-    SEND_BUFFERS.write_text(f"4096 16384 {shape.send_buffer_bytes}")
+    SEND_BUFFERS.write_text(f"4096 16384 {profile.send_buffer_bytes}")
     return device, os.open("/proc/self/ns/net", os.O_RDONLY)
 
 
 if __name__ == "__main__":
-    main(msgspec.json.decode(sys.argv[1], type=Shape))
+    main(msgspec.json.decode(sys.argv[1], type=NetworkProfile))

@@ -1,4 +1,4 @@
-"""What a slow way between server and client is: its shape, what has passed on it, and how to use one."""
+"""The profile of an emulated network, how it is used, and what passed through it."""
 
 from __future__ import annotations
 
@@ -8,70 +8,72 @@ from typing import Protocol
 
 import msgspec
 
-# Less than a round trip, and few enough marks for any file.
-MARK_SECONDS = 0.05
+# Shorter than a round trip, and few samples for any file.
+SAMPLE_INTERVAL_SECONDS = 0.05
 
 
-class Shape(msgspec.Struct, frozen=True):
-    """What happens to what a server sends."""
+class NetworkProfile(msgspec.Struct, frozen=True):
+    """What the network does to the bytes that the server sends."""
 
     bits_per_second: float
     round_trip_seconds: float
-    send_buffer_bytes: int  # what the server holds for a connection until the client has acknowledged it
-    loss: float = 0.0  # the share of packets that never arrive
+    send_buffer_bytes: int  # the most bytes of a connection that may wait for an acknowledgement
+    loss: float = 0.0  # the share of packets that are dropped
 
 
 class Traffic(msgspec.Struct, frozen=True):
-    """What came through to the client since it was asked for last."""
+    """What the client received since the last query."""
 
     data_bytes: int
-    bits_per_second: float  # of the middle 80 % of them: without the probe, slow start, and what is late
+    bits_per_second: (
+        float  # over the middle 80 % of the bytes, which leaves out the probe, slow start and stragglers
+    )
 
 
-class Tally:
-    """Counts what comes through."""
+class TrafficCounter:
+    """Counts what the client receives."""
 
     def __init__(self) -> None:
         self._bytes = 0
-        self._marks: list[tuple[float, int]] = []  # when so much had arrived
+        self._samples: list[tuple[float, int]] = []  # time, and bytes received until then
 
     def add(self, at: float, count: int) -> None:
-        """Take note of bytes that arrive."""
+        """Count bytes that arrived at a time."""
         self._bytes += count
-        if not self._marks or at - self._marks[-1][0] >= MARK_SECONDS:
-            self._marks.append((at, self._bytes))
+        if not self._samples or at - self._samples[-1][0] >= SAMPLE_INTERVAL_SECONDS:
+            self._samples.append((at, self._bytes))
 
-    def end(self) -> Traffic:
-        """Return what was counted, and begin anew."""
-        middle = [mark for mark in self._marks if 0.1 * self._bytes <= mark[1] <= 0.9 * self._bytes]
+    def take(self) -> Traffic:
+        """Return what was counted, and start over."""
+        middle = [sample for sample in self._samples if 0.1 * self._bytes <= sample[1] <= 0.9 * self._bytes]
         rate = 0.0
         if len(middle) > 1:
-            (began, before), (ended, after) = middle[0], middle[-1]
-            rate = (after - before) * 8 / (ended - began)
+            (started, before), (ended, after) = middle[0], middle[-1]
+            rate = (after - before) * 8 / (ended - started)
         traffic = Traffic(self._bytes, rate)
-        self._bytes, self._marks = 0, []
+        self._bytes, self._samples = 0, []
         return traffic
 
 
-class Way(Protocol):
-    """A slow way that is open."""
+class EmulatedNetwork(Protocol):
+    """A slow network with a file server at its other end."""
 
     @property
     def base_url(self) -> str:
-        """Where the files are, seen from the client."""
+        """The file server's URL, as the client reaches it."""
         ...
 
-    def from_client(self, command: Sequence[str]) -> list[str]:
+    def client_command(self, command: Sequence[str]) -> list[str]:
         """Return the command that runs a command at the client's end."""
         ...
 
     def traffic(self) -> Traffic:
-        """Return what came through since this was asked last."""
+        """Return what the client received since the last call."""
         ...
 
 
-def ask(process: subprocess.Popen[str]) -> str:
-    """Send an empty line to a process; return the line that it answers with."""
+def query(process: subprocess.Popen[str]) -> str:
+    """Send an empty line to a process; return the line that it replies with."""
     if process.stdin is None or process.stdout is None:
         raise RuntimeError(f"{process.args} was started without pipes")
     process.stdin.write("\n")

@@ -1,7 +1,7 @@
-"""A slow way for those who may not make links (link.py): a relay that holds back what the server sends.
+"""An emulated network for users who may not create links (link.py): a relay that delays what the server sends.
 
-Each request arrives a round trip late. Then a connection gets what its window lets through in each round trip, and all
-of them together what the link lets through. It loses nothing.
+Each request arrives one round trip late. Per round trip a connection gets as many bytes as its window, and all
+connections together get the link's rate. No packet is lost.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from benchmarks.network.profile import Shape, Tally, Traffic, ask
+from benchmarks.network.profile import NetworkProfile, Traffic, TrafficCounter, query
 from examples.file_server import serve
 
 PIECE_BYTES = 64 * 1024
 
 
 class Throttle:
-    """See Way."""
+    """Implements EmulatedNetwork."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
-        self.base_url = ask(process).strip()
+        self.base_url = query(process).strip()
 
-    def from_client(self, command: Sequence[str]) -> list[str]:
-        """See Way."""
+    def client_command(self, command: Sequence[str]) -> list[str]:
+        """Return the command itself: the client runs where the benchmark does."""
         return list(command)
 
     def traffic(self) -> Traffic:
-        """See Way."""
-        return msgspec.json.decode(ask(self._process), type=Traffic)
+        """Return what the client received since the last call."""
+        return msgspec.json.decode(query(self._process), type=Traffic)
 
 
 @contextlib.contextmanager
-def open_throttle(shape: Shape, folder: Path) -> Generator[Throttle]:
-    """Open a slow way to a server of a folder's files, for as long as this lasts."""
+def open_throttle(profile: NetworkProfile, folder: Path) -> Generator[Throttle]:
+    """Serve the files of a folder through a relay, until the context ends."""
     with serve(folder) as base_url:
-        command = [sys.executable, "-m", __name__, base_url, msgspec.json.encode(shape).decode()]
+        command = [sys.executable, "-m", __name__, base_url, msgspec.json.encode(profile).decode()]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             try:
                 yield Throttle(process)
@@ -52,53 +52,55 @@ def open_throttle(shape: Shape, folder: Path) -> Generator[Throttle]:
 
 
 class _Relay:
-    def __init__(self, host: str, port: int, shape: Shape) -> None:
+    def __init__(self, host: str, port: int, profile: NetworkProfile) -> None:
         self._host = host
         self._port = port
-        self._shape = shape
-        self._free_at = 0.0  # when the link has sent what waits before it
-        self.tally = Tally()
+        self._profile = profile
+        self._free_at = 0.0  # when the link has sent everything that is queued
+        self.counter = TrafficCounter()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Relay one connection, until either side ends it."""
         server_reader, server_writer = await asyncio.open_connection(self._host, self._port)
         with contextlib.suppress(ConnectionError):
-            await asyncio.gather(self._ask(reader, server_writer), self._answer(server_reader, writer))
+            await asyncio.gather(
+                self._relay_requests(reader, server_writer), self._relay_responses(server_reader, writer)
+            )
         writer.close()
 
-    async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _relay_requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while piece := await reader.read(PIECE_BYTES):
-            await asyncio.sleep(self._shape.round_trip_seconds)
+            await asyncio.sleep(self._profile.round_trip_seconds)
             writer.write(piece)
             await writer.drain()
         writer.close()
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        window_seconds = self._shape.round_trip_seconds / self._shape.send_buffer_bytes  # a byte
-        link_seconds = 8 / self._shape.bits_per_second
-        let_through_at = 0.0
+    async def _relay_responses(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        window_seconds = self._profile.round_trip_seconds / self._profile.send_buffer_bytes  # per byte
+        link_seconds = 8 / self._profile.bits_per_second  # per byte
+        window_free_at = 0.0
         while piece := await reader.read(PIECE_BYTES):
             now = time.monotonic()
             self._free_at = max(now, self._free_at) + len(piece) * link_seconds
-            let_through_at = max(now, let_through_at) + len(piece) * window_seconds
-            await asyncio.sleep(max(self._free_at, let_through_at) - now)
-            self.tally.add(time.monotonic(), len(piece))
+            window_free_at = max(now, window_free_at) + len(piece) * window_seconds
+            await asyncio.sleep(max(self._free_at, window_free_at) - now)
+            self.counter.add(time.monotonic(), len(piece))
             writer.write(piece)
             await writer.drain()
         writer.close()
 
 
-async def main(base_url: str, shape: Shape) -> None:
-    """Be a relay. Each line of input is answered: the first with the address, the next with the traffic."""
+async def main(base_url: str, profile: NetworkProfile) -> None:
+    """Run a relay. It replies to each line of input: to the first with its URL, to the others with the traffic."""
     parts = urlsplit(base_url)
-    relay = _Relay(str(parts.hostname), parts.port or 80, shape)
+    relay = _Relay(str(parts.hostname), parts.port or 80, profile)
     server = await asyncio.start_server(relay.serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     await asyncio.to_thread(sys.stdin.readline)
     print(f"http://127.0.0.1:{port}", flush=True)
     while await asyncio.to_thread(sys.stdin.readline):
-        print(msgspec.json.encode(relay.tally.end()).decode(), flush=True)
+        print(msgspec.json.encode(relay.counter.take()).decode(), flush=True)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], msgspec.json.decode(sys.argv[2], type=Shape)))
+    asyncio.run(main(sys.argv[1], msgspec.json.decode(sys.argv[2], type=NetworkProfile)))

@@ -1,13 +1,23 @@
-"""The contenders side by side: what each takes, as a share of `curl | psql` and of the limit, and what must hold."""
+"""The contenders side by side: medians, ratios to `curl | psql` and to the limit, and the goals."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks import run as trial
 from benchmarks.contenders.contenders import Absent
 from benchmarks.reports.report import Goal, goals_table, table
-from benchmarks.run import Measure, Trial
+from benchmarks.run import (
+    CLIENT_CPU_PER_GB,
+    CONTENDER_COLUMNS,
+    CORE_COLUMNS,
+    DATABASE_CPU,
+    WAL_PER_STORED_BYTE,
+    WALL,
+    Metric,
+    Run,
+    median,
+    runs_table,
+)
 
 LOADER = "loader"
 PASSTHROUGH = "curl | psql"
@@ -15,79 +25,76 @@ LIMIT = "the limit"
 
 PASSTHROUGH_WALL_LIMIT = 0.28
 PASSTHROUGH_DATABASE_CPU_LIMIT = 0.50
-# 1.8 times as fast.
+# The loader is to be 1.8 times as fast as the fastest peer.
 PEER_WALL_LIMIT = 1 / 1.8
 LIMIT_WALL_LIMIT = 1.2
 LIMIT_DATABASE_CPU_LIMIT = 1.05
-CLIENT_CPU_LIMIT_SECONDS_A_GB = 3.5
-# Of what is stored, by wal_level.
+CLIENT_CPU_LIMIT_SECONDS_PER_GB = 3.5
+# WAL bytes per stored byte, by wal_level.
 WAL_LIMITS = {"minimal": 0.01, "replica": 1.05}
 
 
-def report(trials: Sequence[Trial], wal_level: str, settings: Sequence[str], absent: Sequence[Absent]) -> str:
-    """Return tables of medians, of ratios and of where the cores' time went, settings, and what must hold."""
-    labels = list(dict.fromkeys(each.label for each in trials))
-    measured = trial.table(trials, trial.CONTENDER_COLUMNS)
-    width = len(trial.CONTENDER_COLUMNS)
-    lacking = [f"| {each.name} | not installed |{' |' * (width - 1)}" for each in absent]
+def report(runs: Sequence[Run], wal_level: str, settings: Sequence[str], absent: Sequence[Absent]) -> str:
+    """Return tables: medians, ratios, how the cores spent their time; the settings; and the goals."""
+    labels = list(dict.fromkeys(each.label for each in runs))
+    measured = runs_table(runs, CONTENDER_COLUMNS)
+    width = len(CONTENDER_COLUMNS)
+    missing = [f"| {each.name} | not installed |{' |' * (width - 1)}" for each in absent]
     shown = [*settings, *(f"{each.name}: {each.settings}" for each in absent)]
     return "\n\n".join(
         [
-            "\n".join([measured, *lacking]),
-            _ratios(trials, labels),
-            trial.table(trials, trial.CORE_COLUMNS),
+            "\n".join([measured, *missing]),
+            _ratios(runs, labels),
+            runs_table(runs, CORE_COLUMNS),
             "\n".join(f"- {line}" for line in shown),
-            goals_table(_goals(trials, labels, wal_level)),
+            goals_table(_goals(runs, labels, wal_level)),
         ]
     )
 
 
-def _ratios(trials: Sequence[Trial], labels: Sequence[str]) -> str:
-    """Return each contender's medians as shares of those of the passthrough and of the limit, where they took part."""
+def _ratios(runs: Sequence[Run], labels: Sequence[str]) -> str:
+    """Return the ratio of each contender's medians to those of the passthrough and of the limit, if they were run."""
     columns = [
-        (measure, base)
-        for base in (PASSTHROUGH, LIMIT)
-        if base in labels
-        for measure in (trial.WALL, trial.DATABASE_CPU)
+        (metric, base) for base in (PASSTHROUGH, LIMIT) if base in labels for metric in (WALL, DATABASE_CPU)
     ]
     return table(
-        ["", *(f"{measure.title.split(' s')[0]} ÷ {base}" for measure, base in columns)],
+        ["", *(f"{metric.title.split(' s')[0]} ÷ {base}" for metric, base in columns)],
         [
-            [label, *(f"{_ratio(trials, measure, label, base):.2f}" for measure, base in columns)]
+            [label, *(f"{_ratio(runs, metric, label, base):.2f}" for metric, base in columns)]
             for label in labels
         ],
     )
 
 
-def _goals(trials: Sequence[Trial], labels: Sequence[str], wal_level: str) -> list[Goal]:
-    """Return what must hold of the loader against those that took part. How fast, is asked with wal_level=minimal."""
-    wal = trial.median(trials, LOADER, trial.WAL_A_STORED_BYTE)
+def _goals(runs: Sequence[Run], labels: Sequence[str], wal_level: str) -> list[Goal]:
+    """Return the goals against the contenders that were run. Those for speed apply to wal_level=minimal only."""
+    wal = median(runs, LOADER, WAL_PER_STORED_BYTE)
     goals = [Goal(f"loader: WAL ÷ stored, wal_level={wal_level}", WAL_LIMITS[wal_level], wal)]
     if wal_level != "minimal":
         return goals
-    client_cpu = trial.median(trials, LOADER, trial.CLIENT_CPU_A_GB)
-    goals.append(Goal("loader: CPU s/GB", CLIENT_CPU_LIMIT_SECONDS_A_GB, client_cpu))
-    versus: list[tuple[Measure, str, float, str]] = [
-        (trial.WALL, PASSTHROUGH, PASSTHROUGH_WALL_LIMIT, ""),
-        (trial.DATABASE_CPU, PASSTHROUGH, PASSTHROUGH_DATABASE_CPU_LIMIT, ""),
+    client_cpu = median(runs, LOADER, CLIENT_CPU_PER_GB)
+    goals.append(Goal("loader: CPU s/GB", CLIENT_CPU_LIMIT_SECONDS_PER_GB, client_cpu))
+    versus: list[tuple[Metric, str, float, str]] = [
+        (WALL, PASSTHROUGH, PASSTHROUGH_WALL_LIMIT, ""),
+        (DATABASE_CPU, PASSTHROUGH, PASSTHROUGH_DATABASE_CPU_LIMIT, ""),
     ]
     if peers := [label for label in labels if label not in (LOADER, LIMIT)]:
-        best = min(peers, key=lambda label: trial.median(trials, label, trial.WALL))
-        versus.append((trial.WALL, best, PEER_WALL_LIMIT, ", the fastest of the others"))
+        best = min(peers, key=lambda label: median(runs, label, WALL))
+        versus.append((WALL, best, PEER_WALL_LIMIT, ", the fastest of the others"))
     versus += [
-        (trial.WALL, LIMIT, LIMIT_WALL_LIMIT, ""),
-        (trial.DATABASE_CPU, LIMIT, LIMIT_DATABASE_CPU_LIMIT, ""),
+        (WALL, LIMIT, LIMIT_WALL_LIMIT, ""),
+        (DATABASE_CPU, LIMIT, LIMIT_DATABASE_CPU_LIMIT, ""),
     ]
     return goals + [
         Goal(
-            f"{measure.title.split(' s')[0]}, loader ÷ {base}{note}",
+            f"{metric.title.split(' s')[0]}, loader ÷ {base}{note}",
             at_most,
-            _ratio(trials, measure, LOADER, base),
+            _ratio(runs, metric, LOADER, base),
         )
-        for measure, base, at_most, note in versus
+        for metric, base, at_most, note in versus
         if base in labels
     ]
 
 
-def _ratio(trials: Sequence[Trial], measure: Measure, label: str, base: str) -> float:
-    return trial.median(trials, label, measure) / trial.median(trials, base, measure)
+def _ratio(runs: Sequence[Run], metric: Metric, label: str, base: str) -> float:
+    return median(runs, label, metric) / median(runs, base, metric)

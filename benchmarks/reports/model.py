@@ -1,11 +1,11 @@
-"""How long a file of any size takes, on this machine and on others: a model with the figures of a measured load. Pure.
+"""Estimates the time per GB on other machines from a measured load. Pure.
 
-A GB takes as long as what is busiest with it:
-- the cores: CPU of loader and database, shared by all cores;
-- a connection: one worker encodes while its backend stores, so the slower of the two, shared by the workers;
-- the disk: what is stored, by how fast the disk writes;
-- the network: by its rate.
-The first two are multiplied by what the measured load took beyond them: waits, commits, the file's server.
+The busiest resource determines the time:
+- the cores: CPU time of loader and database, divided by the cores;
+- the connections: a worker encodes while its backend stores, so the slower of the two, divided by the workers;
+- the disk: bytes stored, divided by its write rate;
+- the network: bytes of the file, divided by its rate.
+The first two are scaled by the ratio of the measured time to the larger of them: waits, commits, the file server.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 
 
 class Costs(msgspec.Struct, frozen=True):
-    """What a measured load took for each GB of its file."""
+    """What a measured load took per GB of its file."""
 
     seconds: float
     client_cpu_seconds: float
@@ -23,37 +23,35 @@ class Costs(msgspec.Struct, frozen=True):
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """Where a file is loaded; cores are as fast as those that were measured on."""
+    """A machine with cores as fast as those of the measured load."""
 
     name: str
     cores: int
     workers: int
-    disk_gb_per_second: float | None = (
-        None  # None: as where it was measured, within what a load takes beyond CPU
-    )
+    disk_gb_per_second: float | None = None  # None: as in the measured load, which includes it
     network_gb_per_second: float | None = None
 
 
 class Estimate(msgspec.Struct, frozen=True):
-    """What a GB takes, by what is busy with it."""
+    """The time per GB, by resource."""
 
     seconds_by_resource: dict[str, float]
 
     @property
     def bottleneck(self) -> str:
-        """What a GB waits for."""
+        """The resource that determines the time."""
         return max(self.seconds_by_resource, key=lambda name: self.seconds_by_resource[name])
 
     @property
     def seconds(self) -> float:
-        """What a GB takes."""
+        """The seconds per GB."""
         return self.seconds_by_resource[self.bottleneck]
 
 
 def estimate(costs: Costs, measured_on: Machine, machine: Machine) -> Estimate:
-    """Return what a GB takes on a machine, by what it cost on another one."""
-    beyond = costs.seconds / max(_cpu_seconds(costs, measured_on).values())
-    found = {name: seconds * beyond for name, seconds in _cpu_seconds(costs, machine).items()}
+    """Return the time per GB on a machine, from the costs on another one."""
+    overhead = costs.seconds / max(_cpu_seconds(costs, measured_on).values())
+    found = {name: seconds * overhead for name, seconds in _cpu_seconds(costs, machine).items()}
     if machine.disk_gb_per_second is not None:
         found["disk"] = costs.stored_gb / machine.disk_gb_per_second
     if machine.network_gb_per_second is not None:

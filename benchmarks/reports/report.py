@@ -1,4 +1,4 @@
-"""What is kept of a benchmark: Markdown to paste into docs/performance.md, and every trial in results.json."""
+"""Tables in Markdown for docs/performance.md, and results.json with every run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import msgspec
 
 
 class Goal(msgspec.Struct, frozen=True):
-    """What must hold."""
+    """An upper limit, and what was measured."""
 
     what: str
     at_most: float
@@ -25,7 +25,7 @@ class Goal(msgspec.Struct, frozen=True):
 
 
 def conditions(postgres_version: str, wal_level: str) -> dict[str, str]:
-    """Return when, where and with what it is measured."""
+    """Return date, machine and versions of a measurement."""
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -39,7 +39,7 @@ def conditions(postgres_version: str, wal_level: str) -> dict[str, str]:
 
 
 def conditions_text(found: Mapping[str, str]) -> str:
-    """Return them as one paragraph."""
+    """Return the conditions as one paragraph."""
     return "; ".join(f"{name}: {value}" for name, value in found.items()) + "."
 
 
@@ -51,7 +51,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def goals_table(goals: Sequence[Goal]) -> str:
-    """Return what must hold, what was measured, and whether it holds."""
+    """Return a Markdown table of the goals, and whether they hold."""
     return table(
         ["goal", "at most", "measured", "holds"],
         [
@@ -67,19 +67,19 @@ def goals_table(goals: Sequence[Goal]) -> str:
 
 
 def spread(values: Sequence[float], digits: int) -> str:
-    """Return median, least and most: 12.3 (12.1-12.9); one number where they do not differ."""
-    middle, least, most = (
+    """Return median, minimum and maximum: 12.3 (12.1-12.9); one number if they are equal."""
+    median, least, most = (
         f"{each:,.{digits}f}" for each in (statistics.median(values), min(values), max(values))
     )
-    return middle if least == most else f"{middle} ({least}-{most})"
+    return median if least == most else f"{median} ({least}-{most})"
 
 
-def keep(path: Path, part: str, found: Mapping[str, str], trials: Sequence[msgspec.Struct]) -> None:
-    """Put a part's trials into the file, in place of its earlier ones."""
-    parts: dict[str, object] = msgspec.json.decode(path.read_bytes()) if path.exists() else {}
-    parts[part] = {"conditions": found, "trials": trials}
+def save(path: Path, benchmark: str, found: Mapping[str, str], runs: Sequence[msgspec.Struct]) -> None:
+    """Replace the runs of a benchmark in the results file."""
+    benchmarks: dict[str, object] = msgspec.json.decode(path.read_bytes()) if path.exists() else {}
+    benchmarks[benchmark] = {"conditions": found, "runs": runs}
     unfinished = path.with_suffix(".unfinished")
-    unfinished.write_bytes(msgspec.json.format(msgspec.json.encode(parts)) + b"\n")
+    unfinished.write_bytes(msgspec.json.format(msgspec.json.encode(benchmarks)) + b"\n")
     unfinished.replace(path)
 
 

@@ -1,4 +1,4 @@
-"""The service at work: how soon it answers, starts and cancels imports, what memory it takes, what it costs a loader."""
+"""Figures and goals of the service: latency, start, cancel, memory, and its cost to a loader."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.run import Entry
 from benchmarks.server import Server
 from benchmarks.service.request_load import percentile
 from benchmarks.service.scenarios import (
-    GETS_A_SECOND,
+    GETS_PER_SECOND,
     SUBMISSIONS,
     Cancel,
     Load,
@@ -28,16 +28,16 @@ from benchmarks.service.scenarios import (
 GET_LIMIT_MILLISECONDS = 20
 START_LIMIT_SECONDS = 2
 STOP_LIMIT_SECONDS = 2
-REMOVAL_LIMIT_SECONDS_A_GB = 0.5
+REMOVAL_LIMIT_SECONDS_PER_GB = 0.5
 SUBMISSIONS_LIMIT_SECONDS = SUBMISSIONS / 200
 MEMORY_LIMIT_MB = 150
 LOADER_LIMIT = 1.03
-# Of the file by CLI and by service in each run: a load varies by more than the limit.
+# Loads by CLI and by service per run: a single load varies by more than the limit.
 LOADS = 3
 
 
-class ServiceTrial(msgspec.Struct, frozen=True):
-    """What one run found."""
+class ServiceRun(msgspec.Struct, frozen=True):
+    """Everything measured in one run."""
 
     start: Start
     cancel: Cancel
@@ -46,8 +46,8 @@ class ServiceTrial(msgspec.Struct, frozen=True):
     service: list[Load]
 
 
-def try_once(server: Server, entry: Entry, folder: Path, *, seconds: float) -> ServiceTrial:
-    """Measure everything once, with so many seconds of GETs. CLI and service take turns in who loads first."""
+def run_once(server: Server, entry: Entry, folder: Path, *, seconds: float) -> ServiceRun:
+    """Measure everything once, with `seconds` of GETs. CLI and service alternate in loading first."""
     start, cancel = start_and_cancel(server, entry, folder)
     found = requests(server, entry, folder, seconds)
     cli: list[Load] = []
@@ -58,71 +58,71 @@ def try_once(server: Server, entry: Entry, folder: Path, *, seconds: float) -> S
         service.append(load_by_service(server, entry, folder))
         if number % 2 == 1:
             cli.append(load_by_cli(server, entry))
-    return ServiceTrial(start, cancel, found, cli, service)
+    return ServiceRun(start, cancel, found, cli, service)
 
 
 class _Figure(msgspec.Struct, frozen=True):
-    """A line of the table, and the goal that it has, if any."""
+    """A line of the table, and its goal, if any."""
 
     what: str
     unit: str
-    of: Callable[[ServiceTrial], float]
+    of: Callable[[ServiceRun], float]
     digits: int
     at_most: float | None = None
 
 
-def _get_milliseconds(trial: ServiceTrial, percent: float) -> float:
-    return percentile([answer.seconds for answer in trial.requests.gets], percent) * 1e3
+def _get_milliseconds(run: ServiceRun, percent: float) -> float:
+    return percentile([response.seconds for response in run.requests.gets], percent) * 1e3
 
 
-def _late_milliseconds(trial: ServiceTrial) -> float:
-    return percentile([answer.sent_seconds for answer in trial.requests.gets], 99) * 1e3
+def _late_milliseconds(run: ServiceRun) -> float:
+    return percentile([response.sent_seconds for response in run.requests.gets], 99) * 1e3
 
 
-def _beyond_removal_seconds(trial: ServiceTrial) -> float:
-    """What a cancel takes beyond its allowance for what was staged."""
-    cancel = trial.cancel
-    return cancel.cancelled_seconds - REMOVAL_LIMIT_SECONDS_A_GB * cancel.staged_bytes / 1e9
+def _beyond_removal_seconds(run: ServiceRun) -> float:
+    """Seconds of a cancel beyond the allowance for what was staged."""
+    cancel = run.cancel
+    return cancel.cancelled_seconds - REMOVAL_LIMIT_SECONDS_PER_GB * cancel.staged_bytes / 1e9
 
 
-_GET = f"GET, {GETS_A_SECOND}/s, two imports load:"
+_GET = f"GET, {GETS_PER_SECOND}/s, two imports load:"
 _FIGURES = (
-    _Figure(f"{_GET} p50", "ms", lambda trial: _get_milliseconds(trial, 50), 1),
-    _Figure(f"{_GET} p99", "ms", lambda trial: _get_milliseconds(trial, 99), 1, GET_LIMIT_MILLISECONDS),
-    _Figure(f"{_GET} slowest", "ms", lambda trial: _get_milliseconds(trial, 100), 1),
+    _Figure(f"{_GET} p50", "ms", lambda run: _get_milliseconds(run, 50), 1),
+    _Figure(f"{_GET} p99", "ms", lambda run: _get_milliseconds(run, 99), 1, GET_LIMIT_MILLISECONDS),
+    _Figure(f"{_GET} slowest", "ms", lambda run: _get_milliseconds(run, 100), 1),
     _Figure("of that, sent late by the client: p99", "ms", _late_milliseconds, 1),
     _Figure(
         "submit → loader's first message",
         "s",
-        lambda trial: trial.start.first_message_seconds,
+        lambda run: run.start.first_message_seconds,
         2,
         START_LIMIT_SECONDS,
     ),
     _Figure(
         "submit → first rows loaded",
         "s",
-        lambda trial: trial.start.first_rows_seconds,
+        lambda run: run.start.first_rows_seconds,
         2,
         START_LIMIT_SECONDS,
     ),
     _Figure(
         "the same while another import loads: first message",
         "s",
-        lambda trial: trial.requests.start.first_message_seconds,
+        lambda run: run.requests.start.first_message_seconds,
         2,
         START_LIMIT_SECONDS,
     ),
     _Figure(
         "the same while another import loads: first rows",
         "s",
-        lambda trial: trial.requests.start.first_rows_seconds,
+        lambda run: run.requests.start.first_rows_seconds,
         2,
     ),
-    _Figure("cancel: GB staged", "GB", lambda trial: trial.cancel.staged_bytes / 1e9, 2),
-    _Figure("cancel → last COPY ended", "s", lambda trial: trial.cancel.stop_seconds, 2, STOP_LIMIT_SECONDS),
-    _Figure("cancel → cancelled", "s", lambda trial: trial.cancel.cancelled_seconds, 2),
+    _Figure("cancel: GB staged", "GB", lambda run: run.cancel.staged_bytes / 1e9, 2),
+    _Figure("cancel → last COPY ended", "s", lambda run: run.cancel.stop_seconds, 2, STOP_LIMIT_SECONDS),
+    _Figure("cancel → cancelled", "s", lambda run: run.cancel.cancelled_seconds, 2),
     _Figure(
-        f"cancel → cancelled, less {REMOVAL_LIMIT_SECONDS_A_GB} s/GB staged",
+        f"cancel → cancelled, less {REMOVAL_LIMIT_SECONDS_PER_GB} s/GB staged",
         "s",
         _beyond_removal_seconds,
         2,
@@ -131,40 +131,40 @@ _FIGURES = (
     _Figure(
         f"submit {SUBMISSIONS:,}, the slots taken",
         "s",
-        lambda trial: trial.requests.queue_seconds,
+        lambda run: run.requests.queue_seconds,
         2,
         SUBMISSIONS_LIMIT_SECONDS,
     ),
     _Figure(
         f"submit {SUBMISSIONS:,}, two imports load",
         "s",
-        lambda trial: trial.requests.busy_queue_seconds,
+        lambda run: run.requests.busy_queue_seconds,
         2,
         SUBMISSIONS_LIMIT_SECONDS,
     ),
     _Figure(
         "memory of the service",
         "MB",
-        lambda trial: trial.requests.service_peak_bytes / 1e6,
+        lambda run: run.requests.service_peak_bytes / 1e6,
         0,
         MEMORY_LIMIT_MB,
     ),
 )
 
 
-def report(trials: Sequence[ServiceTrial]) -> str:
-    """Return tables of medians and spreads, a row a figure, and of the goals."""
+def report(runs: Sequence[ServiceRun]) -> str:
+    """Return tables: medians and spreads, one row per figure; the loads; the goals."""
     rows = [
-        [f"{each.what}, {each.unit}", spread([each.of(trial) for trial in trials], each.digits)]
+        [f"{each.what}, {each.unit}", spread([each.of(run) for run in runs], each.digits)]
         for each in _FIGURES
     ]
     goals = [
-        Goal(each.what, each.at_most, statistics.median(each.of(trial) for trial in trials), f" {each.unit}")
+        Goal(each.what, each.at_most, statistics.median(each.of(run) for run in runs), f" {each.unit}")
         for each in _FIGURES
         if each.at_most is not None
     ]
-    cli = [load for trial in trials for load in trial.cli]
-    service = [load for trial in trials for load in trial.service]
+    cli = [load for run in runs for load in run.cli]
+    service = [load for run in runs for load in run.service]
     share = _median_seconds(service) / _median_seconds(cli)
     goals.append(Goal("the loader's seconds, service ÷ CLI", LOADER_LIMIT, share))
     return "\n\n".join(

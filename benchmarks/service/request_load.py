@@ -1,7 +1,7 @@
-"""Many requests at one service, over connections that stay open: on a schedule, or each as soon as one is answered.
+"""Sends many requests over persistent connections, one per thread: on a schedule, or as fast as the responses come.
 
-A thread holds a connection. `http.client` costs 0.2 ms of CPU a request, a tenth of what larger clients take: on two
-cores that all share, what the client takes is missing elsewhere.
+It uses `http.client`, which costs 0.2 ms of CPU per request, a tenth of larger clients: the client shares its cores
+with the service.
 """
 
 from __future__ import annotations
@@ -17,71 +17,71 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-# At 50 requests/s a connection's turn comes every 0.32 s: a slow answer delays no other one.
+# At 50 requests/s each connection sends one every 0.32 s, so that a slow response delays no other request.
 _SCHEDULED_CONNECTIONS = 16
-# A program that submits many files has some requests under way at a time.
+# As many as a program that submits many files would have in flight.
 _SUBMITTING_CONNECTIONS = 8
 _TIMEOUT_SECONDS = 60
 
 R = TypeVar("R")
 
 
-class Answer(msgspec.Struct, frozen=True):
-    """When an answer was there, after the time at which its request was due."""
+class Response(msgspec.Struct, frozen=True):
+    """Latencies from the time at which the request was due."""
 
     seconds: float  # until the last byte was read
-    sent_seconds: float  # until the client sent the request: the part of it that is the client's own
+    sent_seconds: float  # until the client sent the request: the client's own share
 
 
-def get_on_schedule(url: str, paths: Sequence[str], *, a_second: float, seconds: float) -> list[Answer]:
-    """GET the paths in turn, so many requests a second; each is timed from when it was due, so that none hides others.
+def get_on_schedule(url: str, paths: Sequence[str], *, per_second: float, seconds: float) -> list[Response]:
+    """GET the paths in turn. Each is timed from when it was due, so that a slow one can't hide others.
 
-    Raises SystemExit for an answer other than 200.
+    Raises SystemExit for a status other than 200.
     """
-    count = max(round(seconds * a_second), 1)
-    began = time.perf_counter() + 0.1  # when all threads are up
+    count = max(round(seconds * per_second), 1)
+    start = time.perf_counter() + 0.1  # by then all threads run
 
-    def take_turns(connection: http.client.HTTPConnection, first: int) -> list[Answer]:
-        answers: list[Answer] = []
+    def get_in_turn(connection: http.client.HTTPConnection, first: int) -> list[Response]:
+        responses: list[Response] = []
         for number in range(first, count, _SCHEDULED_CONNECTIONS):
-            due = began + number / a_second
-            time.sleep(max(due - time.perf_counter(), 0))  # each request has its time
+            due = start + number / per_second
+            time.sleep(max(due - time.perf_counter(), 0))  # until the request is due
             sent = time.perf_counter()
-            _ask(connection, 200, "GET", paths[number % len(paths)])
-            answers.append(Answer(time.perf_counter() - due, sent - due))
-        return answers
+            _send(connection, 200, "GET", paths[number % len(paths)])
+            responses.append(Response(time.perf_counter() - due, sent - due))
+        return responses
 
-    return _in_threads(url, take_turns, _SCHEDULED_CONNECTIONS)
+    return _in_threads(url, get_in_turn, _SCHEDULED_CONNECTIONS)
 
 
 def submit_many(url: str, body: bytes, count: int) -> float:
-    """POST so many imports; return the seconds from the first request to the last answer.
+    """POST that many imports; return the seconds from the first request to the last response.
 
-    Raises SystemExit for an answer other than 202.
+    Raises SystemExit for a status other than 202.
     """
 
     def submit(connection: http.client.HTTPConnection, first: int) -> list[None]:
         headers = {"Content-Type": "application/json"}
         for _ in range(first, count, _SUBMITTING_CONNECTIONS):
-            _ask(connection, 202, "POST", "/imports", body, headers)
+            _send(connection, 202, "POST", "/imports", body, headers)
         return []
 
-    began = time.perf_counter()
+    started_at = time.perf_counter()
     _in_threads(url, submit, _SUBMITTING_CONNECTIONS)
-    return time.perf_counter() - began
+    return time.perf_counter() - started_at
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Return the least value that is not exceeded by so many percent of all (nearest rank)."""
+    """Return a percentile of the values, by nearest rank."""
     return sorted(values)[max(math.ceil(len(values) * percent / 100) - 1, 0)]
 
 
 def _in_threads(
     url: str, work: Callable[[http.client.HTTPConnection, int], list[R]], connections: int
 ) -> list[R]:
-    """Let each thread work with a connection of its own and its number, from 0; return all that they return."""
+    """Run `work` in one thread per connection, with its number from 0; return all results."""
 
-    def one(number: int) -> list[R]:
+    def run(number: int) -> list[R]:
         connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=_TIMEOUT_SECONDS)
         try:
             return work(connection, number)
@@ -89,10 +89,10 @@ def _in_threads(
             connection.close()
 
     with ThreadPoolExecutor(connections) as threads:
-        return [each for found in threads.map(one, range(connections)) for each in found]
+        return [each for found in threads.map(run, range(connections)) for each in found]
 
 
-def _ask(
+def _send(
     connection: http.client.HTTPConnection,
     expected: int,
     method: str,
@@ -101,7 +101,7 @@ def _ask(
     headers: dict[str, str] | None = None,
 ) -> None:
     connection.request(method, path, body, headers or {})
-    answer = connection.getresponse()
-    content = answer.read()
-    if answer.status != expected:
-        sys.exit(f"{method} {path} was answered with {answer.status}, not {expected}: {content.decode()}")
+    response = connection.getresponse()
+    content = response.read()
+    if response.status != expected:
+        sys.exit(f"{method} {path} returned {response.status}, not {expected}: {content.decode()}")

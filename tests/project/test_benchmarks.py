@@ -1,4 +1,4 @@
-"""The benchmarks run, at a size that says nothing about speed."""
+"""The benchmarks run, on small files."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def test_the_benchmark_shows_each_contender_with_all_rows_or_as_not_installed(tm
     assert [line[0] for line in cores[2:]] == list(rows)[2:]
     assert goals[0] == ["goal", "at most", "measured", "holds"]
 
-    trials = json.loads((tmp_path / "results.json").read_bytes())["contenders, wal_level=minimal"]["trials"]
-    assert [trial["label"] for trial in trials] == list(rows)[2:]
-    for trial in trials:
-        assert trial["rows"] == 3000
-        assert rows[trial["label"]] == "3,000"
-        assert min(trial["wall_seconds"], trial["client_peak_bytes"], trial["wal_bytes"]) > 0
+    runs = json.loads((tmp_path / "results.json").read_bytes())["contenders, wal_level=minimal"]["runs"]
+    assert [run["label"] for run in runs] == list(rows)[2:]
+    for run in runs:
+        assert run["rows"] == 3000
+        assert rows[run["label"]] == "3,000"
+        assert min(run["wall_seconds"], run["client_peak_bytes"], run["wal_bytes"]) > 0
 
     picture = tmp_path / "performance.svg"
     plot = [sys.executable, "-m", "benchmarks.reports.plot", str(tmp_path / "results.json"), str(picture)]
@@ -76,15 +76,15 @@ def test_the_benchmark_of_the_service_shows_every_figure_and_goal(tmp_path: Path
     goals = output.partition("| goal |")[2]
     for measured in ("GET", "first message", "last COPY ended", "submit 1,000", "memory", "service ÷ CLI"):
         assert measured in goals
-    (trial,) = json.loads((tmp_path / "results.json").read_bytes())["service"]["trials"]
-    assert len(trial["requests"]["gets"]) == 50
-    assert 0 < trial["cancel"]["stop_seconds"] <= trial["cancel"]["cancelled_seconds"]
-    assert len(trial["cli"]) == len(trial["service"]) > 0
+    (run,) = json.loads((tmp_path / "results.json").read_bytes())["service"]["runs"]
+    assert len(run["requests"]["gets"]) == 50
+    assert 0 < run["cancel"]["stop_seconds"] <= run["cancel"]["cancelled_seconds"]
+    assert len(run["cli"]) == len(run["service"]) > 0
 
 
 @pytest.mark.long
-def test_the_benchmarks_of_growth_start_and_slow_networks_show_what_they_measured(tmp_path: Path) -> None:
-    command = [*COMPARE, "--growth", "0.01", "--startup", "--network", "--rows=20000"]
+def test_the_benchmarks_of_scaling_startup_and_networks_show_each_figure(tmp_path: Path) -> None:
+    command = [*COMPARE, "--scaling", "0.01", "--startup", "--network", "--rows=20000"]
     output = subprocess.run(
         [*command, "--runs=1", f"--folder={tmp_path}"],
         cwd=ROOT,
@@ -94,16 +94,16 @@ def test_the_benchmarks_of_growth_start_and_slow_networks_show_what_they_measure
     ).stdout
     results = json.loads((tmp_path / "results.json").read_bytes())
 
-    loading, ending, growth_goals, model, *_ = tables_in(output)
-    assert (loading[2][0], ending[2][0], len(growth_goals)) == ("0.01 GB", "0.01 GB", 12)
+    loading, ending, scaling_goals, model, *_ = tables_in(output)
+    assert (loading[2][0], ending[2][0], len(scaling_goals)) == ("0.01 GB", "0.01 GB", 12)
     assert [line[0] for line in model][::2] == ["290 GB on", "this machine", "16 cores, NVMe, 12 workers"]
-    (growth,) = results["growth"]["trials"]
-    assert growth["resume"]["fetched_bytes"] >= growth["resume"]["missing_bytes"] > 0
-    assert growth["roll_back"]["staged_bytes"] > 0
+    (scaled,) = results["scaling"]["runs"]
+    assert scaled["resume"]["fetched_bytes"] >= scaled["resume"]["missing_bytes"] > 0
+    assert scaled["roll_back"]["staged_bytes"] > 0
 
-    (start,) = results["startup"]["trials"]
+    (start,) = results["startup"]["runs"]
     assert sum(start["phase_seconds"].values()) == pytest.approx(start["wall_seconds"], abs=0.5)
-    window = [each for each in results["network"]["trials"] if each["shape"] == "512 KiB of send buffer"]
+    window = [each for each in results["network"]["runs"] if each["profile"] == "512 KiB of send buffer"]
     assert [each["client"] for each in window] == ["curl, one stream", "loader", "loader, 8 workers"]
     assert all(each["share"] < 1.1 for each in window)  # nothing is faster than the link
 
