@@ -46,6 +46,12 @@ def test_the_api_page_lists_the_states_and_their_moves() -> None:
     }
 
 
+def test_the_architecture_page_draws_the_transitions() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    drawn = re.findall(r"^    (\w+) --> (\w+)", page.split("stateDiagram-v2")[1].split("```")[0], re.MULTILINE)
+    assert set(drawn) == {(origin.value, target.value) for origin, target in TRANSITIONS}
+
+
 def test_the_api_page_lists_the_codes_of_problems() -> None:
     listed = [row[:2] for row in rows_of("api.md", "Errors")]
     assert sorted(listed) == sorted([str(kind.status), code.value] for code, kind in PROBLEM_KINDS.items())
@@ -107,9 +113,17 @@ def rows_of(page: str, heading: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_between_pages_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
-        assert (page.parent / target).exists(), target
+def test_links_lead_to_files_and_headings_that_exist(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", page.read_text()):
+        path = page.parent / target if target else page
+        assert path.exists(), target
+        assert not anchor or anchor in anchors_of(path), f"{target}#{anchor}"
+
+
+def anchors_of(page: Path) -> set[str]:
+    """Return the anchors that GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
