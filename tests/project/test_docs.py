@@ -72,7 +72,7 @@ def test_the_api_page_lists_the_fields_of_a_request() -> None:
 
 
 def test_the_operations_page_says_what_to_do_for_each_failure_code() -> None:
-    listed = {row[0]: row[1] for row in rows_of("operations.md", "An import ended, and not with 0")}
+    listed = {row[0]: row[1] for row in rows_of("operations.md", "Failed imports")}
     assert list(listed) == [code.value for code in FailureCode]
     assert all(listed.values())
 
