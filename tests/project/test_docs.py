@@ -48,7 +48,9 @@ def test_the_api_page_lists_the_states_and_their_moves() -> None:
 
 def test_the_architecture_page_draws_the_transitions() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text()
-    drawn = re.findall(r"^    (\w+) --> (\w+)", page.split("stateDiagram-v2")[1].split("```")[0], re.MULTILINE)
+    drawn = re.findall(
+        r"^    (\w+) --> (\w+)", page.split("stateDiagram-v2")[1].split("```")[0], re.MULTILINE
+    )
     assert set(drawn) == {(origin.value, target.value) for origin, target in TRANSITIONS}
 
 
