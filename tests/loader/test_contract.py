@@ -19,7 +19,7 @@ PAGE = (ROOT / "docs" / "loader-contract.md").read_text()
 
 def table(heading: str) -> list[list[str]]:
     """Return the cells of the first table under a heading, without its head."""
-    section = PAGE.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    section = PAGE.split(f"\n## {heading}", 1)[1].split("\n## ", 1)[0]
     lines = section[section.index("\n|") :].strip().split("\n\n", 1)[0].splitlines()
     rows = [line.strip("|").split(" | ") for line in lines]
     return [[cell.strip().strip("`") for cell in row] for row in rows[2:]]
