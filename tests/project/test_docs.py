@@ -103,13 +103,13 @@ def test_the_testing_page_names_files_that_exist() -> None:
 
 
 def rows_of(page: str, heading: str) -> list[list[str]]:
-    """Return the cells of the tables under the headings of a page that match a pattern, without their heads."""
+    """Return the rows of all tables under the headings of a page that match a pattern, without their heads."""
     found: list[list[str]] = []
     for section in (ROOT / "docs" / page).read_text().split("\n## ")[1:]:
         if re.fullmatch(heading, section.split("\n")[0]):
-            lines = [line for line in section.splitlines() if line.startswith("|")]
-            rows = [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in lines]
-            found += rows[2:]
+            for table in re.findall(r"^\|.+\n\|[-:| ]+\n((?:\|.*(?:\n|$))*)", section, re.MULTILINE):
+                rows = [line.strip("|").split("|") for line in table.splitlines()]
+                found += [[cell.strip().strip("`") for cell in row] for row in rows]
     assert found, f"{page} has no table under {heading}"
     return found
 
