@@ -23,7 +23,7 @@ def encoded(sample: Path, connections: int) -> list[Path]:
     def write(unfinished: Path) -> None:
         unfinished.mkdir(exist_ok=True)
         files = [(unfinished / f"{number}.copy").open("wb") for number in range(connections)]
-        source = open_source(str(sample), connections=1)
+        source = open_source(str(sample))
         info = source.probe()
         header = read_header(info.head, is_whole=info.head_is_whole)
         encoder, pool = Encoder(header.column_count), BufferPool(BUFFERS)

@@ -1,6 +1,6 @@
-"""The memory that bytes travel in: a fixed pool of buffers, filled by the source, emptied by the workers.
+"""The memory for bytes in flight: a fixed pool of buffers, filled by the source, emptied by the workers.
 
-The pool is the import's memory bound: a source that runs ahead of the database waits here for a free buffer.
+The pool bounds the memory of an import: a source that runs ahead of the database waits for a free buffer.
 """
 
 from __future__ import annotations
@@ -11,21 +11,22 @@ import queue
 import msgspec
 
 MIB = 1 << 20
-# One fetch, and about one block: large enough that the work per block does not show, small enough that a
-# dozen of them are no memory to speak of.
+# One fetch, and about one block: large enough that the work per block does not show; a dozen of them fit in memory anywhere.
 SEGMENT_BYTES = 8 * MIB
-# Room before the segment for what the segment before it left uncut: a record as long as a whole segment still fits.
-HEAD_ROOM_BYTES = SEGMENT_BYTES
-# The kernel reads 8-byte words and may look past the end by this much.
+# The kernel reads 8-byte words and may read this far behind the end.
 SLACK_BYTES = 64
 
 
 class Buffer:
-    """HEAD_ROOM_BYTES + SEGMENT_BYTES + SLACK_BYTES of memory; pages never touched cost nothing."""
+    """2 * segment_bytes + SLACK_BYTES of memory; pages that are never touched cost nothing.
 
-    def __init__(self) -> None:
-        self.memory = mmap.mmap(-1, HEAD_ROOM_BYTES + SEGMENT_BYTES + SLACK_BYTES)
-        self.view = memoryview(self.memory)
+    A segment starts at `segment_bytes`. The room before it takes the rest of the segment before, which the cut left: a
+    record as long as a whole segment fits.
+    """
+
+    def __init__(self, segment_bytes: int = SEGMENT_BYTES) -> None:
+        self.segment_bytes = segment_bytes
+        self.view = memoryview(mmap.mmap(-1, 2 * segment_bytes + SLACK_BYTES))
 
 
 class Segment(msgspec.Struct):
@@ -35,24 +36,25 @@ class Segment(msgspec.Struct):
     start: int
     end: int
     byte_offset: int  # in the decompressed file, of the byte at `start`
-    source_bytes: int  # what it took of the source as transferred; for plain files end - start
+    source_bytes: int  # its share of the source as transferred; for plain files end - start
 
 
 class BufferPool:
-    """A fixed number of buffers, handed out and taken back from any thread."""
+    """A fixed number of buffers, acquired and released from any thread."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, segment_bytes: int = SEGMENT_BYTES) -> None:
+        self.segment_bytes = segment_bytes
         self._free: queue.SimpleQueue[Buffer] = queue.SimpleQueue()
         for _ in range(count):
-            self._free.put(Buffer())
+            self._free.put(Buffer(segment_bytes))
 
     def acquire(self, timeout_seconds: float) -> Buffer | None:
-        """Return a free buffer, or None when there was none within the time: look whether to go on, ask again."""
+        """Return a free buffer, or None when there was none within the time."""
         try:
             return self._free.get(timeout=timeout_seconds)
         except queue.Empty:
             return None
 
     def release(self, buffer: Buffer) -> None:
-        """Give a buffer back; its contents are lost."""
+        """Put a buffer back; its contents are lost."""
         self._free.put(buffer)

@@ -11,6 +11,7 @@ import pytest
 from loader.cancellation import Interrupt
 from loader.contract import FAILURE_KINDS, Failed, FailureCode, Job, ProgressMessage
 from loader.errors import LoaderError
+from loader.limits import DEFAULT_LIMITS
 from loader.pipeline.attempt import Load
 from loader.pipeline.progress import Meter
 from loader.pipeline.rollback import end_unpublished
@@ -88,7 +89,7 @@ def end(
         Interrupt(),
         Meter(),
         lambda _: None,
-        is_supervised=False,
+        DEFAULT_LIMITS,
     )
     load.is_claimed = is_claimed
     failure = LoaderError(code, "It failed.", "Mend it.").failure
@@ -96,6 +97,7 @@ def end(
         failure,
         load,
         database_url=database_url,
+        limits=DEFAULT_LIMITS,
         is_in_doubt=False,
         is_supervised=False,
         on_part=lambda _part, _parts: None,

@@ -23,6 +23,7 @@ from tests.support.loader_process import (
     start_over,
     wait_for,
     wait_until_disconnected,
+    with_limits,
 )
 
 # Three parts of one worker, or four of two: a run of about twenty steps.
@@ -198,7 +199,7 @@ def test_an_error_at_any_step_of_a_roll_back_leaves_staging_that_is_told_of(
         assert_nothing_is_left(loaders.database_url)
 
 
-QUICK_TO_LEAVE = {"SMALL_LOADER_HANG_SECONDS": "2"}
+QUICK_TO_LEAVE = with_limits(commit_seconds=2, rollback_step_seconds=2, abort_seconds=2)
 
 
 def meets_or_ends(loader: LoaderProcess) -> bool:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 import pytest
 
 from loader.contract import FailureCode, Job
-from loader.source.base import HEAD_BYTES
 from tests.support.http_server import Fault, HttpServer, Request
+from tests.support.source_reading import HEAD_BYTES
 from tests.support.whole_import import WholeImport
 
 pytestmark = pytest.mark.slow

@@ -26,6 +26,7 @@ from tests.support.loader_process import (
     query,
     row_count,
     wait_for,
+    with_limits,
 )
 from tests.support.mid_load import backends, resume_serving, stall_late, start_until_stalled, wait_for_lock
 from tests.support.postgres_server import OwnServer, own_server
@@ -72,7 +73,7 @@ def test_a_server_that_restarts_costs_an_attempt_and_no_row(
 def test_a_server_that_stays_away_ends_the_run_and_gc_takes_what_it_left(
     own: OwnServer, loaders: Loaders, server: HttpServer
 ) -> None:
-    loader = start_until_stalled(loaders, server, environment={"SMALL_LOADER_DATABASE_SECONDS": "1"})
+    loader = start_until_stalled(loaders, server, environment=with_limits(database_outage_seconds=1))
     own.stop()
     resume_serving(server)
     last = loader.failure()
@@ -88,7 +89,7 @@ def test_a_server_that_stays_away_ends_the_run_and_gc_takes_what_it_left(
 @pytest.fixture
 async def scene(tmp_path: Path, database_url: str) -> AsyncGenerator[SupervisorHarness]:
     """A service whose loaders have no patience with the database."""
-    impatient = ("env", "SMALL_LOADER_DATABASE_SECONDS=0", *SMALL)
+    impatient = ("env", 'SMALL_LOADER_LIMITS={"database_outage_seconds": 0}', *SMALL)
     async with supervising(tmp_path, database_url, command=impatient, retries=QUICK) as scene:
         yield scene
 
@@ -243,12 +244,12 @@ def test_with_few_connections_it_does_with_fewer_workers(
     assert (receipt.attempts, receipt.rows_published) == (1, row_count(visitor))
 
 
-@pytest.mark.parametrize("one_part_bytes", ["0", "1000000000"])  # a worker a core, or a single one
+@pytest.mark.parametrize("one_part_bytes", [0, 1_000_000_000])  # a worker a core, or a single one
 def test_without_a_connection_for_a_worker_it_backs_off_until_there_is_one(
-    one_part_bytes: str, own: OwnServer, visitor: str, server: HttpServer, tmp_path: Path
+    one_part_bytes: int, own: OwnServer, visitor: str, server: HttpServer, tmp_path: Path
 ) -> None:
     own.alter("ALTER ROLE visitor CONNECTION LIMIT 2")
-    environment = {"SMALL_LOADER_ONE_PART_BYTES": one_part_bytes}
+    environment = with_limits(one_part_bytes=one_part_bytes)
     with psycopg.connect(visitor):
         loader = Loaders(tmp_path, visitor).start("run", server.url, environment=environment)
         wait_for("another attempt", lambda: has_begun_again(loader))

@@ -24,6 +24,8 @@ from tests.support.loader_process import (
     row_count,
     wait_for,
     wait_until_disconnected,
+    with_limits,
+    with_lock_limit,
 )
 from tests.support.mid_load import execute, holding, resume_serving, start_until_stalled, wait_for_lock
 from tests.support.postgres_server import installed
@@ -78,9 +80,7 @@ def test_readers_that_overlap_do_not_keep_a_replacement_waiting_for_ever(
     readers = [threading.Thread(target=read, args=(delay,)) for delay in (0, 1.3)]
     for reader in readers:
         reader.start()
-    replacement = loaders.start(
-        "run", server.url, "--mode", "replace", environment={"SMALL_LOADER_LOCK_SECONDS": "30"}
-    )
+    replacement = loaders.start("run", server.url, "--mode", "replace", environment=with_lock_limit(30))
     try:
         assert replacement.receipt().rows_published == row_count(loaders.database_url)
     finally:
@@ -211,9 +211,7 @@ HELD = "LOCK TABLE loader.import_1 IN SHARE UPDATE EXCLUSIVE MODE"
 
 def start_until_attached(loaders: Loaders, server: HttpServer) -> LoaderProcess:
     """Start a run that does not wait long for locks; return when the import's table is there and a part in it."""
-    loader = start_until_stalled(
-        loaders, server, "--workers", "1", environment={"SMALL_LOADER_LOCK_SECONDS": "1"}
-    )
+    loader = start_until_stalled(loaders, server, "--workers", "1", environment=with_lock_limit(1))
     attached = "SELECT FROM pg_inherits WHERE inhparent = 'loader.import_1'::regclass"
     wait_for("an attached part", lambda: query(loaders.database_url, attached) != [])
     return loader
@@ -252,7 +250,7 @@ def test_an_import_waits_no_longer_than_its_budget_for_a_trips_that_is_locked_be
 ) -> None:
     loaders.start("run", small_file.url).receipt()
     with holding(loaders, "LOCK TABLE trips IN ACCESS EXCLUSIVE MODE"):
-        impatient = {"SMALL_LOADER_LOCK_SECONDS": "1"}
+        impatient = with_lock_limit(1)
         last = loaders.start("run", server.url, environment=impatient).failure()
     assert (last.failure.code, last.staging) == (FailureCode.TABLE_LOCKED, "kept")
     loaders.start("run", server.url).receipt()
@@ -292,7 +290,7 @@ def test_a_dump_that_reads_committed_parts_delays_the_publish_and_does_not_end_t
     loaders: Loaders, server: HttpServer
 ) -> None:
     budget_seconds = 1
-    environment = {"SMALL_LOADER_TRIPS_LOCK_SECONDS": str(budget_seconds)}
+    environment = with_limits(trips_lock_seconds=budget_seconds)
     loader = start_until_stalled(loaders, server, environment=environment)
     with dumping(loaders):
         resume_serving(server)

@@ -27,6 +27,8 @@ from tests.support.loader_process import (
     row_count,
     wait_for,
     wait_until_disconnected,
+    with_limits,
+    with_lock_limit,
 )
 from tests.support.mid_load import backends, resume_serving, start_until_stalled
 from tests.support.postgres_proxy import Proxy
@@ -35,7 +37,7 @@ from tests.support.postgres_server import OwnServer, own_server
 pytestmark = pytest.mark.slow
 
 # A database that says nothing is given up after two of these, instead of after half a minute.
-IMPATIENT = {"SMALL_LOADER_SILENCE_SECONDS": "2"}
+IMPATIENT = with_limits(connect_timeout_seconds=2, tcp_user_timeout_seconds=2, watchdog_seconds=2)
 
 
 @pytest.fixture
@@ -137,7 +139,7 @@ def test_a_run_that_is_let_in_and_then_hears_nothing_ends(
 def test_stopped_while_the_database_is_deaf_it_says_what_is_left_to_do(
     proxy: Proxy, distant: Loaders, database_url: str, server: HttpServer
 ) -> None:
-    loader = start_until_stalled(distant, server, environment={"SMALL_LOADER_LOCK_SECONDS": "1"})
+    loader = start_until_stalled(distant, server, environment=with_lock_limit(1))
     proxy.is_deaf = True
     loader.process.terminate()
     last = loader.failure()

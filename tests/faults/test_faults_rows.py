@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable, Generator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from loader.contract import Failure, FailureCode, Job, Published
-from loader.pipeline import reject_limit
 from loader.schema import COLUMNS
 from tests.support.http_server import Fault, HttpServer, Request
 from tests.support.loader_process import Loaders, assert_nothing_is_left, fresh_database, query, wait_for
@@ -260,13 +260,14 @@ def waiting_backend(loaders: Loaders) -> int:
 
 
 def test_a_percentage_of_rejects_does_not_store_a_wrong_compressed_file(
-    monkeypatch: pytest.MonkeyPatch, database_url: str, tmp_path: Path
+    database_url: str, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(reject_limit, "_GRACE_BYTES", 100_000)
+    whole = WholeImport(database_url, HEADER)
+    whole.limits = msgspec.structs.replace(whole.limits, excess_reject_bytes=100_000)
     path = tmp_path / "trips.csv.gz"
     path.write_bytes(gzip.compress(HEADER + b"%d,another file\n" * 50_000 % tuple(range(50_000))))
     job = Job(str(path), max_rejects="50%")
-    failure = WholeImport(database_url, HEADER).fails(job, FailureCode.TOO_MANY_REJECTS)
+    failure = whole.fails(job, FailureCode.TOO_MANY_REJECTS)
     rejects = int(failure.message.split()[0].replace(",", ""))
     # Of rows of about 20 bytes the grace has 5,000, with as many that the percentage allows; then what workers hold.
     assert 5_000 < rejects < 30_000

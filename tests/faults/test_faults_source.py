@@ -128,7 +128,7 @@ def test_a_server_that_says_when_to_come_back_is_asked_then(
         return None if wait is None else Fault(status=503, headers={"Retry-After": wait})
 
     server.rule = rule
-    with_one = msgspec.structs.replace(HASTY, longest_retry_after_seconds=5)
+    with_one = msgspec.structs.replace(HASTY, max_retry_after_seconds=5)
     whole_import.succeeds(Job(server.url), with_one)
     assert len(asked) > 2
 
@@ -141,7 +141,7 @@ def test_a_server_can_not_hold_an_import_for_longer_than_the_limit(
     whole_import: WholeImport, server: HttpServer, wait: str
 ) -> None:
     server.rule = once(Fault(status=429, headers={"Retry-After": wait}))
-    short = msgspec.structs.replace(HASTY, longest_retry_after_seconds=0.05)
+    short = msgspec.structs.replace(HASTY, max_retry_after_seconds=0.05)
     whole_import.succeeds(Job(server.url), short)
 
 

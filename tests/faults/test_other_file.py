@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from loader.contract import Failed, Failure, FailureCode, Job, Published
-from loader.source.base import HEAD_BYTES, TAIL_BYTES, digest_of
+from loader.source.base import TAIL_BYTES, digest_of
 from tests.support.http_server import Fault, HttpServer, Request
 from tests.support.loader_process import checksum, checksum_of, committed_rows, query, row_count
+from tests.support.source_reading import HEAD_BYTES
 from tests.support.whole_import import WholeImport
 
 pytestmark = pytest.mark.slow

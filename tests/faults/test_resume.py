@@ -17,7 +17,6 @@ import psycopg
 import pytest
 
 from loader import contract
-from loader.source.base import HEAD_BYTES
 from tests.support.crashing_postgres import CRASHES, CrashingPostgres
 from tests.support.http_server import HttpServer
 from tests.support.loader_process import (
@@ -31,6 +30,7 @@ from tests.support.loader_process import (
     row_count,
     wait_for,
     wait_until_disconnected,
+    with_limits,
 )
 from tests.support.mid_load import (
     STALL_BYTES,
@@ -41,6 +41,7 @@ from tests.support.mid_load import (
     start_until_stalled,
     wait_for_lock,
 )
+from tests.support.source_reading import HEAD_BYTES
 
 pytestmark = pytest.mark.slow
 
@@ -98,13 +99,13 @@ def test_only_what_is_not_committed_is_asked_for(
 
 
 # What no part of the sample reaches.
-ONE_GIB = str(1 << 30)
+ONE_GIB = 1 << 30
 
 
 def test_a_part_is_committed_by_time_while_the_source_is_silent(
     loaders: Loaders, server: HttpServer, whole: str
 ) -> None:
-    by_time = {"SMALL_LOADER_PART_BYTES": ONE_GIB, "SMALL_LOADER_PART_SECONDS": "0.2"}
+    by_time = with_limits(min_part_bytes=ONE_GIB, min_part_seconds=0.2)
     loader = start_until_stalled(loaders, server, environment=by_time)
 
     def is_all_committed() -> bool:  # that the server has sent but for the last records and one segment
@@ -128,7 +129,7 @@ def test_a_small_file_is_one_part_however_many_workers_there_are(
 ) -> None:
     path = tmp_path / "trips.csv"
     path.write_bytes(compress(sample))
-    small = {"SMALL_LOADER_PART_BYTES": ONE_GIB, "SMALL_LOADER_ONE_PART_BYTES": str(len(sample) + 1)}
+    small = with_limits(min_part_bytes=ONE_GIB, one_part_bytes=len(sample) + 1)
     receipt = loaders.start("run", str(path), "--workers", "3", environment=small).receipt()
     assert receipt.parts == 1
     assert checksum(loaders.database_url) == whole
@@ -307,8 +308,8 @@ CREATE TRIGGER late AFTER INSERT ON loader.block EXECUTE FUNCTION end_session()
 def test_a_database_in_which_no_part_comes_to_its_end_is_given_up(
     loaders: Loaders, server: HttpServer, whole: str
 ) -> None:
-    fruitless = {"SMALL_LOADER_FRUITLESS_ATTEMPTS": "3"}
-    loader = start_until_stalled(loaders, server, environment=fruitless)
+    impatient = with_limits(max_attempts_without_progress=3)
+    loader = start_until_stalled(loaders, server, environment=impatient)
     with psycopg.connect(loaders.database_url) as connection:
         connection.execute(KILLS_LATE.encode())
     resume_serving(server)
@@ -317,7 +318,7 @@ def test_a_database_in_which_no_part_comes_to_its_end_is_given_up(
     assert_staging_is_whole(loaders.database_url)
     with psycopg.connect(loaders.database_url) as connection:
         connection.execute("DROP TRIGGER late ON loader.block")
-    # the first had committed something, three were fruitless
+    # the first had committed something, three made no progress
     assert loaders.start("run", server.url).receipt().attempts == 5
     assert checksum(loaders.database_url) == whole
     assert_nothing_is_left(loaders.database_url)

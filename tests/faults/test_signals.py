@@ -31,6 +31,7 @@ from tests.support.loader_process import (
     row_count,
     wait_for,
     wait_until_disconnected,
+    with_lock_limit,
 )
 from tests.support.mid_load import (
     STALL_BYTES,
@@ -216,7 +217,7 @@ def test_the_first_signal_counts_and_the_roll_back_is_not_stopped(
 def test_a_stopped_run_does_not_wait_for_ever_for_those_who_read_its_parts(
     loaders: Loaders, server: HttpServer
 ) -> None:
-    loader = start_until_stalled(loaders, server, environment={"SMALL_LOADER_LOCK_SECONDS": "1"})
+    loader = start_until_stalled(loaders, server, environment=with_lock_limit(1))
     # as pg_dump does
     with holding(loaders, f"LOCK TABLE {staged_part(loaders)} IN ACCESS SHARE MODE"):
         loader.send(signal.SIGTERM)
@@ -249,9 +250,7 @@ def test_stopped_while_the_database_is_gone_it_says_what_is_left_to_do(
     loaders: Loaders, server: HttpServer, tmp_path: Path
 ) -> None:
     with Proxy(loaders.database_url) as proxy:
-        loader = start_until_stalled(
-            Loaders(tmp_path, proxy.url), server, environment={"SMALL_LOADER_LOCK_SECONDS": "1"}
-        )
+        loader = start_until_stalled(Loaders(tmp_path, proxy.url), server, environment=with_lock_limit(1))
     wait_until_disconnected(loaders.database_url)
     loader.send(signal.SIGTERM)
     last = loader.failure()

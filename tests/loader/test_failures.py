@@ -25,6 +25,7 @@ from tests.support.loader_process import (
     query,
     row_count,
     wait_for,
+    with_lock_limit,
 )
 from tests.support.mid_load import REFERENCE
 
@@ -358,7 +359,7 @@ def test_a_lock_that_outlasts_the_budget_keeps_all_for_the_next_attempt(scene: S
             "--mode",
             "replace",
             database_url=scene.database_url,
-            environment={"SMALL_LOADER_LOCK_SECONDS": "2"},
+            environment=with_lock_limit(2),
             small=True,
         )
         failed = loader.failure()

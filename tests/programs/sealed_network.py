@@ -24,6 +24,7 @@ from loader.contract import Failed, Job, Message
 from loader.errors import LoaderError
 from loader.http.connection import Dialer
 from loader.http.url import parse_address
+from loader.limits import Limits
 from loader.source.open import open_source
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # it is run as a program
@@ -73,7 +74,7 @@ def _target_of_syn(packet: bytes) -> str | None:
 def probed(location: str, *allowed: str) -> str:
     """Return how a probe ends: the failure as JSON, or nothing."""
     try:
-        source = open_source(location, retry_policy=_HASTY, allowed_hosts=[*allowed])
+        source = open_source(location, Limits(retry_policy=_HASTY), allowed_hosts=[*allowed])
         try:
             source.probe()
         finally:

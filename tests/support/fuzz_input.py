@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from loader.buffers import HEAD_ROOM_BYTES, Buffer, Segment
+from loader.buffers import SEGMENT_BYTES, Buffer, Segment
 from loader.encoding.blocks import cut
 from loader.encoding.encoder import Encoder
 from loader.encoding.header import first_records, read_header
@@ -61,9 +61,9 @@ def _check_probe(file: bytes) -> None:
 def _segments(file: bytes, cuts: list[int]) -> Iterator[Segment]:
     for buffer, start, end in zip(_BUFFERS, [0, *cuts], [*cuts, len(file)], strict=False):
         if start < end:
-            stop = HEAD_ROOM_BYTES + end - start
-            buffer.view[HEAD_ROOM_BYTES:stop] = file[start:end]
-            yield Segment(buffer, HEAD_ROOM_BYTES, stop, start, end - start)
+            stop = SEGMENT_BYTES + end - start
+            buffer.view[SEGMENT_BYTES:stop] = file[start:end]
+            yield Segment(buffer, SEGMENT_BYTES, stop, start, end - start)
 
 
 def _ignore(_: Buffer) -> None:

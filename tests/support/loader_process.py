@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -35,6 +36,16 @@ def wait_for(what: str, probe: Callable[[], R | None]) -> R:
             return answer
         time.sleep(0.02)  # between two looks, not instead of one
     raise AssertionError(f"waited {DEADLINE_SECONDS:.0f} s for {what}")
+
+
+def with_limits(**limits: float) -> dict[str, str]:
+    """Return the environment that gives a small loader these limits."""
+    return {"SMALL_LOADER_LIMITS": json.dumps(limits)}
+
+
+def with_lock_limit(seconds: float) -> dict[str, str]:
+    """Return the environment in which a small loader waits so long for any lock of others."""
+    return with_limits(trips_lock_seconds=seconds, staging_lock_seconds=seconds, rollback_seconds=seconds)
 
 
 _database_numbers = itertools.count(1)

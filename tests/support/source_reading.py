@@ -6,12 +6,17 @@ import contextlib
 from collections.abc import Generator
 from dataclasses import dataclass
 
-from loader.buffers import HEAD_ROOM_BYTES, SEGMENT_BYTES, BufferPool
-from loader.http.retry import RetryPolicy
+import msgspec
+
+from loader.buffers import SEGMENT_BYTES, BufferPool
+from loader.limits import DEFAULT_LIMITS, Limits, Parallelism, RetryPolicy
 from loader.source.open import Source, SourceInfo, open_source
 
-# RetryPolicy at once, but as long for an answer as a busy machine may need.
-QUICK = RetryPolicy(attempts=4, probe_attempts=3, first_delay_seconds=0.01, longest_delay_seconds=0.02)
+# Retries at once, but waits for a response as long as a busy machine may need.
+QUICK = RetryPolicy(attempts=4, probe_attempts=3, first_delay_seconds=0.01, max_delay_seconds=0.02)
+
+
+HEAD_BYTES = DEFAULT_LIMITS.head_bytes
 
 
 @dataclass(frozen=True)
@@ -24,9 +29,13 @@ class Read:
 
 
 @contextlib.contextmanager
-def opened(location: str, connections: int = 2, retry_policy: RetryPolicy = QUICK) -> Generator[Source]:
-    """Open a source, close it in the end."""
-    source = open_source(location, connections=connections, retry_policy=retry_policy)
+def opened(
+    location: str, connections: int = 2, retry_policy: RetryPolicy = QUICK, limits: Limits = DEFAULT_LIMITS
+) -> Generator[Source]:
+    """Open a source, read by `connections` at first; close it in the end."""
+    parallelism = Parallelism(at_start=connections)
+    limits = msgspec.structs.replace(limits, http_connections=parallelism, retry_policy=retry_policy)
+    source = open_source(location, limits)
     try:
         yield source
     finally:
@@ -39,7 +48,7 @@ def read(source: Source, start: int = 0, end: int | None = None, buffers: int = 
     pieces: list[bytes] = []
     position, source_bytes, lengths = start, 0, list[int]()
     for segment in source.segments(start, end, pool):
-        assert segment.start == HEAD_ROOM_BYTES
+        assert segment.start == SEGMENT_BYTES
         assert segment.byte_offset == position
         pieces.append(bytes(segment.buffer.view[segment.start : segment.end]))
         pool.release(segment.buffer)

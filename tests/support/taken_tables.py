@@ -6,17 +6,20 @@ import json
 from contextlib import nullcontext
 from pathlib import Path
 
+import msgspec
 import psycopg
 import pytest
 
 from loader.cli import commands
 from loader.contract import Failed, FailureCode, Job, Message, Published, Receipt
-from loader.pipeline import commit_schedule
+from loader.limits import Limits
 from loader.pipeline.run import run
-from loader.postgres import publish, target_table
+from loader.postgres import target_table
 from loader.postgres.connection import Database
-from loader.source import prefetch
 from tests.support.mid_load import execute
+
+# Parts of 100 kB.
+SMALL = Limits(segment_bytes=64 * 1024, one_part_bytes=0, min_part_bytes=100_000)
 
 
 class Operator:
@@ -35,14 +38,16 @@ class Operator:
             path.write_bytes(self.sample[: self.sample.index(b"\n", rows_bytes) + 1])
         return str(path)
 
-    def run(self, job: Job) -> Published | Failed:
-        """Run a job with parts of 100 kB."""
+    def run(self, job: Job, limits: Limits = SMALL) -> Published | Failed:
+        """Run a job."""
         self.messages.clear()
-        with pytest.MonkeyPatch.context() as small:
-            small.setattr(prefetch, "SEGMENT_BYTES", 64 * 1024)
-            small.setattr(commit_schedule, "ONE_PART_BYTES", 0)
-            small.setattr(commit_schedule, "_MIN_PART_BYTES", 100_000)
-            return run(job, lambda: nullcontext(self.database_url), self.messages.append, is_supervised=False)
+        return run(
+            job,
+            lambda: nullcontext(self.database_url),
+            self.messages.append,
+            is_supervised=False,
+            limits=limits,
+        )
 
     def load(self, name: str = "january", mode: str = "append", *, force: bool = False) -> Receipt:
         """Import a file."""
@@ -56,10 +61,10 @@ class Operator:
         """Load a file, and keep it from being published; return the import's id."""
         with Database(self.database_url).connection("test") as connection:
             target_table.prepare(connection)
-        with psycopg.connect(self.database_url) as other, pytest.MonkeyPatch.context() as hasty:
-            hasty.setattr(publish, "_LOCK_BUDGET_SECONDS", 0.1)
+        with psycopg.connect(self.database_url) as other:
             other.execute("LOCK TABLE trips IN SHARE UPDATE EXCLUSIVE MODE")
-            end = self.run(Job(source=self.file(name)))
+            limits = msgspec.structs.replace(SMALL, trips_lock_seconds=0.1)
+            end = self.run(Job(source=self.file(name)), limits)
         assert isinstance(end, Failed), end
         assert (end.failure.code, end.staging) == (FailureCode.TABLE_LOCKED, "kept")
         assert end.import_id is not None

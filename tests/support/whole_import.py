@@ -8,14 +8,10 @@ from __future__ import annotations
 from contextlib import nullcontext
 
 import msgspec
-import pytest
 
 from loader.contract import FAILURE_KINDS, Failed, Failure, FailureCode, Job, Published, Receipt
-from loader.http.retry import RetryPolicy
-from loader.pipeline import commit_schedule
+from loader.limits import Limits, RetryPolicy
 from loader.pipeline.run import run
-from loader.source import open as source_open
-from loader.source import prefetch
 from tests.support.loader_process import assert_nothing_is_left, checksum, checksum_of, row_count
 from tests.support.source_reading import QUICK
 
@@ -23,6 +19,8 @@ from tests.support.source_reading import QUICK
 HASTY = msgspec.structs.replace(
     QUICK, silence_seconds=1, low_speed_limit_bytes_per_second=100_000, low_speed_window_seconds=0.5
 )
+# Of segments and parts so small that a test's file has many.
+SMALL = Limits(segment_bytes=64 * 1024, one_part_bytes=0, min_part_bytes=256 * 1024)
 
 
 class WholeImport:
@@ -31,6 +29,7 @@ class WholeImport:
     def __init__(self, database_url: str, sample: bytes) -> None:
         self.database_url = database_url
         self._sample = sample
+        self.limits = SMALL
 
     def succeeds(self, job: Job, retry_policy: RetryPolicy = HASTY) -> Receipt:
         """Import the sample from wherever the job says: each of its rows is there, once, and nothing else is."""
@@ -56,9 +55,10 @@ class WholeImport:
 
     def ends(self, job: Job, retry_policy: RetryPolicy = HASTY) -> Published | Failed:
         """Return its last message."""
-        with pytest.MonkeyPatch.context() as small:
-            small.setattr(prefetch, "SEGMENT_BYTES", 64 * 1024)
-            small.setattr(commit_schedule, "ONE_PART_BYTES", 0)
-            small.setattr(commit_schedule, "_MIN_PART_BYTES", 256 * 1024)
-            small.setattr(source_open, "RetryPolicy", lambda: retry_policy)
-            return run(job, lambda: nullcontext(self.database_url), lambda _: None, is_supervised=False)
+        return run(
+            job,
+            lambda: nullcontext(self.database_url),
+            lambda _: None,
+            is_supervised=False,
+            limits=msgspec.structs.replace(self.limits, retry_policy=retry_policy),
+        )

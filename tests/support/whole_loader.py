@@ -189,7 +189,7 @@ class WholeLoader:
                 return True
             for found in remove.orphaned(connection, "loading"):
                 assert remove.mark(connection, found.import_key, published=False)
-                remove.remove(connection, found.import_key, Interrupt(), lambda _part, _parts: None)
+                remove.remove(connection, found.import_key, Interrupt(), lambda _part, _parts: None, 600)
             return ledger.select_imports(connection, "state <> 'published'") == []
 
     def _check_place_of_failure(

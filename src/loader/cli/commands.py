@@ -13,13 +13,15 @@ from uuid import UUID
 import msgspec
 from rich.table import Table
 
-from loader.cancellation import SIGNALS, Interrupt, Stopped, StopReason, ignored
+from loader.cancellation import Interrupt, Stopped, StopReason
 from loader.cli.formatting import failure_text, size_text
 from loader.cli.preview import preview_text
 from loader.cli.progress_bar import print_table
 from loader.contract import Failed, FailureCode
 from loader.embedded.server import embedded_server
 from loader.errors import LoaderError
+from loader.limits import DEFAULT_LIMITS, Limits
+from loader.pipeline.signals import SIGNALS, ignored
 from loader.postgres import import_lock, import_tables, ledger, publish, remove, target_table
 from loader.postgres.connection import Connection, Database
 from loader.postgres.errors import translated
@@ -117,17 +119,17 @@ def _reject_lines(rejects: Iterator[Reject], *, as_json: bool) -> Iterator[bytes
             yield reject.original + b"\n"
 
 
-def drop(database_url: str, import_id: UUID, *, published: bool) -> None:
+def drop(database_url: str, import_id: UUID, limits: Limits = DEFAULT_LIMITS, *, published: bool) -> None:
     """Remove one import, whatever state it is in; one that is in trips only when that is said."""
     with _interruptible() as interrupt, Database(database_url).connection("drop") as connection:
         found = _get(connection, import_id)
-        import_lock.lock(connection, found, interrupt)
+        import_lock.lock(connection, found, interrupt, limits.import_lock_seconds)
         marked: list[bool] = []
 
         def mark() -> None:
             marked.append(remove.mark(connection, found.import_key, published=published))
 
-        publish.with_lock_timeout(connection, mark, interrupt)
+        publish.with_lock_timeout(connection, mark, interrupt, limits.trips_lock_seconds)
         if not marked[-1]:
             _get(connection, import_id)  # raises, where somebody else has removed it meanwhile
             raise LoaderError(
@@ -135,11 +137,11 @@ def drop(database_url: str, import_id: UUID, *, published: bool) -> None:
                 f"Import {import_id} is published: its rows are in trips.",
                 "Say --published to take them out.",
             )
-        remove.remove(connection, found.import_key, interrupt, lambda _part, _parts: None)
+        _remove(connection, found, interrupt, limits)
     sys.stdout.write(f"removed import {import_id}\n")
 
 
-def collect(database_url: str, *, dry_run: bool) -> None:
+def collect(database_url: str, limits: Limits = DEFAULT_LIMITS, *, dry_run: bool) -> None:
     """Remove, or only name, the staging that no loader holds.
 
     An import that can't be removed keeps no other. Raises LoaderError for all of them in the end.
@@ -155,7 +157,7 @@ def collect(database_url: str, *, dry_run: bool) -> None:
             )
             try:
                 if not dry_run:
-                    _collect(connection, found, interrupt)
+                    _collect(connection, found, interrupt, limits)
             except LoaderError as error:
                 if connection.closed:
                     raise
@@ -172,10 +174,15 @@ def collect(database_url: str, *, dry_run: bool) -> None:
         )
 
 
-def _collect(connection: Connection, found: ledger.Import, interrupt: Interrupt) -> None:
+def _collect(connection: Connection, found: ledger.Import, interrupt: Interrupt, limits: Limits) -> None:
     with translated():
         if remove.mark(connection, found.import_key, published=False):
-            remove.remove(connection, found.import_key, interrupt, lambda _part, _parts: None)
+            _remove(connection, found, interrupt, limits)
+
+
+def _remove(connection: Connection, found: ledger.Import, interrupt: Interrupt, limits: Limits) -> None:
+    seconds = limits.trips_lock_seconds
+    remove.remove(connection, found.import_key, interrupt, lambda _part, _parts: None, seconds)
 
 
 @contextmanager

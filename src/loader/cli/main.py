@@ -16,12 +16,13 @@ from uuid import UUID
 
 import msgspec
 
-from loader.cancellation import SIGNALS
 from loader.cli.formatting import Display, JsonDisplay, QuietDisplay
 from loader.cli.program import Program, positive, run_and_leave
 from loader.contract import FAILURE_KINDS, ExitCode, FailureCode, Job, Published, Receipt
 from loader.embedded.server import default_data_folder, embedded_server
 from loader.errors import LoaderError
+from loader.limits import DEFAULT_LIMITS, Limits
+from loader.pipeline.signals import SIGNALS
 
 _EXAMPLES = {
     "": """
@@ -60,15 +61,15 @@ after a crash. What comes by stdin or a pipe begins anew.""",
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
+def main(arguments: Sequence[str] | None = None, limits: Limits = DEFAULT_LIMITS) -> NoReturn:
     """Run a command and end the process with its exit code."""
     options = _parser().parse_args(arguments)
-    run_and_leave(lambda: _dispatch(options))
+    run_and_leave(lambda: _dispatch(options, limits))
 
 
-def _dispatch(options: argparse.Namespace) -> ExitCode:
+def _dispatch(options: argparse.Namespace, limits: Limits) -> ExitCode:
     if options.command == "run":
-        return _run(options)
+        return _run(options, limits)
     from loader.cli import commands
 
     match options.command:
@@ -80,11 +81,11 @@ def _dispatch(options: argparse.Namespace) -> ExitCode:
             commands.postgres(options.data_dir)
         case _:
             with _opener(options)() as database_url:
-                _dispatch_ledger(options, database_url)
+                _dispatch_ledger(options, database_url, limits)
     return ExitCode.PUBLISHED
 
 
-def _dispatch_ledger(options: argparse.Namespace, database_url: str) -> None:
+def _dispatch_ledger(options: argparse.Namespace, database_url: str, limits: Limits) -> None:
     from loader.cli import commands
 
     match options.command:
@@ -93,12 +94,12 @@ def _dispatch_ledger(options: argparse.Namespace, database_url: str) -> None:
         case "rejects":
             commands.rejects(database_url, options.import_id, as_json=options.json)
         case "drop":
-            commands.drop(database_url, options.import_id, published=options.published)
+            commands.drop(database_url, options.import_id, limits, published=options.published)
         case _:
-            commands.collect(database_url, dry_run=options.dry_run)
+            commands.collect(database_url, limits, dry_run=options.dry_run)
 
 
-def _run(options: argparse.Namespace) -> ExitCode:
+def _run(options: argparse.Namespace, limits: Limits) -> ExitCode:
     is_supervised = options.source is None
     job = _job_from_stdin() if is_supervised else _job_from(options)
     summary = None if options.summary is None else _open_summary(options.summary)
@@ -113,6 +114,7 @@ def _run(options: argparse.Namespace) -> ExitCode:
         shown.show,
         is_supervised=is_supervised,
         on_published=on_published,
+        limits=limits,
     )
     return ExitCode.PUBLISHED if isinstance(end, Published) else FAILURE_KINDS[end.failure.code].exit_code
 

@@ -8,10 +8,11 @@ from rich.console import Console
 from rich.table import Table
 
 from loader.cli.formatting import size_text
-from loader.encoding.first_rows import TRIED_ROWS, first_rejects, probed_records
+from loader.encoding.first_rows import first_rejects, probed_records
 from loader.encoding.header import Header, read_header
 from loader.encoding.rows import split_record
 from loader.errors import value_text
+from loader.limits import DEFAULT_LIMITS
 from loader.rejects import Reason, Reject
 from loader.schema import COLUMNS, POSTGRES_TYPES
 from loader.source.open import SourceInfo, open_source
@@ -30,7 +31,7 @@ def preview_text(location: str) -> str:
         source.close()
     header = read_header(info.head, is_whole=info.head_is_whole)
     records = [record for _, record in probed_records(info.head, header, is_whole=info.head_is_whole)]
-    rejects = list(first_rejects(info.head, header, is_whole=info.head_is_whole))
+    rejects = list(first_rejects(info.head, header, DEFAULT_LIMITS.probed_rows, is_whole=info.head_is_whole))
     shown = io.StringIO()
     console = Console(file=shown, width=120, highlight=False, markup=False)
     console.print(f"source      {info.location}")
@@ -41,7 +42,7 @@ def preview_text(location: str) -> str:
     for note in header.notes:
         console.print(f"note        {note}")
     console.print(_columns(header, records[:_SHOWN_ROWS]))
-    console.print(_verdict(rejects, min(len(records), TRIED_ROWS)))
+    console.print(_verdict(rejects, min(len(records), DEFAULT_LIMITS.probed_rows)))
     return shown.getvalue().rstrip()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
-from loader.buffers import HEAD_ROOM_BYTES, Buffer, Segment
+from loader.buffers import Buffer, Segment
 from loader.contract import FailureCode
 from loader.encoding.rows import field_end
 from loader.errors import LoaderError, value_text
@@ -45,8 +45,8 @@ def cut(segments: Iterable[Segment], first_line: int, release: Callable[[Buffer]
         source_bytes += segment.source_bytes
         length, line_count, record_count = kernel.find_cut(buffer.view[start : segment.end])
         rest = bytes(buffer.view[start + length : segment.end])
-        if len(rest) > HEAD_ROOM_BYTES:  # longer than a segment: no record ends in this one
-            raise _record_too_long(rest, byte_offset, first_line)
+        if len(rest) > buffer.segment_bytes:  # longer than a segment: no record ends in this one
+            raise _record_too_long(rest, buffer.segment_bytes, byte_offset, first_line)
         if length == 0:
             release(buffer)
             continue
@@ -62,19 +62,19 @@ def cut(segments: Iterable[Segment], first_line: int, release: Callable[[Buffer]
 
 def _unended(rest: bytes, byte_offset: int, first_line: int, source_bytes: int) -> Block:
     """Return the last block of a file that does not end in a newline; its one record may still be a bad one."""
-    buffer = Buffer()
-    start, end = HEAD_ROOM_BYTES, HEAD_ROOM_BYTES + len(rest)
+    buffer = Buffer(len(rest))
+    start, end = len(rest), 2 * len(rest)
     buffer.view[start:end] = rest
     line_count = rest.count(b"\n") + (not rest.endswith(b"\n"))
     return Block(buffer, start, end, byte_offset, first_line, line_count, 1, source_bytes)
 
 
-def _record_too_long(beginning: bytes, byte_offset: int, line: int) -> LoaderError:
+def _record_too_long(beginning: bytes, limit_bytes: int, byte_offset: int, line: int) -> LoaderError:
     column, value = field_that_goes_on(beginning)
     where = f"line {line:,}, byte {byte_offset:,}" + (f", column {column}" if column else "")
     return LoaderError(
         FailureCode.RECORD_TOO_LONG,
-        f"A record is longer than {HEAD_ROOM_BYTES:,} bytes ({where}).",
+        f"A record is longer than {limit_bytes:,} bytes ({where}).",
         "Look at that line: usually a quote is opened and never closed.",
         line=line,
         byte_offset=byte_offset,

@@ -8,19 +8,16 @@ from loader.encoding.header import Header, first_records
 from loader.encoding.rows import Fault, encode_row, reject_of
 from loader.rejects import Reject
 
-# The rows that are tried: a wrong file shows itself in the first ones.
-TRIED_ROWS = 100
-
 
 def probed_records(head: bytes, header: Header, *, is_whole: bool) -> list[tuple[int, bytes]]:
     """Return the whole records of the file's head, each with its byte offset; `is_whole`: the head is all of the file."""
     return list(first_records(head, header, is_whole=is_whole))
 
 
-def first_rejects(head: bytes, header: Header, *, is_whole: bool) -> Iterator[Reject]:
-    """Yield the rows among the first that can't be stored."""
+def first_rejects(head: bytes, header: Header, max_rows: int, *, is_whole: bool) -> Iterator[Reject]:
+    """Yield the rows among the first `max_rows` that can't be stored."""
     line = 2
-    for offset, record in probed_records(head, header, is_whole=is_whole)[:TRIED_ROWS]:
+    for offset, record in probed_records(head, header, is_whole=is_whole)[:max_rows]:
         row = encode_row(record, header.column_count)
         if isinstance(row, Fault):
             yield reject_of(row, record, line, offset)

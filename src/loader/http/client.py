@@ -13,8 +13,9 @@ from loader.contract import FailureCode
 from loader.errors import LoaderError
 from loader.http.connection import Dialer, HttpConnection
 from loader.http.response import announced_length, check_status, cut_off, failed_attempt, protocol_error
-from loader.http.retry import RetryPolicy, TransientError
+from loader.http.retry import TransientError
 from loader.http.url import HttpAddress, InvalidAddress
+from loader.limits import RetryPolicy
 
 MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -93,7 +94,7 @@ class HttpClient:
         self._address = address
         self._target = address  # where redirects have led; asked directly until it fails
         self._dialer = dialer
-        self._patience = retry_policy
+        self._retry_policy = retry_policy
         self._closed = closed
         # the system's authorities; OpenSSL looks at SSL_CERT_FILE itself
         self._tls = ssl.create_default_context()
@@ -184,6 +185,8 @@ class HttpClient:
                     self._idle.remove(connection)
                     break
             else:
-                connection = HttpConnection(address, self._dialer, self._patience, self._tls, self._closed)
+                connection = HttpConnection(
+                    address, self._dialer, self._retry_policy, self._tls, self._closed
+                )
             self._busy.add(connection)
         return connection

@@ -1,7 +1,7 @@
-"""How many requests one server takes at once: fewer after it has turned one away, more again as it answers.
+"""The limit on concurrent requests to one server: lowered when it rejects one, raised again as it responds.
 
-Servers limit the connections of a client (429, 503). Those that are turned away would wait ever longer, while what they
-were to fetch is what everybody waits for; so the others hold back instead.
+Servers limit the connections of a client (429, 503). If only the rejected requests waited, they would wait ever longer,
+and the consumer with them, since segments are delivered in order. So all requests share one limit.
 """
 
 from __future__ import annotations
@@ -10,52 +10,51 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from loader.cancellation import POLL_INTERVAL_SECONDS, SourceClosed
+from loader.cancellation import POLL_INTERVAL_SECONDS, raise_if_closed
 from loader.http.retry import TransientError
 
-# Answers in a row for one request more at once: where the limit is the server's for good, one of so many is turned away.
-_ANSWERS_FOR_ONE_MORE = 16
+# Successful responses in a row that raise the limit by one. If the server's own limit is fixed, it rejects one request
+# in this many.
+_SUCCESSES_PER_INCREASE = 16
 
 
 class ConcurrencyLimit:
-    """The requests to one server that are under way. For several threads at once."""
+    """The requests to one server that are in flight. For several threads at once."""
 
-    def __init__(self, most: int, closed: threading.Event) -> None:
-        """`most`: requests that anybody wants to have under way at once."""
-        self._most = self._limit = most
+    def __init__(self, max_requests: int, closed: threading.Event) -> None:
+        self._max_requests = self._limit = max_requests
         self._closed = closed
         self._changed = threading.Condition()
-        self._under_way = self._answers = 0
+        self._in_flight = self._successes = 0
 
     @contextmanager
-    def turn(self) -> Generator[None]:
-        """Wait until one more request may be made, and see how it ends. Raises SourceClosed."""
+    def slot(self) -> Generator[None]:
+        """Hold the right to one request within `with`, after waiting for it. Raises SourceClosed."""
         with self._changed:
-            while self._under_way >= self._limit:
-                if self._closed.is_set():
-                    raise SourceClosed
+            while self._in_flight >= self._limit:
+                raise_if_closed(self._closed)
                 self._changed.wait(POLL_INTERVAL_SECONDS)
-            self._under_way += 1
-        is_answered = is_turned_away = False
+            self._in_flight += 1
+        has_succeeded = is_overloaded = False
         try:
             yield
-            is_answered = True
+            has_succeeded = True
         except TransientError as failure:
-            is_turned_away = failure.is_turned_away
+            is_overloaded = failure.is_overloaded
             raise
         finally:
-            self._end(is_answered=is_answered, is_turned_away=is_turned_away)
+            self._end(has_succeeded=has_succeeded, is_overloaded=is_overloaded)
 
-    def _end(self, *, is_answered: bool, is_turned_away: bool) -> None:
+    def _end(self, *, has_succeeded: bool, is_overloaded: bool) -> None:
         with self._changed:
-            self._under_way -= 1
-            if is_turned_away:
-                # as many as are left: those are the ones it takes
-                self._limit = max(min(self._limit, self._under_way), 1)
-                self._answers = 0
-            elif is_answered:
-                self._answers += 1
-                if self._answers >= _ANSWERS_FOR_ONE_MORE:
-                    self._limit = min(self._limit + 1, self._most)
-                    self._answers = 0
+            self._in_flight -= 1
+            if is_overloaded:
+                # the server has accepted those that are left
+                self._limit = max(min(self._limit, self._in_flight), 1)
+                self._successes = 0
+            elif has_succeeded:
+                self._successes += 1
+                if self._successes >= _SUCCESSES_PER_INCREASE:
+                    self._limit = min(self._limit + 1, self._max_requests)
+                    self._successes = 0
             self._changed.notify_all()

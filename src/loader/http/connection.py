@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from loader.cancellation import SourceClosed
 from loader.http.address_policy import AddressPolicy
-from loader.http.retry import RetryPolicy
 from loader.http.url import DEFAULT_PORTS, HttpAddress
+from loader.limits import RetryPolicy
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -93,7 +93,7 @@ class _Meter(io.RawIOBase):
     def __init__(self, raw: io.RawIOBase, retry_policy: RetryPolicy) -> None:
         super().__init__()
         self._raw = raw
-        self._patience = retry_policy
+        self._retry_policy = retry_policy
         self._waited_seconds = 0.0  # for the server; a pause of the reader does not count
         self._received_bytes = 0
         self._allowed_bytes = 0
@@ -115,8 +115,11 @@ class _Meter(io.RawIOBase):
         self.has_ended = count == 0
         if self._allowed_bytes < 0:
             raise http.client.HTTPException("more headers or frames than an answer has")
-        if self._waited_seconds >= self._patience.low_speed_window_seconds:
-            if self._received_bytes < self._patience.low_speed_limit_bytes_per_second * self._waited_seconds:
+        if self._waited_seconds >= self._retry_policy.low_speed_window_seconds:
+            if (
+                self._received_bytes
+                < self._retry_policy.low_speed_limit_bytes_per_second * self._waited_seconds
+            ):
                 raise TimeoutError(errno.ETIMEDOUT, "the server trickles")
             self._waited_seconds, self._received_bytes = 0.0, 0
         return count
@@ -173,14 +176,14 @@ class HttpConnection(http.client.HTTPConnection):
         self.origin = address.origin
         self._dialer = dialer
         self._tls = tls if address.scheme == "https" else None
-        self._patience = retry_policy
+        self._retry_policy = retry_policy
         self._closed = closed
         self._abortable: socket.socket | None = None
 
     def connect(self) -> None:
         """Dial, and shake hands. Raises OSError (ssl.SSLError is one), SOURCE_REFUSED and SourceClosed."""
-        connected = self._dialer.dial(self.host, self.port, self._patience.connect_seconds, self._adopt)
-        connected.settimeout(self._patience.silence_seconds)
+        connected = self._dialer.dial(self.host, self.port, self._retry_policy.connect_seconds, self._adopt)
+        connected.settimeout(self._retry_policy.silence_seconds)
         try:
             if self._tls is not None:
                 connected = self._tls.wrap_socket(

@@ -107,7 +107,7 @@ def check_status(status: int, headers: Message, location: str) -> None:
         raise TransientError(
             LoaderError(FailureCode.SOURCE_UNREACHABLE, said, "Try again later: the same command goes on."),
             retry_after_seconds=retry_after_seconds(headers.get("Retry-After")),
-            is_turned_away=status in (429, 503),
+            is_overloaded=status in (429, 503),
         )
     raise LoaderError(
         FailureCode.SOURCE_PROTOCOL, said, "Look at the address with another client, such as curl --include."

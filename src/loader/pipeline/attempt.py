@@ -10,7 +10,6 @@ import contextlib
 import datetime
 import time
 from collections.abc import Callable
-from concurrent.futures import wait
 from functools import partial
 from uuid import UUID
 
@@ -18,11 +17,12 @@ import msgspec
 
 from loader import failpoint
 from loader.buffers import BufferPool
-from loader.cancellation import POLL_SECONDS, Interrupt
+from loader.cancellation import Interrupt, call_in_daemon_thread
 from loader.contract import FailureCode, Job, Message, Probed, Receipt
 from loader.encoding.first_rows import first_rejects
 from loader.encoding.header import Header, read_header
 from loader.errors import LoaderError
+from loader.limits import Limits
 from loader.pipeline import proof
 from loader.pipeline.commit_schedule import expected_parts
 from loader.pipeline.progress import Meter
@@ -36,19 +36,10 @@ from loader.postgres.indexing import IndexMissing
 from loader.postgres.ledger import Import
 from loader.postgres.watchdog import Watchdog
 from loader.source.open import Source, SourceInfo, open_source, shown_location
-from loader.threads import run_in_daemon_thread
 
-# How many ranges are fetched at once, each into a buffer of the pool; more, of parts of a buffer, where the source is
-# slow (prefetch.py).
-SOURCE_CONNECTIONS = 4
 # Buffers beyond those being filled and those being encoded: so that neither side waits for the other's last step.
 _SPARE_BUFFERS = 2
-# A database that is gone for longer than this, counted from the last block loaded, ends the run.
-_DATABASE_BUDGET_SECONDS = 120.0
 _DATABASE_RETRY_SECONDS = 1.0
-# So many attempts in a row that load and commit nothing end it, too: what ends sessions late in each part, such as a
-# limit on the length of transactions, would do so for ever.
-_MAX_FRUITLESS_ATTEMPTS = 10
 # Dropping 300 GB takes two minutes. Tidying that takes longer than this hangs, and keeps nobody waiting for the exit.
 _TIDY_SECONDS = 300.0
 
@@ -71,11 +62,10 @@ class Load:
         interrupt: Interrupt,
         meter: Meter,
         send: Callable[[Message], None],
-        *,
-        is_supervised: bool,
+        limits: Limits,
     ) -> None:
         self._job = job
-        self._staging_lock_seconds = None if is_supervised else publish.STAGING_LOCK_BUDGET_SECONDS
+        self._limits = limits
         self._database_url = database_url
         self._interrupt = interrupt
         self._meter = meter
@@ -92,11 +82,11 @@ class Load:
         self._rows_before = 0  # what the meter said before the current attempt sent any
         self._committed_bytes = 0  # what the last attempt found committed
         self._notes: list[str] = []  # on the file and on trips, by the last attempt
-        self._fruitless_attempts = 0  # since then: that sent rows and lost the database
+        self._attempts_without_progress = 0  # since then: that sent rows and lost the database
 
     def until_published(self) -> Receipt:
         """Return the receipt of the published import. Raises LoaderError, Stopped."""
-        deadline = time.monotonic() + _DATABASE_BUDGET_SECONDS
+        deadline = time.monotonic() + self._limits.database_outage_seconds
         while True:
             try:
                 return self._attempt()
@@ -105,31 +95,34 @@ class Load:
                 if not lost or not self._is_readable_again:
                     raise
                 if self._meter.rows_sent > self._rows_before:
-                    deadline = time.monotonic() + _DATABASE_BUDGET_SECONDS
+                    deadline = time.monotonic() + self._limits.database_outage_seconds
                     self._rows_before = self._meter.rows_sent
-                    self._fruitless_attempts += 1
-                if time.monotonic() > deadline or self._fruitless_attempts >= _MAX_FRUITLESS_ATTEMPTS:
+                    self._attempts_without_progress += 1
+                if (
+                    time.monotonic() > deadline
+                    or self._attempts_without_progress >= self._limits.max_attempts_without_progress
+                ):
                     raise
             self._interrupt.sleep(_DATABASE_RETRY_SECONDS)
 
     def _attempt(self) -> Receipt:
         self._meter.enter("probing")
-        source = open_source(
-            self._job.source, connections=SOURCE_CONNECTIONS, allowed_hosts=self._job.allowed_hosts
-        )
-        database = Database(self._database_url, was_admitted=self.is_claimed)
+        source = open_source(self._job.source, self._limits, allowed_hosts=self._job.allowed_hosts)
+        database = Database(self._database_url, self._limits, was_admitted=self.is_claimed)
         with contextlib.ExitStack() as stack:
             stack.callback(source.close)
             stack.enter_context(self._interrupt.aborting(source.close))
             stack.enter_context(self._interrupt.aborting(database.abort))
             probe = self._probe(source)
             failpoint.hit()
-            stack.enter_context(Watchdog(database, lambda: self._meter.rows_sent))
+            stack.enter_context(
+                Watchdog(database, lambda: self._meter.rows_sent, self._limits.watchdog_seconds)
+            )
             control = self._interrupt.call(lambda: stack.enter_context(database.connection("control")))
             database.refuse_shared_sessions(control)
             end_backends(control)  # of the attempt before: what was lost to us, the server may not know yet
             self._prepare(control)
-            new_tables = 1 + expected_parts(probe.info.size_bytes, self._worker_count)
+            new_tables = 1 + expected_parts(probe.info.size_bytes, self._worker_count, self._limits)
             self._notes = probe.header.notes + target_notes.find_notes(control)
             self._notes += target_notes.find_lock_note(control, new_tables)
             failpoint.hit()
@@ -141,14 +134,14 @@ class Load:
             self._announce(probe, known, attempt)
             remainder = self._load(control, database, probe, attempt)
             while True:
-                publish.build_indexes(control, attempt.import_key, self._interrupt, self._meter.indexed)
+                publish.build_indexes(
+                    control, attempt.import_key, self._interrupt, self._limits, self._meter.indexed
+                )
                 self._meter.enter("publishing")
                 receipt = self._receipt(control, probe, known, attempt, remainder)
                 failpoint.hit()
                 with contextlib.suppress(IndexMissing):  # built next
-                    publish.publish(
-                        control, attempt, target, receipt, self._interrupt, self._staging_lock_seconds
-                    )
+                    publish.publish(control, attempt, target, receipt, self._interrupt, self._limits)
                     failpoint.hit()
                     return receipt
 
@@ -157,9 +150,8 @@ class Load:
         self._refuse_unverified(source, info)
         header = read_header(info.head, is_whole=info.head_is_whole)
         if self._allowance.count == 0:
-            RejectCount(self._allowance, 0, None).add(
-                first_rejects(info.head, header, is_whole=info.head_is_whole), len(info.head)
-            )
+            rejects = first_rejects(info.head, header, self._limits.probed_rows, is_whole=info.head_is_whole)
+            RejectCount(self._allowance, 0, None).add(rejects, len(info.head))
         self._is_readable_again = info.readable_again
         if info.compression is None and info.size_bytes is not None:
             self.data_bytes = info.size_bytes - header.data_start
@@ -203,7 +195,7 @@ class Load:
             if found.attempt == 0:  # nobody has loaded any of it: ours to remove if we are stopped here
                 self.import_id = found.id
             failpoint.hit()
-            import_lock.lock(control, found, self._interrupt)
+            import_lock.lock(control, found, self._interrupt, self._limits.import_lock_seconds)
             # another address says nothing of the file that the import was begun with: its staging stays if this is another
             self.import_id, self.is_claimed = found.id, found.location == target.location
             number = import_lock.begin_attempt(control, found.import_key)
@@ -215,7 +207,13 @@ class Load:
                     raise import_tables.detached_error(now, missing.what)
                 return msgspec.json.decode(now.receipt, type=Receipt)
             if now is not None:
-                remove.remove(control, found.import_key, self._interrupt, self._meter.removed)
+                remove.remove(
+                    control,
+                    found.import_key,
+                    self._interrupt,
+                    self._meter.removed,
+                    self._limits.trips_lock_seconds,
+                )
             import_lock.unlock(control, found.import_key)
         import_lock.refuse_other_file(found, target)
         import_lock.note_file(control, found, target)
@@ -224,9 +222,9 @@ class Load:
         if not self.is_resumable or found.validator is None:
             for part in ledger.parts(control, found.import_key):
                 drop = partial(remove.drop_part, control, found.import_key, part)
-                publish.with_lock_timeout(control, drop, self._interrupt)
+                publish.with_lock_timeout(control, drop, self._interrupt, self._limits.trips_lock_seconds)
         failpoint.hit()
-        publish.create_import_table(control, found.import_key, self._interrupt)
+        publish.create_import_table(control, found.import_key, self._interrupt, self._limits)
         failpoint.hit()
         if lost := import_tables.lost_parts(control, found.import_key):
             ledger.forget_parts(control, lost)
@@ -258,8 +256,11 @@ class Load:
         committed = ledger.totals(control, key)
         self._rows_before = committed.rows_copied
         if committed.bytes > self._committed_bytes:
-            self._committed_bytes, self._fruitless_attempts = committed.bytes, 0
-        pool = BufferPool(SOURCE_CONNECTIONS + self._worker_count + _SPARE_BUFFERS)
+            self._committed_bytes, self._attempts_without_progress = committed.bytes, 0
+        pool = BufferPool(
+            self._limits.http_connections.at_start + self._worker_count + _SPARE_BUFFERS,
+            self._limits.segment_bytes,
+        )
         data_end = info.size_bytes if info.compression is None else None
         remainder = PendingBlocks(
             probe.source, pool, ledger.spans(control, key), probe.header.data_start, data_end
@@ -275,10 +276,11 @@ class Load:
             pool,
             self._interrupt,
             self._meter,
-            RejectCount(self._allowance, committed.rows_rejected, data_end, committed.records),
+            RejectCount(self._allowance, committed.rows_rejected, data_end, committed.records, self._limits),
+            self._limits,
         )
-        workers.run(remainder.blocks(), probe.source.close, lambda: publish.attach_free_parts(control, key))
-        publish.attach_parts(control, key, self._interrupt, self._staging_lock_seconds)
+        workers.run(remainder.blocks(), probe.source.close)
+        publish.attach_parts(control, key, self._interrupt, self._limits)
         return remainder
 
     def _receipt(
@@ -326,10 +328,14 @@ class Load:
 
         Ends at a request to stop, and in bounded time. The import is published, so that nothing here is a failure.
         """
-        database = Database(self._database_url)
+        database = Database(self._database_url, self._limits)
         deadline = time.monotonic() + _TIDY_SECONDS
-        tidied = run_in_daemon_thread(lambda: remove.tidy(database, self._interrupt))
-        while self._interrupt.reason is None and time.monotonic() < deadline:
-            if wait([tidied], POLL_SECONDS).done:
-                break
+
+        def check() -> None:
+            self._interrupt.check()
+            if time.monotonic() > deadline:
+                raise TimeoutError
+
+        with contextlib.suppress(Exception):
+            call_in_daemon_thread(lambda: remove.tidy(database, self._interrupt), check)
         database.abort()

@@ -16,24 +16,20 @@ from collections.abc import Callable
 
 import msgspec
 
-# A smaller file is one part, which one worker loads: each part is a table that every query over trips locks, and
-# thousands of small files make thousands of them. A second worker would save about a second.
-ONE_PART_BYTES = 256_000_000
-# Smaller parts would make more tables to no use: on a fast machine this is a few seconds of work.
-_MIN_PART_BYTES = 1 << 30
+from loader.limits import DEFAULT_LIMITS, Limits
+
 # Half of the 128 that planning and locking bear well. The other half is for parts that are committed by time.
 _MAX_PARTS_BY_SIZE = 64
-# What a crash may cost is a minute of work, or a tenth of the time spent so far. The rest of both is for the block that is
-# being sent when a part is due, and for the commit.
-_MIN_PART_SECONDS = 50.0
+# Of the time spent so far. A crash may cost a tenth of it: the rest is for the block that is being sent when a part is due,
+# and for the commit.
 _PART_TIME_SHARE = 1 / 12
 
 
-def expected_parts(file_bytes: int | None, workers: int) -> int:
+def expected_parts(file_bytes: int | None, workers: int, limits: Limits) -> int:
     """Return how many parts a file gets on a fast machine, about; None: its size is not announced."""
-    if file_bytes is not None and file_bytes < ONE_PART_BYTES:
+    if file_bytes is not None and file_bytes < limits.one_part_bytes:
         return 1
-    return max(workers, min((file_bytes or 0) // _MIN_PART_BYTES, _MAX_PARTS_BY_SIZE))
+    return max(workers, min((file_bytes or 0) // limits.min_part_bytes, _MAX_PARTS_BY_SIZE))
 
 
 class _OpenPart(msgspec.Struct):
@@ -45,9 +41,15 @@ class _OpenPart(msgspec.Struct):
 class CommitSchedule:
     """The parts of one attempt's workers. All methods may be called from any thread."""
 
-    def __init__(self, file_bytes: int | None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        file_bytes: int | None,
+        clock: Callable[[], float] = time.monotonic,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
         """`file_bytes`: size of the file as transferred; None: not announced."""
         self._file_bytes = file_bytes or 0
+        self._limits = limits
         self._clock = clock
         self._started = clock()
         self._lock = threading.Lock()
@@ -90,9 +92,11 @@ class CommitSchedule:
     def _age(self, part: _OpenPart) -> float:
         """Return how old a part is, as a share of what it may be."""
         now = self._clock()
-        return (now - part.began) / max(_MIN_PART_SECONDS, (now - self._started) * _PART_TIME_SHARE)
+        return (now - part.began) / max(
+            self._limits.min_part_seconds, (now - self._started) * _PART_TIME_SHARE
+        )
 
     def _size(self, part: _OpenPart) -> float:
         """Return how large a part is, as a share of what it may be."""
         max_source_bytes = max(self._file_bytes, self._source_bytes, 1) / _MAX_PARTS_BY_SIZE
-        return min(part.data_bytes / _MIN_PART_BYTES, part.source_bytes / max_source_bytes)
+        return min(part.data_bytes / self._limits.min_part_bytes, part.source_bytes / max_source_bytes)

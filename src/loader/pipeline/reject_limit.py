@@ -8,16 +8,13 @@ from fractions import Fraction
 
 import msgspec
 
-from loader.buffers import MIB
 from loader.contract import FailureCode
 from loader.errors import LoaderError
+from loader.limits import DEFAULT_LIMITS, Limits
 from loader.rejects import Reason, Reject
 
 # The shortest row: nothing but 23 commas and a line end. A reject may be shorter, an empty line.
 _MIN_ROW_BYTES = 24
-# A percentage is one of the whole file: bad rows may come first. But the wrong file must not fill the ledger. So the rejects
-# beyond the percentage of the rows read so far may have so many bytes: 400,000 usual rows.
-_GRACE_BYTES = 64 * MIB
 _TOO_MANY_HINT = "See whether this is the right file; raise --max-rejects if so many bad rows are expected."
 # What is wrong with a record that is cut off, unless that is within its last field.
 _OF_CUT_OFF = {
@@ -72,9 +69,17 @@ def refuse_too_many(allowance: Allowance, rejects: int, rows: int, first: Reject
 class RejectCount:
     """The rejects of one attempt, those of committed parts included."""
 
-    def __init__(self, allowance: Allowance, rejects: int, data_bytes: int | None, records: int = 0) -> None:
+    def __init__(
+        self,
+        allowance: Allowance,
+        rejects: int,
+        data_bytes: int | None,
+        records: int = 0,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
         """`rejects` and `records`: of earlier attempts; `data_bytes`: size of the file; None: not known."""
         self._allowance = allowance
+        self._excess_bytes = limits.excess_reject_bytes
         self._data_bytes = data_bytes
         self._lock = threading.Lock()
         self._records = records
@@ -111,10 +116,10 @@ class RejectCount:
 
     def _is_within_grace(self) -> bool:
         """Whether the rejects beyond the share of what was read have few bytes; reckoned with rejects of average size."""
-        if self._allowance.share is None or self._new_bytes <= _GRACE_BYTES:
+        if self._allowance.share is None or self._new_bytes <= self._excess_bytes:
             return True
         excess = self.rejects - self._allowance.share * self._records
-        return excess * self._new_bytes <= _GRACE_BYTES * self._new_rejects
+        return excess * self._new_bytes <= self._excess_bytes * self._new_rejects
 
     def _refusal(self, count: int, reject: Reject) -> LoaderError:
         if self._allowance.count == 0:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import wait
 from functools import partial
 from typing import TypeVar
 from uuid import UUID
@@ -12,20 +11,16 @@ from uuid import UUID
 import msgspec
 
 from loader import failpoint
-from loader.cancellation import Interrupt, StopReason
+from loader.cancellation import Interrupt, StopReason, call_in_daemon_thread, run_in_daemon_thread
 from loader.contract import FAILURE_KINDS, Failed, Failure, FailureCode, Published, Receipt
 from loader.errors import LoaderError, as_loader_error
+from loader.limits import Limits
 from loader.pipeline.attempt import Load
 from loader.postgres import import_lock, ledger, ledger_version, remove
 from loader.postgres.connection import Connection, Database, end_backends
 from loader.postgres.ledger import Totals
-from loader.threads import run_in_daemon_thread
 
-# A roll back that can't reach the database, or waits for a lock, is tried for this long: a person waits for it.
-_BUDGET_SECONDS = 10.0
 _RETRY_SECONDS = 0.5
-# A server that does not finish a step for so long hangs: the longest is to drop a part of some GB, which takes it a second.
-_HANG_SECONDS = 60.0
 # What an end that keeps the staging may take to say how much: a person waits, and a suspended run is to be gone in seconds.
 _LOOK_SECONDS = 2.0
 
@@ -68,6 +63,7 @@ def end_unpublished(
     load: Load,
     *,
     database_url: str,
+    limits: Limits,
     is_in_doubt: bool,
     is_supervised: bool,
     on_part: Callable[[int, int], None],
@@ -86,15 +82,23 @@ def end_unpublished(
         return Failed(failure, "none")  # nothing was begun; others' imports of this file are not this run's
     is_useless = is_spoiled or not load.is_resumable
     if load.import_id is not None and (is_stopped or (load.is_claimed and is_useless)):
-        return _drop(failure, load.import_id, database_url, on_part)
-    return _keep(failure, load, database_url, on_part, is_in_doubt=is_in_doubt, is_supervised=is_supervised)
+        return _drop(failure, load.import_id, database_url, limits, on_part)
+    return _keep(
+        failure, load, database_url, limits, on_part, is_in_doubt=is_in_doubt, is_supervised=is_supervised
+    )
 
 
 def _drop(
-    failure: Failure, import_id: UUID, database_url: str, on_part: Callable[[int, int], None]
+    failure: Failure,
+    import_id: UUID,
+    database_url: str,
+    limits: Limits,
+    on_part: Callable[[int, int], None],
 ) -> Failed | Published:
     try:
-        receipt = _retried(lambda on_step: _roll_back(database_url, import_id, on_part, on_step))
+        receipt = _retried(
+            limits, lambda on_step: _roll_back(database_url, limits, import_id, on_part, on_step)
+        )
     except Exception as error:
         return Failed(_cleanup_pending(failure, as_loader_error(error)), "unknown", _shown(import_id))
     return Failed(failure, "none", _shown(import_id)) if receipt is None else Published(receipt)
@@ -104,14 +108,19 @@ def _keep(
     failure: Failure,
     load: Load,
     database_url: str,
+    limits: Limits,
     on_part: Callable[[int, int], None],
     *,
     is_in_doubt: bool,
     is_supervised: bool,
 ) -> Failed | Published:
     try:
-        find = partial(_find, database_url, load.import_id, load.location)
-        found = _retried(lambda _: find()) if is_in_doubt else _soon(find)
+        find = partial(_find, database_url, limits, load.import_id, load.location)
+        found = (
+            _retried(limits, lambda _: find())
+            if is_in_doubt
+            else run_in_daemon_thread(find).result(_LOOK_SECONDS)
+        )
     except Exception:
         if load.import_id is None:
             return Failed(failure, "none")  # nothing was begun
@@ -123,7 +132,7 @@ def _keep(
         return Failed(failure, "none", _shown(load.import_id)) if is_detached else Published(found)
     is_ours = load.import_id is not None and (load.is_claimed or found.attempt == 0)
     if found.totals.parts == 0 and is_ours and not failure.retryable:
-        return _drop(failure, found.id, database_url, on_part)
+        return _drop(failure, found.id, database_url, limits, on_part)
     hint = f"{failure.hint}{_kept_text(found, load.data_bytes, is_supervised=is_supervised)}"
     return Failed(msgspec.structs.replace(failure, hint=hint), "kept", _shown(found.id))
 
@@ -155,43 +164,39 @@ def _cleanup_pending(failure: Failure, error: LoaderError) -> Failure:
     ).failure
 
 
-def _soon(action: Callable[[], R]) -> R:
-    """Do what needs the database once; raise TimeoutError where it takes too long: it is only for the message."""
-    return run_in_daemon_thread(action).result(_LOOK_SECONDS)
-
-
-def _retried(action: Callable[[Callable[[], None]], R]) -> R:
+def _retried(limits: Limits, action: Callable[[Callable[[], None]], R]) -> R:
     """Do what needs the database, repeatedly where that is away. `action` calls what it gets at each step."""
-    deadline = time.monotonic() + _BUDGET_SECONDS
+    deadline = time.monotonic() + limits.rollback_seconds
     while True:
         try:
-            return _unless_it_hangs(action)
+            return _unless_it_hangs(limits.rollback_step_seconds, action)
         except LoaderError as error:
             if error.code is not FailureCode.DATABASE_UNAVAILABLE or time.monotonic() > deadline:
                 raise
         time.sleep(_RETRY_SECONDS)
 
 
-def _unless_it_hangs(action: Callable[[Callable[[], None]], R]) -> R:
+def _unless_it_hangs(step_seconds: float, action: Callable[[Callable[[], None]], R]) -> R:
     step_seen = time.monotonic()
 
     def on_step() -> None:
         nonlocal step_seen
         step_seen = time.monotonic()
 
-    answer = run_in_daemon_thread(lambda: action(on_step))
-    while not wait([answer], _RETRY_SECONDS).done:
-        if time.monotonic() - step_seen > _HANG_SECONDS:
+    def check() -> None:
+        if time.monotonic() - step_seen > step_seconds:
             raise LoaderError(
                 FailureCode.DATABASE_UNAVAILABLE,
-                f"The database has not answered for {_HANG_SECONDS:.0f} s.",
+                f"The database has not answered for {step_seconds:.0f} s.",
                 "See what its sessions called `loader … roll back` wait for.",
             )
-    return answer.result()
+
+    return call_in_daemon_thread(lambda: action(on_step), check)
 
 
 def _roll_back(
     database_url: str,
+    limits: Limits,
     import_id: UUID,
     on_part: Callable[[int, int], None],
     on_step: Callable[[], None],
@@ -203,7 +208,7 @@ def _roll_back(
         on_part(parts, parts_total)
         on_step()
 
-    with Database(database_url, was_admitted=True).connection("roll back") as connection:
+    with Database(database_url, limits, was_admitted=True).connection("roll back") as connection:
         end_backends(connection)  # first: one may be about to commit the import's row
         if (
             not ledger_version.bring_up_to_date(connection)
@@ -211,17 +216,19 @@ def _roll_back(
         ):
             return None
         failpoint.hit()
-        import_lock.lock(connection, found, undisturbed)
+        import_lock.lock(connection, found, undisturbed, limits.import_lock_seconds)
         if remove.mark(connection, found.import_key, published=False):
             failpoint.hit()
-            remove.remove(connection, found.import_key, undisturbed, on_removed, _BUDGET_SECONDS)
+            remove.remove(connection, found.import_key, undisturbed, on_removed, limits.rollback_seconds)
             return None
         return _receipt(connection, import_id)
 
 
-def _find(database_url: str, import_id: UUID | None, location: str | None) -> Receipt | _Staged | None:
+def _find(
+    database_url: str, limits: Limits, import_id: UUID | None, location: str | None
+) -> Receipt | _Staged | None:
     """Return what the ledger has of the import, once no session of ours can change it; without an id, of this location."""
-    with Database(database_url, was_admitted=True).connection("look") as connection:
+    with Database(database_url, limits, was_admitted=True).connection("look") as connection:
         end_backends(connection)
         if not ledger_version.bring_up_to_date(connection):
             return None

@@ -12,8 +12,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import msgspec
+
 from loader import failpoint
-from loader.cancellation import POLL_SECONDS, Interrupt, Watch
+from loader.cancellation import POLL_INTERVAL_SECONDS, Interrupt
 from loader.contract import (
     Failed,
     Failure,
@@ -24,14 +26,12 @@ from loader.contract import (
     Started,
 )
 from loader.errors import as_loader_error
+from loader.limits import DEFAULT_LIMITS, Limits
 from loader.pipeline.attempt import Load
 from loader.pipeline.outbox import Outbox
 from loader.pipeline.progress import Meter, Ticker
 from loader.pipeline.rollback import end_unpublished, stop_failure
-
-# What loading may take to end once it was aborted: workers that hang take 1.5 s (workers.py). A step that hangs even then is
-# left behind: its connections are shut down, so that it can do no harm.
-_END_SECONDS = 5.0
+from loader.pipeline.signals import SignalWatch
 
 # What a reader that does not read has to take the last messages once the run was told to stop: it may be a terminal that is
 # held up by Ctrl-S, or a service that the machine has suspended for a moment.
@@ -47,13 +47,16 @@ def run(
     *,
     is_supervised: bool,
     on_published: Callable[[Receipt], None] | None = None,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Published | Failed:
     """Run a job to its end; show all messages and return the last one. Of a publish, the tidying comes after it.
 
     Must be called in the main thread: signals are its business. A supervised run takes the end of stdin for a SIGHUP.
     `show` is called in one thread and may block; `on_published` is called before the last message, and must not.
     """
-    interrupt = Interrupt()
+    if is_supervised:  # its supervisor retries, and must not take the wait for a hang
+        limits = msgspec.structs.replace(limits, staging_lock_seconds=limits.trips_lock_seconds)
+    interrupt = Interrupt(limits.commit_seconds)
     outbox = Outbox(show)
 
     def send(message: Message) -> None:
@@ -62,10 +65,10 @@ def run(
         outbox.send(message)
 
     ends: list[Published | Failed] = []
-    with Watch(interrupt, on_sigterm=job.on_sigterm, watch_stdin=is_supervised) as watch:
+    with SignalWatch(interrupt, on_sigterm=job.on_sigterm, watch_stdin=is_supervised) as watch:
 
         def work() -> None:
-            story = _Run(job, interrupt, send, is_supervised=is_supervised)
+            story = _Run(job, interrupt, send, limits, is_supervised=is_supervised)
             try:
                 story.tell(open_database)
             except BaseException as error:  # whatever ends the thread: the main thread waits for it
@@ -77,7 +80,7 @@ def run(
         threading.Thread(target=work, name="story", daemon=True).start()
         is_aborted = False
         while not ends:
-            watch.wait(POLL_SECONDS if interrupt.reason and not is_aborted else None)
+            watch.wait(POLL_INTERVAL_SECONDS if interrupt.reason and not is_aborted else None)
             if interrupt.is_effective and not is_aborted:
                 interrupt.abort()
                 is_aborted = True
@@ -85,10 +88,10 @@ def run(
     return ends[0]
 
 
-def _show_the_rest(outbox: Outbox, watch: Watch, interrupt: Interrupt) -> None:
+def _show_the_rest(outbox: Outbox, watch: SignalWatch, interrupt: Interrupt) -> None:
     """Wait for the reader of the messages; after a request to stop only for a while."""
     deadline: float | None = None
-    while not outbox.wait_until_shown(POLL_SECONDS):
+    while not outbox.wait_until_shown(POLL_INTERVAL_SECONDS):
         watch.wait(0)
         if interrupt.reason is None:
             continue
@@ -103,10 +106,17 @@ class _Run:
     """What happens from the first message to the last, and after it."""
 
     def __init__(
-        self, job: Job, interrupt: Interrupt, send: Callable[[Message], None], *, is_supervised: bool
+        self,
+        job: Job,
+        interrupt: Interrupt,
+        send: Callable[[Message], None],
+        limits: Limits,
+        *,
+        is_supervised: bool,
     ) -> None:
         self._job = job
         self._interrupt = interrupt
+        self._limits = limits
         self._is_supervised = is_supervised
         self._meter = Meter()
         self._send = send
@@ -140,14 +150,7 @@ class _Run:
         self._send(last)
 
     def _load(self, database_url: str) -> None:
-        load = Load(
-            self._job,
-            database_url,
-            self._interrupt,
-            self._meter,
-            self._send,
-            is_supervised=self._is_supervised,
-        )
+        load = Load(self._job, database_url, self._interrupt, self._meter, self._send, self._limits)
         last = self._publish(load, database_url)
         self.end(last)
         if isinstance(last, Published):
@@ -155,14 +158,15 @@ class _Run:
 
     def _publish(self, load: Load, database_url: str) -> Published | Failed:
         try:
-            return Published(self._interrupt.call(load.until_published, _END_SECONDS))
+            return Published(self._interrupt.call(load.until_published, self._limits.abort_seconds))
         except Exception as error:
             failure = self._failure(error)
         return end_unpublished(
             failure,
             load,
             database_url=database_url,
-            is_in_doubt=self._interrupt.commit_begun,
+            limits=self._limits,
+            is_in_doubt=self._interrupt.has_started_commit,
             is_supervised=self._is_supervised,
             on_part=self._meter.removed,
         )

@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 
 from loader.buffers import BufferPool
-from loader.cancellation import POLL_SECONDS, Interrupt, SourceClosed, Stopped
+from loader.cancellation import POLL_INTERVAL_SECONDS, Interrupt, SourceClosed, Stopped
 from loader.encoding.blocks import Block
 from loader.encoding.encoder import Encoder
 from loader.errors import LoaderError
-from loader.pipeline import commit_schedule
+from loader.limits import Limits
 from loader.pipeline.commit_schedule import CommitSchedule
 from loader.pipeline.part import Part
 from loader.pipeline.progress import Meter
@@ -51,31 +51,30 @@ class Workers:
         interrupt: Interrupt,
         meter: Meter,
         reject_count: RejectCount,
+        limits: Limits,
     ) -> None:
         """`file_bytes`: size of the file as transferred; None: not announced."""
         self._database = database
         self._attempt = attempt
         self._count = count
-        self._schedule = CommitSchedule(file_bytes)
+        self._schedule = CommitSchedule(file_bytes, limits=limits)
         self._pool = pool
         self._interrupt = interrupt
         self._meter = meter
         self._reject_count = reject_count
         self._blocks: queue.SimpleQueue[Block | None] = queue.SimpleQueue()  # bounded by the pool
-        self._parts: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._failures: list[BaseException] = []
         self._refused = 0
         self._is_read = self._is_loading = False
         self._needs_all = threading.Event()  # workers; a small file needs only the first one
-        if (file_bytes or 0) >= commit_schedule.ONE_PART_BYTES:
+        self._one_part_bytes = limits.one_part_bytes
+        if (file_bytes or 0) >= self._one_part_bytes:
             self._needs_all.set()
 
-    def run(
-        self, blocks: Iterator[Block], close_source: Callable[[], None], on_part: Callable[[], None]
-    ) -> None:
-        """Load all blocks, which `blocks` reads; `on_part` is called, in this thread, as parts are committed.
+    def run(self, blocks: Iterator[Block], close_source: Callable[[], None]) -> None:
+        """Load all blocks, which `blocks` reads.
 
         When a worker fails, the others end with the block they are at, and of all failures the one whose place in the
         file is first is raised: so "the first bad row" is that. When the source fails, what was read is committed
@@ -89,7 +88,7 @@ class Workers:
         for thread in threads:
             thread.start()
         try:
-            self._wait(threads, on_part)
+            self._wait(threads)
             self._wait_for_earlier_blocks(threads[1:])
         finally:
             if not self._interrupt.is_effective:
@@ -102,15 +101,12 @@ class Workers:
         if self._failures:
             raise min(self._failures, key=_position)
 
-    def _wait(self, threads: list[threading.Thread], on_part: Callable[[], None]) -> None:
-        """Wait until all threads have ended, or until they are told to."""
-        while any(thread.is_alive() for thread in threads) and not self._closed.is_set():
-            self._interrupt.check()
-            try:
-                self._parts.get(timeout=POLL_SECONDS)
-            except queue.Empty:
-                continue
-            on_part()
+    def _wait(self, threads: list[threading.Thread]) -> None:
+        """Wait until all threads have ended, or a worker has failed."""
+        for thread in threads:
+            while thread.is_alive() and not self._closed.is_set():
+                self._interrupt.check()
+                thread.join(POLL_INTERVAL_SECONDS)
 
     def _wait_for_earlier_blocks(self, workers: list[threading.Thread]) -> None:
         """Wait, where a row was bad, for the workers that were at other blocks just then."""
@@ -119,13 +115,13 @@ class Workers:
             for worker in workers:
                 while worker.is_alive() and time.monotonic() < deadline:
                     self._interrupt.check()
-                    worker.join(POLL_SECONDS)
+                    worker.join(POLL_INTERVAL_SECONDS)
 
     def _read(self, blocks: Iterator[Block]) -> None:
         try:
             for block in blocks:
                 self._blocks.put(block)
-                if block.byte_offset + block.end - block.start >= commit_schedule.ONE_PART_BYTES:
+                if block.byte_offset + block.end - block.start >= self._one_part_bytes:
                     self._needs_all.set()
         except BaseException as error:
             self._fail(error)
@@ -150,7 +146,7 @@ class Workers:
 
     def _is_needed(self) -> bool:
         """Wait until it is known whether the first worker is enough; raises Stopped."""
-        while not self._needs_all.wait(POLL_SECONDS):
+        while not self._needs_all.wait(POLL_INTERVAL_SECONDS):
             self._check()
             if self._is_read and self._is_loading:
                 return False
@@ -173,7 +169,7 @@ class Workers:
             part = Part(
                 connection, self._attempt, encoder, self._interrupt, self._reject_count.add, self._loaded
             )
-            self._parts.put(part.load(self._take_until_due(index, first)))
+            part.load(self._take_until_due(index, first))
 
     def _take(self) -> Block | None:
         """Return the next block of the file, or None after the last; raises Stopped when there is to be no more."""
@@ -184,7 +180,7 @@ class Workers:
     def _poll(self) -> Block | None:
         """The same, but raise queue.Empty when there was none for a while."""
         self._check()
-        return self._blocks.get(timeout=POLL_SECONDS)
+        return self._blocks.get(timeout=POLL_INTERVAL_SECONDS)
 
     def _check(self) -> None:
         self._interrupt.check()

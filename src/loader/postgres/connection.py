@@ -18,16 +18,14 @@ from psycopg.rows import scalar_row
 
 from loader.contract import FailureCode
 from loader.errors import LoaderError
+from loader.limits import DEFAULT_LIMITS, Limits
 from loader.postgres.connect_refusal import refusal
 from loader.postgres.errors import refused, server_message, translated
 
-# A connection attempt that takes longer than this is as good as refused.
-CONNECT_TIMEOUT_SECONDS = 5
-# A peer that is silent for this long is gone: idle + interval x count, and the same for unacknowledged data.
+# A peer that is silent for this long is gone: idle + interval x count.
 KEEPALIVES_IDLE_SECONDS = 10
 KEEPALIVES_INTERVAL_SECONDS = 5
 KEEPALIVES_COUNT = 3
-TCP_USER_TIMEOUT_MILLISECONDS = 30_000
 # What the server may take to answer a cancel request, and a backend to end when told to.
 CANCEL_TIMEOUT_SECONDS = 1.0
 TERMINATE_TIMEOUT_MILLISECONDS = 1_000
@@ -50,7 +48,6 @@ _SESSION_SETTINGS = f"""
 SET tcp_keepalives_idle = {KEEPALIVES_IDLE_SECONDS};
 SET tcp_keepalives_interval = {KEEPALIVES_INTERVAL_SECONDS};
 SET tcp_keepalives_count = {KEEPALIVES_COUNT};
-SET tcp_user_timeout = {TCP_USER_TIMEOUT_MILLISECONDS};
 SET statement_timeout = 0;
 SET lock_timeout = 0;
 SET idle_in_transaction_session_timeout = 0;
@@ -72,9 +69,10 @@ _NOTICE_DEATH = b"SET client_connection_check_interval = '1s'"
 class Database:
     """One Postgres database, and the connections that one attempt has to it."""
 
-    def __init__(self, url: str, *, was_admitted: bool = False) -> None:
+    def __init__(self, url: str, limits: Limits = DEFAULT_LIMITS, *, was_admitted: bool = False) -> None:
         """`was_admitted`: the server has let this role in before, so that a refusal now is an outage that may pass."""
         self.url = url
+        self._limits = limits
         self._was_admitted = was_admitted
         self._lock = threading.Lock()
         self._open: set[Connection] = set()
@@ -91,7 +89,7 @@ class Database:
             connection = self._connect(purpose)
             try:
                 self._admit(connection)
-                _set_up(connection)
+                _set_up(connection, self._limits.tcp_user_timeout_seconds)
                 with contextlib.suppress(pg.InvalidParameterValue):  # a server on Windows can't
                     connection.execute(_NOTICE_DEATH)
                 yield connection
@@ -128,7 +126,7 @@ class Database:
             if (
                 self._was_admitted
                 or self._aborted
-                or (found := refusal(self.url, CONNECT_TIMEOUT_SECONDS)) is None
+                or (found := refusal(self.url, self._limits.connect_timeout_seconds)) is None
             ):
                 raise
             raise refused(found(server_message(error))) from error
@@ -141,13 +139,13 @@ class Database:
             autocommit=True,
             # A pooler between us and the server need not keep our statements.
             prepare_threshold=None,
-            connect_timeout=CONNECT_TIMEOUT_SECONDS,
+            connect_timeout=self._limits.connect_timeout_seconds,
             application_name=f"loader {_RUN} {purpose}",
             client_encoding="UTF8",
             keepalives_idle=KEEPALIVES_IDLE_SECONDS,
             keepalives_interval=KEEPALIVES_INTERVAL_SECONDS,
             keepalives_count=KEEPALIVES_COUNT,
-            tcp_user_timeout=TCP_USER_TIMEOUT_MILLISECONDS,
+            tcp_user_timeout=1000 * self._limits.tcp_user_timeout_seconds,
         )
 
     def _admit(self, connection: Connection) -> None:
@@ -237,9 +235,11 @@ def _session(connection: Connection) -> int:
         return cursor.execute("SELECT pg_backend_pid()").fetchall()[0]
 
 
-def _set_up(connection: Connection) -> None:
+def _set_up(connection: Connection, tcp_user_timeout_seconds: int) -> None:
     has_transaction_timeout = connection.info.server_version >= 170000
-    settings = _SESSION_SETTINGS + (_SESSION_SETTINGS_17 if has_transaction_timeout else "")
+    settings = f"{_SESSION_SETTINGS}; SET tcp_user_timeout = '{tcp_user_timeout_seconds}s'"
+    if has_transaction_timeout:
+        settings += _SESSION_SETTINGS_17
     connection.execute(settings.encode())
 
 

@@ -25,8 +25,6 @@ from loader.postgres.ledger import Import, find_import, get_import, select_impor
 _LOCK_CLASS = 0x6C6F6164
 # First half of the locks that put claims of one location in turn ("clai"); the second half is the location's hash.
 _LOCATION_LOCK_CLASS = 0x636C6169
-# A server may need this long to notice that the loader which held the import was killed.
-LOCK_TIMEOUT_SECONDS = 10.0
 _LOCK_RETRY_SECONDS = 0.2
 
 
@@ -163,9 +161,9 @@ def unlock(connection: Connection, import_key: int) -> None:
     connection.execute("SELECT pg_advisory_unlock(%s, %s)", [_LOCK_CLASS, import_key])
 
 
-def lock(connection: Connection, claimed: Import, interrupt: Interrupt) -> None:
-    """Become the one holder of an import until the connection ends; raises IMPORT_BUSY, Stopped."""
-    deadline = time.monotonic() + LOCK_TIMEOUT_SECONDS
+def lock(connection: Connection, claimed: Import, interrupt: Interrupt, timeout_seconds: float) -> None:
+    """Become the one holder of an import until the connection ends; raises IMPORT_BUSY after the timeout, Stopped."""
+    deadline = time.monotonic() + timeout_seconds
     while not try_lock(connection, claimed.import_key):
         if time.monotonic() > deadline:
             raise LoaderError(

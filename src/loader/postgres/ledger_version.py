@@ -21,7 +21,7 @@ VERSION = 2
 # Serializes loaders that make the ledger or trips, or bring the ledger up to date.
 MAKE_LOCK = 0x74726970
 # Loaders of the older version hold locks on the ledger as long as they fill a part: minutes. Waiting blocks new ones.
-_LOCK_TIMEOUT_SECONDS = 10
+_LOCK_SECONDS = 10
 
 _SCOPE = (
     "(SELECT format('%s/%s/%s', system_identifier,"
@@ -47,7 +47,7 @@ class _Found(msgspec.Struct, frozen=True):
     has_our_oids: bool
 
 
-def bring_up_to_date(connection: Connection) -> bool:
+def bring_up_to_date(connection: Connection, lock_seconds: int = _LOCK_SECONDS) -> bool:
     """Return whether the database has a ledger, after bringing it to VERSION and to this database's OIDs.
 
     Raises DATABASE_UNSUPPORTED when it is newer than VERSION, IMPORT_BUSY while loaders of the older version work.
@@ -56,7 +56,7 @@ def bring_up_to_date(connection: Connection) -> bool:
         return True
     try:
         with connection.transaction():
-            connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT_SECONDS}s'".encode())
+            connection.execute(f"SET LOCAL lock_timeout = '{lock_seconds}s'".encode())
             _lock_making(connection)
             return _upgrade(connection)
     except pg.LockNotAvailable as error:

@@ -17,6 +17,7 @@ from loader import failpoint
 from loader.cancellation import Interrupt
 from loader.contract import FailureCode, Receipt
 from loader.errors import LoaderError
+from loader.limits import Limits
 from loader.postgres import import_lock, import_tables, indexing, ledger, target_table
 from loader.postgres.connection import Connection
 from loader.postgres.errors import server_message
@@ -29,11 +30,6 @@ _LOCK_TIMEOUT_SECONDS = 1.0
 # Each failed try doubles the wait, up to this: a lock comes free only if the wait is longer than the readers that overlap.
 # New readers wait no longer than this; between two tries they pass for as long as the last try took.
 _MAX_LOCK_TIMEOUT_SECONDS = 8.0
-# The loader gives up after this long in all: longer than a report runs, shorter than a night's pg_dump.
-_LOCK_BUDGET_SECONDS = 600.0
-# Locks on the import's own tables, which nobody but pg_dump reads before the publish, are waited for longer than a night's
-# dump of everything. A supervisor, which tries again, is told after the shorter time and need not take the wait for a hang.
-STAGING_LOCK_BUDGET_SECONDS = 43_200.0
 # Classes of SQLSTATE that a publish meets where trips is gone or altered, or has a constraint that no import can have.
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _TABLE_CHANGED_CLASSES = ("0A", "42")
@@ -52,7 +48,9 @@ def _altered() -> Generator[None]:
         raise table_changed(server_message(error)) from error
 
 
-def create_import_table(connection: Connection, import_key: int, interrupt: Interrupt) -> None:
+def create_import_table(
+    connection: Connection, import_key: int, interrupt: Interrupt, limits: Limits
+) -> None:
     """Make the import's table unless an earlier attempt has: like trips, with its key fixed, partitioned by part.
 
     One that somebody has dropped, renamed or moved is made anew. Raises TABLE_LOCKED, TABLE_MISMATCH, Stopped.
@@ -81,7 +79,7 @@ def create_import_table(connection: Connection, import_key: int, interrupt: Inte
             )
 
     try:
-        with_lock_timeout(connection, create, interrupt)
+        with_lock_timeout(connection, create, interrupt, limits.trips_lock_seconds)
     except pg.FeatureNotSupported as error:
         raise LoaderError(
             FailureCode.TABLE_MISMATCH,
@@ -93,23 +91,15 @@ def create_import_table(connection: Connection, import_key: int, interrupt: Inte
 
 
 @_altered()
-def attach_parts(
-    connection: Connection, import_key: int, interrupt: Interrupt, budget_seconds: float | None
-) -> None:
-    """Attach the committed parts that are not yet partitions of the import's table, a short transaction each.
+def attach_parts(connection: Connection, import_key: int, interrupt: Interrupt, limits: Limits) -> None:
+    """Attach the parts to the import's table, unless an earlier attempt has; a short transaction each.
 
-    Raises TABLE_LOCKED when others read a part (pg_dump does) for longer than `budget_seconds` (None: as for trips),
-    TABLE_CHANGED when somebody has taken a part away, Stopped.
+    Raises TABLE_LOCKED when others read a part (pg_dump does) for longer than `staging_lock_seconds`, TABLE_CHANGED when
+    somebody has taken a part away, Stopped.
     """
-    with_lock_timeout(connection, partial(_attach_parts, connection, import_key), interrupt, budget_seconds)
+    attach = partial(_attach_parts, connection, import_key)
+    with_lock_timeout(connection, attach, interrupt, limits.staging_lock_seconds)
     _refuse_other_parts(connection, import_key)
-
-
-def attach_free_parts(connection: Connection, import_key: int) -> None:
-    """The same, without waiting for those who read a part: while others load there is time to come back."""
-    _set_lock_timeout(connection, _LOCK_TIMEOUT_SECONDS)
-    with contextlib.suppress(pg.LockNotAvailable, pg.DeadlockDetected):
-        _attach_parts(connection, import_key)
 
 
 def _attach_parts(connection: Connection, import_key: int) -> None:
@@ -127,7 +117,11 @@ def _attach_parts(connection: Connection, import_key: int) -> None:
 
 @_altered()
 def build_indexes(
-    connection: Connection, import_key: int, interrupt: Interrupt, on_progress: Callable[[int, int], None]
+    connection: Connection,
+    import_key: int,
+    interrupt: Interrupt,
+    limits: Limits,
+    on_progress: Callable[[int, int], None],
 ) -> None:
     """Build what trips has got in indexes since the import's table was made; see indexing.build_missing.
 
@@ -137,7 +131,7 @@ def build_indexes(
 
     def build(action: Callable[[], None]) -> None:
         interrupt.check()
-        with_lock_timeout(connection, action, interrupt)
+        with_lock_timeout(connection, action, interrupt, limits.trips_lock_seconds)
 
     indexing.build_missing(connection, import_key, build, on_progress)
 
@@ -166,12 +160,12 @@ def publish(
     target: import_lock.Target,
     receipt: Receipt,
     interrupt: Interrupt,
-    budget_seconds: float | None,
+    limits: Limits,
 ) -> None:
     """Make all rows of the import visible at once, in the transaction that also stores the receipt.
 
-    Its parts must be attached. To publish is to lock them: who reads them is waited for first, `budget_seconds` at most
-    (None: as for trips). Raises ALREADY_IMPORTED, IMPORT_BUSY, TABLE_CHANGED, TABLE_MISMATCH (a row breaks a
+    Its parts must be attached. To publish is to lock them: who reads them is waited for first, `staging_lock_seconds`
+    at most. Raises ALREADY_IMPORTED, IMPORT_BUSY, TABLE_CHANGED, TABLE_MISMATCH (a row breaks a
     constraint), TABLE_LOCKED, Stopped; IndexMissing when trips has got an index since `build_indexes`. When the
     connection is lost during the commit, the ledger alone knows the answer.
     """
@@ -192,8 +186,8 @@ def publish(
             connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(table))
 
     _refuse_changed_table(connection, attempt.import_key)
-    with_lock_timeout(connection, lock_own_tables, interrupt, budget_seconds)
-    with_lock_timeout(connection, transaction, interrupt)
+    with_lock_timeout(connection, lock_own_tables, interrupt, limits.staging_lock_seconds)
+    with_lock_timeout(connection, transaction, interrupt, limits.trips_lock_seconds)
 
 
 def analyze(connection: Connection) -> None:
@@ -207,17 +201,13 @@ def analyze(connection: Connection) -> None:
 
 
 def with_lock_timeout(
-    connection: Connection,
-    action: Callable[[], None],
-    interrupt: Interrupt,
-    budget_seconds: float | None = None,
+    connection: Connection, action: Callable[[], None], interrupt: Interrupt, budget_seconds: float
 ) -> None:
     """Do what needs a lock on trips or a part, again and again while others hold it; readers pass between two tries.
 
     A table can have only one pending detach, so that of another session counts as a lock (SQLSTATE 55000). Raises
-    TABLE_LOCKED after `budget_seconds` (None: _LOCK_BUDGET_SECONDS), Stopped.
+    TABLE_LOCKED after `budget_seconds`, Stopped.
     """
-    budget_seconds = _LOCK_BUDGET_SECONDS if budget_seconds is None else budget_seconds
     deadline = time.monotonic() + budget_seconds
     timeout_seconds = min(_LOCK_TIMEOUT_SECONDS, budget_seconds)
     while True:

@@ -65,12 +65,12 @@ def remove(
     import_key: int,
     interrupt: Interrupt,
     on_part: Callable[[int, int], None],
-    lock_seconds: float | None = None,
+    lock_seconds: float,
 ) -> None:
     """Remove an import that is marked and locked by us, calling `on_part(parts removed, parts in all)`.
 
     Dropping a part takes the server 0.2 to 0.4 s per GB, each in a transaction of its own. Others who read a part (pg_dump
-    does) are waited for, `lock_seconds` or as long as a publish waits. Tables that somebody renamed or moved are left alone:
+    does) are waited for, `lock_seconds` at most. Tables that somebody renamed or moved are left alone:
     of a published import that is its own table, which then stays in the ledger. Raises Stopped, TABLE_LOCKED,
     IMPORT_DETACHED, TABLE_REFERENCED.
     """

@@ -13,14 +13,12 @@ from concurrent.futures import wait
 import psycopg
 from psycopg import errors as pg
 
+from loader.cancellation import run_in_daemon_thread
 from loader.errors import LoaderError
 from loader.postgres.connection import Database
-from loader.threads import run_in_daemon_thread
 
-# How long nothing must have moved before the database is asked, and how long it may take to answer: as long as to connect
-# to three hosts in turn. Twice in a row without an answer it is given up, after about as long as TCP takes to find that a
-# peer is gone, or twice that where it lets newcomers in and says nothing.
-INTERVAL_SECONDS = 15.0
+# Twice in a row without an answer the database is given up, after about as long as TCP takes to find that a peer is gone,
+# or twice that where it lets newcomers in and says nothing.
 # A refusal may be that of a proxy that has lost its server, or of a server that is full: libpq gives no SQLSTATE for those
 # it does not let in. So it weighs less: eight in a row, about two minutes of them, are needed.
 _SILENCE_WEIGHT, _REFUSAL_WEIGHT, _MAX_WEIGHT = 4, 1, 8
@@ -34,10 +32,11 @@ _UNHEARD = (
 class Watchdog:
     """Aborts the connections of a database that has fallen silent, within `with`."""
 
-    def __init__(self, database: Database, movement: Callable[[], object]) -> None:
-        """`movement` returns another value whenever the import has moved."""
+    def __init__(self, database: Database, movement: Callable[[], object], interval_seconds: float) -> None:
+        """`movement` returns another value whenever the import has moved; `interval_seconds`: see Limits."""
         self._database = database
         self._movement = movement
+        self._interval_seconds = interval_seconds
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="pulse", daemon=True)
 
@@ -50,7 +49,7 @@ class Watchdog:
     def _watch(self) -> None:
         last, strikes = self._movement(), 0
         while strikes < _MAX_WEIGHT:
-            if self._ended.wait(INTERVAL_SECONDS):
+            if self._ended.wait(self._interval_seconds):
                 return
             now = self._movement()
             weight = self._ask() if now == last else 0
@@ -62,7 +61,7 @@ class Watchdog:
         """Return how much speaks against a server that answers newcomers, and owes us no answer that it takes for given."""
         waiting = self._database.waiting_backends()
         answer = run_in_daemon_thread(lambda: self._is_unheard(waiting))
-        if not wait([answer], INTERVAL_SECONDS).done:
+        if not wait([answer], self._interval_seconds).done:
             return _SILENCE_WEIGHT
         try:
             return _SILENCE_WEIGHT if answer.result() else 0
@@ -71,7 +70,7 @@ class Watchdog:
 
     def _is_unheard(self, waiting: list[int]) -> bool:
         with self._database.connection("pulse") as connection:
-            return connection.execute(_UNHEARD, [waiting, INTERVAL_SECONDS]).fetchone() is not None
+            return connection.execute(_UNHEARD, [waiting, self._interval_seconds]).fetchone() is not None
 
 
 def _weight(cause: BaseException | None) -> int:

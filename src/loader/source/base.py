@@ -9,16 +9,10 @@ import msgspec
 
 from loader.contract import FailureCode
 from loader.errors import LoaderError
-
-# Enough for a header and some thousand rows, or for what is not a CSV to show itself; a moment's transfer.
-HEAD_BYTES = 256 * 1024
+from loader.limits import Parallelism
 
 # The end of the file that its digest covers beside the head: where exports of one table differ, and a moment's transfer.
 TAIL_BYTES = 64 * 1024
-
-# Requests to one server at once. As many connections as the AWS command line has by default:
-# https://docs.aws.amazon.com/cli/latest/topic/s3-config.html
-MAX_CONCURRENT_REQUESTS = 10
 
 
 def ended_early(location: str, end: int, known_bytes: int) -> LoaderError:
@@ -46,7 +40,7 @@ class RawInfo(msgspec.Struct, frozen=True):
     validator: str | None
     resumable: bool  # bytes from the middle can be had again and proven to be of the same file
     readable_again: bool  # opened anew it begins anew, which no pipe does
-    head: bytes  # the first bytes, up to HEAD_BYTES
+    head: bytes  # the first bytes, up to `head_bytes` of Limits
     head_is_whole: bool  # head is all there is
     digest: str | None  # see `digest_of`; None: read once, as a pipe is, it has no identity
 
@@ -55,8 +49,8 @@ class RawSource(Protocol):
     """One file, stream or address. `probe` comes first, once; `close` from any thread, at any time."""
 
     @property
-    def reader_count(self) -> int:
-        """How many threads may be in `read_at` at once. 1: offsets only go forward, or more would not help."""
+    def parallelism(self) -> Parallelism:
+        """How many threads may be in `read_at` at once. SEQUENTIAL: offsets only go forward, or more would not help."""
         ...
 
     @property

@@ -16,7 +16,7 @@ from loader.source.zstd_frames import SKIPPABLE_MAGICS, ZSTD_MAGIC, FrameWalk
 Compression = Literal["gzip", "zstd"]
 # The third byte is the only method there is (RFC 1952, 2.3.1).
 _GZIP_MAGIC = b"\x1f\x8b\x08"
-# zlib copies the input that it did not get to; small pieces keep that from showing.
+# zlib copies the input that it has not consumed; with small pieces that costs nothing to speak of.
 _GZIP_PIECE_BYTES = 64 * 1024
 # The memory that a frame may ask for: what the zstd program grants by itself, and `zstd -22` asks for.
 _ZSTD_WINDOW_BYTES = 128 * 1024 * 1024
@@ -47,11 +47,11 @@ class Decompressor(Protocol):
 class GzipDecompressor:
     """Any number of members one after the other; zeros behind a member are padding."""
 
-    def __init__(self, chunks: Iterator[memoryview]) -> None:
+    def __init__(self, chunks: Iterator[memoryview], piece_bytes: int = _GZIP_PIECE_BYTES) -> None:
         self._pieces = (
-            chunk[begin : begin + _GZIP_PIECE_BYTES]
+            chunk[start : start + piece_bytes]
             for chunk in chunks
-            for begin in range(0, len(chunk), _GZIP_PIECE_BYTES)
+            for start in range(0, len(chunk), piece_bytes)
         )
         self._piece: memoryview | bytes = b""  # what is left of it
         self._taken_bytes = 0

@@ -8,7 +8,8 @@ from collections.abc import Generator
 from loader.buffers import MIB, BufferPool
 from loader.contract import FailureCode
 from loader.errors import LoaderError
-from loader.source.base import HEAD_BYTES, RawInfo, RawSource
+from loader.limits import Limits
+from loader.source.base import RawInfo, RawSource
 from loader.source.compression import Compression, Damaged, Decompressor, decompressor
 from loader.source.forward_reader import ForwardReader
 from loader.source.prefetch import prefetched
@@ -23,13 +24,18 @@ class Decompression:
     """Goes forward; an offset behind it begins anew. Has a pool of its own: a buffer for each reader, and one in use."""
 
     def __init__(
-        self, raw: RawSource, info: RawInfo, compression: Compression, closed: threading.Event
+        self,
+        raw: RawSource,
+        info: RawInfo,
+        compression: Compression,
+        limits: Limits,
+        closed: threading.Event,
     ) -> None:
         self._raw = raw
         self._info = info
         self._compression: Compression = compression
         self._closed = closed
-        self._pool = BufferPool(raw.reader_count + 1)
+        self._pool = BufferPool(raw.parallelism.at_start + 1, limits.segment_bytes)
         self._begin()
 
     @property
@@ -63,8 +69,9 @@ class Decompression:
             count = self._raw.read_at(offset, view)
             return count, count
 
-        readers = self._raw.reader_count
-        for segment in prefetched(fill, 0, self._info.size_bytes, self._pool, readers, self._closed):
+        for segment in prefetched(
+            fill, 0, self._info.size_bytes, self._pool, self._raw.parallelism, self._closed
+        ):
             try:
                 yield segment.buffer.view[segment.start : segment.end]
             finally:
@@ -83,15 +90,15 @@ class Decompression:
         return count
 
 
-def unpacked_head(info: RawInfo, compression: Compression) -> tuple[bytes, bool]:
-    """Return the first decompressed bytes, up to HEAD_BYTES, and whether that is all. Raises LoaderError."""
+def unpacked_head(info: RawInfo, compression: Compression, head_bytes: int) -> tuple[bytes, bool]:
+    """Return the first decompressed bytes, up to `head_bytes`, and whether that is all. Raises LoaderError."""
     unpacker = decompressor(compression, iter([memoryview(info.head)]))
-    view = memoryview(bytearray(HEAD_BYTES + 1))  # one more, to know whether that is all
+    view = memoryview(bytearray(head_bytes + 1))  # one more, to know whether that is all
     count = _decompress(unpacker, view, info.location)
     is_whole = count < len(view) and info.head_is_whole
     if is_whole:
         _check_end(unpacker, info.location)
-    return bytes(view[: min(count, HEAD_BYTES)]), is_whole
+    return bytes(view[: min(count, head_bytes)]), is_whole
 
 
 def _decompress(unpacker: Decompressor, view: memoryview, location: str) -> int:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from loader.contract import FailureCode
 from loader.errors import LoaderError
-from loader.source.base import HEAD_BYTES, TAIL_BYTES, RawInfo, digest_of
+from loader.limits import SEQUENTIAL
+from loader.source.base import TAIL_BYTES, RawInfo, digest_of
 from loader.source.forward_reader import ForwardReader
 from loader.text import printable
 
@@ -19,11 +20,12 @@ STDIN = "-"
 class FileSource:
     """See RawSource. Raises LoaderError when it can't be opened."""
 
-    reader_count = 1  # the kernel reads ahead, and one thread takes 3 GB/s from it
+    parallelism = SEQUENTIAL  # the kernel reads ahead, and one thread reads 3 GB/s
     length_verified = True
 
-    def __init__(self, path: Path, location: str) -> None:
+    def __init__(self, path: Path, location: str, head_bytes: int) -> None:
         self._location = location
+        self._head_bytes = head_bytes
         self._descriptor = _opened(path, location)
         status = os.fstat(self._descriptor)
         self._size_bytes = status.st_size
@@ -36,7 +38,7 @@ class FileSource:
 
     def probe(self) -> RawInfo:
         """Look at the first and the last bytes. Raises LoaderError."""
-        head = bytearray(min(HEAD_BYTES, self._size_bytes))
+        head = bytearray(min(self._head_bytes, self._size_bytes))
         self.read_at(0, memoryview(head))
         tail = bytearray(min(TAIL_BYTES, self._size_bytes - len(head)))
         self.read_at(self._size_bytes - len(tail), memoryview(tail))
@@ -76,12 +78,13 @@ class FileSource:
 class StreamSource:
     """See RawSource. Goes forward once; nothing says where it should end."""
 
-    reader_count = 1
+    parallelism = SEQUENTIAL
     length_verified = False
 
-    def __init__(self, path: Path | None, location: str) -> None:
+    def __init__(self, path: Path | None, location: str, head_bytes: int) -> None:
         self._path = path  # None: stdin
         self._location = location
+        self._head_bytes = head_bytes
         self._descriptor = 0
         self._reader = ForwardReader(self._readinto, location)
 
@@ -93,15 +96,15 @@ class StreamSource:
         """Wait for the first bytes and hold them. Raises LoaderError."""
         if self._path is not None:
             self._descriptor = _opened(self._path, self._location)
-        head = self._reader.peek(HEAD_BYTES + 1)  # one more, to know whether that is all
+        head = self._reader.peek(self._head_bytes + 1)  # one more, to know whether that is all
         return RawInfo(
             location=self._location,
             size_bytes=None,
             validator=None,
             resumable=False,
             readable_again=False,
-            head=head[:HEAD_BYTES],
-            head_is_whole=len(head) <= HEAD_BYTES,
+            head=head[: self._head_bytes],
+            head_is_whole=len(head) <= self._head_bytes,
             digest=None,
         )
 
@@ -119,7 +122,7 @@ class StreamSource:
             raise _file_error(error, self._location) from error
 
 
-def open_path(path: Path) -> FileSource | StreamSource:
+def open_path(path: Path, head_bytes: int) -> FileSource | StreamSource:
     """Choose by what the path is. Raises LoaderError."""
     location = path_location(path)
     try:
@@ -128,12 +131,13 @@ def open_path(path: Path) -> FileSource | StreamSource:
         raise _file_error(error, location) from error
     if stat.S_ISDIR(mode):
         raise LoaderError(FailureCode.USAGE, f"{location} is a folder", "Name one file.")
-    return FileSource(path, location) if stat.S_ISREG(mode) else StreamSource(path, location)
+    kind = FileSource if stat.S_ISREG(mode) else StreamSource
+    return kind(path, location, head_bytes)
 
 
-def open_stdin() -> StreamSource:
+def open_stdin(head_bytes: int) -> StreamSource:
     """Return what arrives on stdin."""
-    return StreamSource(None, STDIN)
+    return StreamSource(None, STDIN, head_bytes)
 
 
 def path_location(path: Path) -> str:

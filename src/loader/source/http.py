@@ -14,9 +14,10 @@ from loader.errors import LoaderError
 from loader.http.client import HttpClient, Response
 from loader.http.connection import Dialer
 from loader.http.response import check_coding, protocol_error, unsatisfied_total
-from loader.http.retry import RetryBudget, RetryPolicy, TransientError
+from loader.http.retry import RetryBudget, TransientError
 from loader.http.url import HttpAddress
-from loader.source.base import HEAD_BYTES, TAIL_BYTES, RawInfo, digest_of
+from loader.limits import SEQUENTIAL, Limits, Parallelism
+from loader.source.base import TAIL_BYTES, RawInfo, digest_of
 from loader.source.http_identity import HttpFile, validator_of
 from loader.source.http_ranges import HttpRanges, checked_range, receive_range
 from loader.source.http_stream import HttpStream, open_stream
@@ -34,13 +35,12 @@ class HttpSource:
         self,
         address: HttpAddress,
         dialer: Dialer,
-        connections: int,
-        retry_policy: RetryPolicy,
+        limits: Limits,
         closed: threading.Event,
     ) -> None:
-        self._client = HttpClient(address, dialer, retry_policy, closed)
-        self._connections = connections
-        self._patience = retry_policy
+        self._client = HttpClient(address, dialer, limits.retry_policy, closed)
+        self._limits = limits
+        self._retry_policy = limits.retry_policy
         self._closed = closed
         self._file = HttpFile(address.location)
         self._ranges: HttpRanges | None = None
@@ -49,9 +49,9 @@ class HttpSource:
         self._turn = threading.Lock()
 
     @property
-    def reader_count(self) -> int:
-        """As many as connections were asked for, if the server can do ranges."""
-        return 1 if self._ranges is None else self._connections
+    def parallelism(self) -> Parallelism:
+        """See RawSource: a server without ranges sends the file once, from its beginning."""
+        return SEQUENTIAL if self._ranges is None else self._limits.http_connections
 
     @property
     def length_verified(self) -> bool:
@@ -63,7 +63,7 @@ class HttpSource:
 
         Raises LoaderError and SourceClosed.
         """
-        head, is_whole = self._retried(self._look_at_head, self._patience.probe_attempts)
+        head, is_whole = self._retried(self._look_at_head, self._retry_policy.probe_attempts)
         tail = b""
         if self._ranges is not None and not is_whole:
             head, tail = self._ends(self._ranges, head)
@@ -97,12 +97,12 @@ class HttpSource:
         if stream is None or (offset < stream.position and self._file.validator is not None):
             if stream is not None:
                 stream.finish()
-            stream = self._retried(lambda: open_stream(self._client, self._file), self._patience.attempts)
+            stream = self._retried(lambda: open_stream(self._client, self._file), self._retry_policy.attempts)
             self._stream, self._file = stream, stream.file
         return stream
 
     def _retried(self, attempt: Callable[[], Result], attempts: int) -> Result:
-        budget = RetryBudget(self._patience, attempts, self._closed)
+        budget = RetryBudget(self._retry_policy, attempts, self._closed)
         while True:
             try:
                 return attempt()
@@ -111,7 +111,7 @@ class HttpSource:
 
     def _look_at_head(self) -> tuple[bytes, bool]:
         """Return the first bytes, and whether they are all; choose how the rest is read."""
-        answer = self._client.get({"Range": f"bytes=0-{HEAD_BYTES - 1}"})
+        answer = self._client.get({"Range": f"bytes=0-{self._limits.head_bytes - 1}"})
         if answer.status == 416 and unsatisfied_total(answer.headers) != 0:
             answer.finish()  # a server may refuse ranges so (15.5.17): it is asked for the whole
             answer = self._client.get({})
@@ -133,22 +133,23 @@ class HttpSource:
                 answer.finish()
 
     def _look_at_range(self, answer: Response) -> tuple[bytes, bool]:
-        span = checked_range(answer, 0, HEAD_BYTES, None)
+        span = checked_range(answer, 0, self._limits.head_bytes, None)
         head = bytearray(span.end)
         for _ in receive_range(answer, memoryview(head)):
             pass
         self._find(answer, span.total, bytes(head))
         if span.total is not None and self._file.validator is not None:
-            self._ranges = HttpRanges(self._client, self._file, self._patience, self._closed)
+            self._ranges = HttpRanges(self._client, self._file, self._limits, self._closed)
         return bytes(head), span.end == span.total
 
     def _look_at_stream(self, answer: Response) -> tuple[bytes, bool]:
         self._find(answer, answer.announced_bytes, b"")
         stream = HttpStream(answer, self._file)
-        head = stream.peek(HEAD_BYTES + 1)  # one more, to know whether that is all
+        head_bytes = self._limits.head_bytes
+        head = stream.peek(head_bytes + 1)  # one more, to know whether that is all
         self._stream = stream
-        self._find(answer, answer.announced_bytes, head[:HEAD_BYTES])
-        return head[:HEAD_BYTES], len(head) <= HEAD_BYTES
+        self._find(answer, answer.announced_bytes, head[:head_bytes])
+        return head[:head_bytes], len(head) <= head_bytes
 
     def _find(self, answer: Response, size_bytes: int | None, head: bytes) -> None:
         self._file = HttpFile(self._file.location, size_bytes, validator_of(answer.headers), head)
@@ -159,8 +160,8 @@ class HttpSource:
         No last bytes where the server fails to send them: the same request may succeed when their turn comes.
         """
         size_bytes = self._file.size_bytes or len(head)
-        rest = bytearray(min(HEAD_BYTES, size_bytes) - len(head))
-        ranges.read_at(len(head), memoryview(rest), self._patience.probe_attempts)
+        rest = bytearray(min(self._limits.head_bytes, size_bytes) - len(head))
+        ranges.read_at(len(head), memoryview(rest), self._retry_policy.probe_attempts)
         tail = bytearray(min(TAIL_BYTES, size_bytes - len(head) - len(rest)))
         try:
             ranges.read_at(size_bytes - len(tail), memoryview(tail), _TAIL_ATTEMPTS)

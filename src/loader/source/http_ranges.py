@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from loader.http.client import HttpClient, Response
 from loader.http.concurrency_limit import ConcurrencyLimit
 from loader.http.response import ContentRange, content_range, cut_off, protocol_error, shown
-from loader.http.retry import RetryBudget, RetryPolicy, TransientError
-from loader.source.base import MAX_CONCURRENT_REQUESTS
+from loader.http.retry import RetryBudget, TransientError
+from loader.limits import Limits
 from loader.source.http_identity import HttpFile
 
 # One `readinto`: large enough that Python's part does not show, small enough that little is fetched again
@@ -23,21 +23,19 @@ _MIN_ANSWER_BYTES = 64 * 1024
 class HttpRanges:
     """Reads any part of a file whose size and validator are known."""
 
-    def __init__(
-        self, client: HttpClient, file: HttpFile, retry_policy: RetryPolicy, closed: threading.Event
-    ) -> None:
+    def __init__(self, client: HttpClient, file: HttpFile, limits: Limits, closed: threading.Event) -> None:
         self._client = client
         self._file = file
-        self._patience = retry_policy
+        self._retry_policy = limits.retry_policy
         self._closed = closed
-        self._admission = ConcurrencyLimit(MAX_CONCURRENT_REQUESTS, closed)
+        self._concurrency_limit = ConcurrencyLimit(limits.http_connections.at_most, closed)
 
     def read_at(self, offset: int, view: memoryview, attempts: int | None = None) -> None:
-        """Fill `view` with the bytes from `offset` on, which the file has; `attempts` None: as patience has it.
+        """Fill `view` with the bytes from `offset` on, which the file has; `attempts` None: as in the retry policy.
 
         Raises LoaderError and SourceClosed.
         """
-        budget = RetryBudget(self._patience, attempts or self._patience.attempts, self._closed)
+        budget = RetryBudget(self._retry_policy, attempts or self._retry_policy.attempts, self._closed)
         received = refilled_at = 0
         while received < len(view):
             try:
@@ -51,7 +49,7 @@ class HttpRanges:
 
     def _ask(self, offset: int, view: memoryview) -> Iterator[int]:
         range_header = {"Range": f"bytes={offset}-{offset + len(view) - 1}"}
-        with self._admission.turn():
+        with self._concurrency_limit.slot():
             answer = self._client.get({**range_header, **self._file.precondition()})
             try:
                 self._file.check_answer(answer)

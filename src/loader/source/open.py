@@ -14,21 +14,19 @@ from typing import Protocol
 import msgspec
 
 from loader.buffers import BufferPool, Segment
-from loader.cancellation import SourceClosed
+from loader.cancellation import call_in_daemon_thread, raise_if_closed
 from loader.contract import FailureCode
 from loader.errors import LoaderError
 from loader.http.address_policy import AddressPolicy
 from loader.http.connection import Dialer
-from loader.http.retry import RetryPolicy
 from loader.http.url import InvalidAddress, parse_address
-from loader.source.base import HEAD_BYTES, RawSource, ended_early
+from loader.limits import DEFAULT_LIMITS, SEQUENTIAL, Limits
+from loader.source.base import RawSource, ended_early
 from loader.source.compression import Compression, compression_of
 from loader.source.decompress import Decompression, unpacked_head
 from loader.source.file import STDIN, open_path, open_stdin, path_location
 from loader.source.http import HttpSource
-from loader.source.prefetch import Fill, prefetched, run_until_closed
-
-__all__ = ["HEAD_BYTES", "Source", "SourceClosed", "SourceInfo", "open_source", "shown_location"]
+from loader.source.prefetch import Fill, prefetched
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -46,7 +44,7 @@ class SourceInfo(msgspec.Struct, frozen=True):
     compression: Compression | None  # by the first bytes, never by name or header
     resumable: bool  # bytes from the middle can be had again and proven to be of the same file
     readable_again: bool  # opened anew it begins anew, which no pipe does
-    head: bytes  # the first bytes, decompressed, up to HEAD_BYTES
+    head: bytes  # the first bytes, decompressed, up to `head_bytes` of Limits
     head_is_whole: bool  # head is all there is
     digest: str | None  # of bytes as transferred, see base.py; None: no identity, as of stdin
 
@@ -84,8 +82,9 @@ class Source(Protocol):
 
 
 class _OpenedSource:
-    def __init__(self, raw: RawSource, closed: threading.Event) -> None:
+    def __init__(self, raw: RawSource, limits: Limits, closed: threading.Event) -> None:
         self._raw = raw
+        self._limits = limits
         self._closed = closed
         self._location = ""
         self._size_bytes: int | None = None
@@ -101,16 +100,16 @@ class _OpenedSource:
         return None if self._unpacking is None else self._unpacking.consumed_bytes
 
     def probe(self) -> SourceInfo:
-        return run_until_closed(self._probe, self._closed)
+        return call_in_daemon_thread(self._probe, lambda: raise_if_closed(self._closed))
 
     def segments(self, start: int, end: int | None, pool: BufferPool) -> Iterator[Segment]:
         if self._unpacking is not None:
-            fill, readers = self._unpacking.fill, 1
+            fill, parallelism = self._unpacking.fill, SEQUENTIAL
         else:
-            fill, readers = self._fill, self._raw.reader_count
+            fill, parallelism = self._fill, self._raw.parallelism
             if self._size_bytes is not None:
                 end = self._size_bytes if end is None else min(end, self._size_bytes)
-        return prefetched(self._filling(fill, end), start, end, pool, readers, self._closed)
+        return prefetched(self._filling(fill, end), start, end, pool, parallelism, self._closed)
 
     def close(self) -> None:
         self._closed.set()
@@ -122,8 +121,8 @@ class _OpenedSource:
         head, is_whole = raw.head, raw.head_is_whole
         compression = compression_of(head)
         if compression is not None:
-            head, is_whole = unpacked_head(raw, compression)
-            self._unpacking = Decompression(self._raw, raw, compression, self._closed)
+            head, is_whole = unpacked_head(raw, compression, self._limits.head_bytes)
+            self._unpacking = Decompression(self._raw, raw, compression, self._limits, self._closed)
         if is_whole and not head:
             raise LoaderError(
                 FailureCode.EMPTY_FILE, f"{raw.location} is empty", "Check what should be there."
@@ -160,30 +159,27 @@ class _OpenedSource:
 
 def open_source(
     location: str,
+    limits: Limits = DEFAULT_LIMITS,
     *,
-    connections: int = 4,
-    retry_policy: RetryPolicy | None = None,
     allowed_hosts: list[str] | None = None,
 ) -> Source:
     """Choose by how `location` begins: http:// or https://, - for stdin, else a path.
 
-    `connections` is how many ranges are fetched at once; `allowed_hosts` as in Job. Raises LoaderError.
+    `allowed_hosts` as in Job. Raises LoaderError.
     """
     closed = threading.Event()
     policy = None if allowed_hosts is None else AddressPolicy(allowed_hosts)
     if policy is None and location == STDIN:
-        return _OpenedSource(open_stdin(), closed)
+        return _OpenedSource(open_stdin(limits.head_bytes), limits, closed)
     if policy is None and _SCHEME.match(location) is None:
-        return _OpenedSource(open_path(Path(location)), closed)
+        return _OpenedSource(open_path(Path(location), limits.head_bytes), limits, closed)
     try:
         address = parse_address(location)
     except InvalidAddress as error:
         others = ", a path, or - for stdin" if policy is None else ""
         hint = f"Give an address that begins with http:// or https://{others}."
         raise LoaderError(FailureCode.USAGE, f"The address can't be used: {error}", hint) from None
-    return _OpenedSource(
-        HttpSource(address, Dialer(policy), connections, retry_policy or RetryPolicy(), closed), closed
-    )
+    return _OpenedSource(HttpSource(address, Dialer(policy), limits, closed), limits, closed)
 
 
 def shown_location(source: str) -> str | None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loader.buffers import HEAD_ROOM_BYTES, Buffer, Segment
+from loader.buffers import SEGMENT_BYTES, Buffer, Segment
 from loader.contract import FailureCode
 from loader.encoding.blocks import Block, cut, field_that_goes_on
 from loader.errors import VALUE_CHARACTERS, LoaderError
@@ -23,8 +23,8 @@ def segments_of(data: bytes, cuts: Sequence[int], offset: int = 0) -> Iterator[S
     ends = [*cuts, len(data)]
     for buffer, start, end in zip(_BUFFERS, starts, ends, strict=False):
         if start < end:
-            buffer.view[HEAD_ROOM_BYTES : HEAD_ROOM_BYTES + end - start] = data[start:end]
-            yield Segment(buffer, HEAD_ROOM_BYTES, HEAD_ROOM_BYTES + end - start, offset + start, end - start)
+            buffer.view[SEGMENT_BYTES : SEGMENT_BYTES + end - start] = data[start:end]
+            yield Segment(buffer, SEGMENT_BYTES, SEGMENT_BYTES + end - start, offset + start, end - start)
 
 
 def content(block: Block) -> bytes:
@@ -92,14 +92,14 @@ def test_a_record_longer_than_a_block_is_an_error_that_says_where(
     filling: bytes, column: str | None, where: str
 ) -> None:
     head = b"a,b\n"
-    pieces = [head + filling * (HEAD_ROOM_BYTES - 4), *[filling * HEAD_ROOM_BYTES] * 2]
+    pieces = [head + filling * (SEGMENT_BYTES - 4), *[filling * SEGMENT_BYTES] * 2]
 
     def segments() -> Iterator[Segment]:
         offset = 0
         for piece in pieces:
             buffer = Buffer()
-            buffer.view[HEAD_ROOM_BYTES : HEAD_ROOM_BYTES + len(piece)] = piece
-            yield Segment(buffer, HEAD_ROOM_BYTES, HEAD_ROOM_BYTES + len(piece), offset, len(piece))
+            buffer.view[SEGMENT_BYTES : SEGMENT_BYTES + len(piece)] = piece
+            yield Segment(buffer, SEGMENT_BYTES, SEGMENT_BYTES + len(piece), offset, len(piece))
             offset += len(piece)
 
     with pytest.raises(LoaderError) as caught:
@@ -107,7 +107,7 @@ def test_a_record_longer_than_a_block_is_an_error_that_says_where(
     failure = caught.value.failure
     assert (failure.code, failure.line, failure.byte_offset) == (FailureCode.RECORD_TOO_LONG, 3, len(head))
     assert (failure.column, failure.value) == (column, filling.decode() * VALUE_CHARACTERS + "…")
-    assert failure.message == f"A record is longer than {HEAD_ROOM_BYTES:,} bytes ({where})."
+    assert failure.message == f"A record is longer than {SEGMENT_BYTES:,} bytes ({where})."
 
 
 @pytest.mark.parametrize(
@@ -128,14 +128,14 @@ def test_a_record_that_is_too_long_is_told_by_the_field_in_which_it_goes_on(
 
 
 def test_a_record_as_long_as_a_segment_and_its_line_end_is_no_error() -> None:
-    data = b"x" * HEAD_ROOM_BYTES + b"\nb\n"
+    data = b"x" * SEGMENT_BYTES + b"\nb\n"
     buffers = [Buffer(), Buffer()]
-    first, second = data[:HEAD_ROOM_BYTES], data[HEAD_ROOM_BYTES:]
+    first, second = data[:SEGMENT_BYTES], data[SEGMENT_BYTES:]
     for buffer, piece in zip(buffers, (first, second), strict=True):
-        buffer.view[HEAD_ROOM_BYTES : HEAD_ROOM_BYTES + len(piece)] = piece
+        buffer.view[SEGMENT_BYTES : SEGMENT_BYTES + len(piece)] = piece
     segments = [
-        Segment(buffers[0], HEAD_ROOM_BYTES, HEAD_ROOM_BYTES + len(first), 0, len(first)),
-        Segment(buffers[1], HEAD_ROOM_BYTES, HEAD_ROOM_BYTES + len(second), len(first), len(second)),
+        Segment(buffers[0], SEGMENT_BYTES, SEGMENT_BYTES + len(first), 0, len(first)),
+        Segment(buffers[1], SEGMENT_BYTES, SEGMENT_BYTES + len(second), len(first), len(second)),
     ]
     blocks = list(cut(segments, 2, lambda _buffer: None))
     assert b"".join(map(content, blocks)) == data

@@ -21,6 +21,7 @@ from loader.errors import LoaderError
 from loader.http.address_policy import AddressPolicy
 from loader.http.connection import Dialer, Resolve, SocketAddress, resolve_name
 from loader.http.url import parse_address
+from loader.limits import Limits
 from loader.source.http import HttpSource
 from loader.source.open import open_source
 from tests.support.http_server import Fault, HttpServer, Request
@@ -111,7 +112,9 @@ def answering(*addresses: str) -> Resolve:
 def failure_of(location: str, *allowed: str) -> Failure:
     with (
         pytest.raises(LoaderError) as caught,
-        contextlib.closing(open_source(location, retry_policy=HASTY, allowed_hosts=[*allowed])) as source,
+        contextlib.closing(
+            open_source(location, Limits(retry_policy=HASTY), allowed_hosts=[*allowed])
+        ) as source,
     ):
         source.probe()
     return caught.value.failure
@@ -253,7 +256,7 @@ class Rebinding:
 def rebinding_source(server: HttpServer, resolve: Resolve) -> Generator[HttpSource]:
     address = parse_address(f"http://rebound.example:{server.port}/trips.csv")
     dialer = Dialer(AddressPolicy(["127.0.0.1"]), resolve)
-    source = HttpSource(address, dialer, 2, QUICK, threading.Event())
+    source = HttpSource(address, dialer, Limits(retry_policy=QUICK), threading.Event())
     try:
         yield source
     finally:
@@ -348,7 +351,9 @@ def test_a_file_is_read_from_an_address_that_is_allowed(form: str) -> None:
     with HttpServer(CONTENT) as server:
         allowed = form.format(server.port)
         location = f"http://127.0.0.1:{server.port}/trips.csv"
-        with contextlib.closing(open_source(location, retry_policy=QUICK, allowed_hosts=[allowed])) as source:
+        with contextlib.closing(
+            open_source(location, Limits(retry_policy=QUICK), allowed_hosts=[allowed])
+        ) as source:
             source.probe()
             assert read(source).data == CONTENT
 

@@ -15,12 +15,12 @@ from loader.http.retry import TransientError
 from tests.support.loader_process import wait_for
 
 TURNED_AWAY = TransientError(
-    LoaderError(FailureCode.SOURCE_UNREACHABLE, "It answers 503.", "Try again."), is_turned_away=True
+    LoaderError(FailureCode.SOURCE_UNREACHABLE, "It answers 503.", "Try again."), is_overloaded=True
 )
 
 
 def be_turned_away(admission: ConcurrencyLimit) -> None:
-    with contextlib.suppress(TransientError), admission.turn():
+    with contextlib.suppress(TransientError), admission.slot():
         raise TURNED_AWAY
 
 
@@ -33,7 +33,7 @@ def most_at_once(admission: ConcurrencyLimit, closed: threading.Event) -> int:
 
             def enter(entered: threading.Event = entered) -> None:
                 with contextlib.suppress(SourceClosed):
-                    stack.enter_context(admission.turn())
+                    stack.enter_context(admission.slot())
                     entered.set()
 
             thread = threading.Thread(target=enter)
@@ -52,10 +52,10 @@ def test_those_who_remain_are_as_many_as_it_takes_until_it_has_answered_often(
 ) -> None:
     closed = threading.Event()
     admission = ConcurrencyLimit(6, closed)
-    with admission.turn(), admission.turn():
+    with admission.slot(), admission.slot():
         be_turned_away(admission)
     for _ in range(answers - 2):
-        with admission.turn():
+        with admission.slot():
             pass
     assert most_at_once(admission, closed) == most
 
@@ -74,11 +74,11 @@ def test_who_waits_for_a_turn_hears_that_the_source_was_closed() -> None:
     ended = threading.Event()
 
     def wait_for_turn() -> None:
-        with pytest.raises(SourceClosed), admission.turn():
+        with pytest.raises(SourceClosed), admission.slot():
             pass
         ended.set()
 
-    with admission.turn():
+    with admission.slot():
         thread = threading.Thread(target=wait_for_turn)
         thread.start()
         closed.set()

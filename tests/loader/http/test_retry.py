@@ -9,10 +9,11 @@ import pytest
 from loader.cancellation import SourceClosed
 from loader.contract import FailureCode
 from loader.errors import LoaderError
-from loader.http.retry import RetryBudget, RetryPolicy, TransientError, retry_after_seconds
+from loader.http.retry import RetryBudget, TransientError, retry_after_seconds
+from loader.limits import RetryPolicy
 
 ERROR = LoaderError(FailureCode.SOURCE_UNREACHABLE, "it is down", "wait")
-HASTY = RetryPolicy(first_delay_seconds=0.001, longest_delay_seconds=0.002)
+HASTY = RetryPolicy(first_delay_seconds=0.001, max_delay_seconds=0.002)
 
 
 def test_the_last_failure_of_a_budget_is_raised() -> None:
@@ -34,7 +35,7 @@ def test_the_server_says_how_long_to_wait() -> None:
 
 
 def test_the_server_can_not_ask_for_more_than_the_limit() -> None:
-    retry_policy = RetryPolicy(first_delay_seconds=0.001, longest_retry_after_seconds=0.002)
+    retry_policy = RetryPolicy(first_delay_seconds=0.001, max_retry_after_seconds=0.002)
     RetryBudget(retry_policy, 2, threading.Event()).spend(TransientError(ERROR, retry_after_seconds=1e9))
 
 

@@ -19,12 +19,12 @@ pytestmark = pytest.mark.slow
 PROGRAM = """
 import hashlib, io, json, sys
 from loader.encoding.blocks import cut
-from loader.buffers import HEAD_ROOM_BYTES, Buffer, Segment
+from loader.buffers import SEGMENT_BYTES, Buffer, Segment
 from loader.encoding.encoder import Encoder
 rows = open(sys.argv[1], "rb").read().split(b"\\n", 1)[1]
-buffer, end = Buffer(), HEAD_ROOM_BYTES + len(rows)
-buffer.view[HEAD_ROOM_BYTES:end] = rows
-segment = Segment(buffer, HEAD_ROOM_BYTES, end, 0, len(rows))
+buffer, end = Buffer(), SEGMENT_BYTES + len(rows)
+buffer.view[SEGMENT_BYTES:end] = rows
+segment = Segment(buffer, SEGMENT_BYTES, end, 0, len(rows))
 digest, encoder = hashlib.sha256(), Encoder(24)
 for block in cut([segment], 2, lambda _: None):
     for chunk in encoder.encode(block):

@@ -15,7 +15,6 @@ from loader.encoding.blocks import Block
 from loader.pipeline.coverage import coverage_error
 from loader.pipeline.remainder import PendingBlocks
 from loader.postgres.ledger import Span
-from loader.source import prefetch
 from tests.support.source_reading import opened
 
 HEADER = b"a,b,c\n"
@@ -32,10 +31,9 @@ def read_missing(
     path: Path, committed: list[Span], data_end: int | None
 ) -> tuple[list[tuple[Block, bytes]], int]:
     """Return the missing blocks with their bytes, and where the data end."""
-    with pytest.MonkeyPatch.context() as small, opened(str(path)) as source:
-        small.setattr(prefetch, "SEGMENT_BYTES", SEGMENT_BYTES)
+    with opened(str(path)) as source:
         source.probe()
-        pool = BufferPool(3)
+        pool = BufferPool(3, SEGMENT_BYTES)
         remainder = PendingBlocks(source, pool, committed, len(HEADER), data_end)
         found: list[tuple[Block, bytes]] = []
         for block in remainder.blocks():

@@ -14,6 +14,7 @@ from psycopg import errors as pg
 from loader.cancellation import Interrupt, Stopped, StopReason
 from loader.contract import FailureCode
 from loader.errors import LoaderError
+from loader.limits import DEFAULT_LIMITS
 from loader.postgres import import_lock, ledger, publish, target_table
 from loader.postgres.connection import Connection, Database
 from loader.postgres.import_lock import Target
@@ -64,7 +65,7 @@ def other(database_url: str) -> Generator[Connection]:
 def published(connection: Connection, target: Target = TARGET) -> Import:
     """Publish an import without rows."""
     found = import_lock.find_or_insert(connection, None, target)
-    publish.create_import_table(connection, found.import_key, Interrupt())
+    publish.create_import_table(connection, found.import_key, Interrupt(), DEFAULT_LIMITS)
     connection.execute(
         f"ALTER TABLE trips ATTACH PARTITION loader.import_{found.import_key} FOR VALUES IN ({found.import_key})".encode()
     )
@@ -261,13 +262,12 @@ def test_an_import_has_one_holder_at_a_time(connection: Connection, other: Conne
 
 
 def test_who_waits_for_an_import_gets_it_when_its_holder_lets_go(
-    monkeypatch: pytest.MonkeyPatch, connection: Connection, other: Connection
+    connection: Connection, other: Connection
 ) -> None:
     found = import_lock.find_or_insert(connection, None, TARGET)
     interrupt = Interrupt()
-    import_lock.lock(connection, found, interrupt)
-    monkeypatch.setattr(import_lock, "_LOCK_RETRY_SECONDS", 0.01)
-    waiting = threading.Thread(target=import_lock.lock, args=[other, found, interrupt])
+    import_lock.lock(connection, found, interrupt, 10)
+    waiting = threading.Thread(target=import_lock.lock, args=[other, found, interrupt, 10])
     waiting.start()
     waiting.join(0.05)
     assert waiting.is_alive()
@@ -276,21 +276,17 @@ def test_who_waits_for_an_import_gets_it_when_its_holder_lets_go(
     assert not import_lock.try_lock(connection, found.import_key)
 
 
-def test_who_waits_for_an_import_gives_up_or_is_stopped(
-    monkeypatch: pytest.MonkeyPatch, connection: Connection, other: Connection
-) -> None:
+def test_who_waits_for_an_import_gives_up_or_is_stopped(connection: Connection, other: Connection) -> None:
     found = import_lock.find_or_insert(connection, None, TARGET)
     interrupt = Interrupt()
-    import_lock.lock(connection, found, interrupt)
-    monkeypatch.setattr(import_lock, "LOCK_TIMEOUT_SECONDS", 0.05)
-    monkeypatch.setattr(import_lock, "_LOCK_RETRY_SECONDS", 0.01)
+    import_lock.lock(connection, found, interrupt, 10)
     with pytest.raises(LoaderError) as caught:
-        import_lock.lock(other, found, interrupt)
+        import_lock.lock(other, found, interrupt, 0.05)
     assert caught.value.code is FailureCode.IMPORT_BUSY
     assert str(found.id) in caught.value.failure.message
     interrupt.request(StopReason.TERMINATED)
     with pytest.raises(Stopped):
-        import_lock.lock(other, found, interrupt)
+        import_lock.lock(other, found, interrupt, 0.05)
 
 
 def test_claims_of_one_location_take_turns(connection: Connection, other: Connection) -> None:

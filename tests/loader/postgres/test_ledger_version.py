@@ -114,10 +114,7 @@ def test_an_upgrade_that_fails_changes_nothing(database_url: str) -> None:
     assert query(database_url, "SELECT to_regclass('loader.ledger') IS NULL") == [(True,)]
 
 
-def test_an_upgrade_waits_for_no_loader_of_the_older_version(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ledger_version, "_LOCK_TIMEOUT_SECONDS", 1)
+def test_an_upgrade_waits_for_no_loader_of_the_older_version(database_url: str) -> None:
     with psycopg.connect(database_url) as connection:
         connection.execute(VERSION_1.encode())
     with psycopg.connect(database_url) as older:
@@ -126,7 +123,7 @@ def test_an_upgrade_waits_for_no_loader_of_the_older_version(
             pytest.raises(LoaderError) as raised,
             Database(database_url).connection("test") as connection,
         ):
-            ledger_version.bring_up_to_date(connection)
+            ledger_version.bring_up_to_date(connection, lock_seconds=1)
         assert raised.value.code is FailureCode.IMPORT_BUSY
 
 
@@ -188,7 +185,7 @@ def staged_file(database_url: str, path: Path) -> None:
             for data in copy:
                 file.write(data)
         file.flush()
-        info = open_source(str(path), connections=1).probe()
+        info = open_source(str(path)).probe()
         connection.execute(
             "UPDATE loader.import SET location = %s, source_bytes = %s, validator = %s, data_start = %s"
             " WHERE import_key = 3",

@@ -10,7 +10,7 @@ import pytest
 
 from loader.contract import Probed
 from tests.support.http_server import HttpServer
-from tests.support.loader_process import Loaders, query, row_count
+from tests.support.loader_process import Loaders, query, row_count, with_limits
 from tests.support.postgres_server import installed, own_server
 
 pytestmark = pytest.mark.slow
@@ -98,7 +98,7 @@ def test_a_dump_of_trips_or_of_its_schema_alone_has_no_row(loaders: Loaders, ser
 def test_a_note_tells_when_readers_of_trips_may_run_out_of_locks(server: HttpServer, tmp_path: Path) -> None:
     with own_server(settings={"max_locks_per_transaction": "20"}) as own:
         loaders = Loaders(tmp_path, own.url)
-        one_part = {"SMALL_LOADER_ONE_PART_BYTES": "1000000000", "SMALL_LOADER_PART_BYTES": "1000000000"}
+        one_part = with_limits(one_part_bytes=1_000_000_000, min_part_bytes=1_000_000_000)
 
         def notes() -> list[str]:
             run = loaders.start("run", server.url, "--force", environment=one_part)

@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from loader.buffers import SEGMENT_BYTES, BufferPool
-from loader.source.open import Source, SourceClosed
+from loader.cancellation import SourceClosed
+from loader.source.open import Source
 from tests.support.http_server import Fault, HttpServer
 from tests.support.source_reading import QUICK, opened, read
 
@@ -47,7 +48,7 @@ def test_closing_ends_a_wait_for_the_server(fault: Fault, ranges: bool) -> None:
 
 
 def test_closing_ends_a_wait_between_retries() -> None:
-    patient = msgspec.structs.replace(QUICK, first_delay_seconds=NEVER, longest_delay_seconds=NEVER)
+    patient = msgspec.structs.replace(QUICK, first_delay_seconds=NEVER, max_delay_seconds=NEVER)
     with HttpServer(CONTENT) as server, opened(server.url, retry_policy=patient) as source:
         source.probe()
         server.rule = lambda _: Fault(status=503)

@@ -13,10 +13,9 @@ import zstandard
 from loader.buffers import SEGMENT_BYTES
 from loader.contract import FailureCode
 from loader.errors import LoaderError
-from loader.source.base import HEAD_BYTES
 from loader.source.decompress import RATIO_GRACE_BYTES
 from tests.support.http_server import Fault, HttpServer
-from tests.support.source_reading import opened, probe_and_read, read
+from tests.support.source_reading import HEAD_BYTES, opened, probe_and_read, read
 
 _random = random.Random(4)
 # Compressible threefold, and longer than two segments.

@@ -9,10 +9,10 @@ import pytest
 from loader.buffers import SEGMENT_BYTES
 from loader.contract import FailureCode
 from loader.errors import LoaderError
-from loader.http.retry import RetryPolicy
-from loader.source.base import HEAD_BYTES, TAIL_BYTES
+from loader.limits import RetryPolicy
+from loader.source.base import TAIL_BYTES
 from tests.support.http_server import Fault, HttpServer, Request
-from tests.support.source_reading import QUICK, opened, probe_and_read, read
+from tests.support.source_reading import HEAD_BYTES, QUICK, opened, probe_and_read, read
 
 CONTENT = random.Random(1).randbytes(2 * SEGMENT_BYTES + 1_000_003)
 SMALL = CONTENT[:50_000]

@@ -7,9 +7,8 @@ import pytest
 from loader.buffers import SEGMENT_BYTES
 from loader.contract import FailureCode
 from loader.errors import LoaderError
-from loader.source.base import HEAD_BYTES
 from tests.support.http_server import Fault, HttpServer
-from tests.support.source_reading import opened, probe_and_read, read
+from tests.support.source_reading import HEAD_BYTES, opened, probe_and_read, read
 
 CONTENT = random.Random(2).randbytes(SEGMENT_BYTES + 3_000_001)
 SMALL = CONTENT[:50_000]

@@ -11,10 +11,10 @@ import pytest
 
 from loader.contract import FailureCode
 from loader.errors import LoaderError
-from loader.source.base import HEAD_BYTES, TAIL_BYTES, digest_of
+from loader.source.base import TAIL_BYTES, digest_of
 from loader.source.open import SourceInfo
 from tests.support.http_server import Fault, HttpServer
-from tests.support.source_reading import QUICK, opened, probe_and_read, read
+from tests.support.source_reading import HEAD_BYTES, QUICK, opened, probe_and_read, read
 
 CONTENT = random.Random(4).randbytes(1_000_000)
 SMALL = CONTENT[: HEAD_BYTES + 1_000]  # its tail is what stands behind the head

@@ -16,10 +16,9 @@ import pytest
 from loader.buffers import SEGMENT_BYTES
 from loader.contract import FailureCode
 from loader.errors import LoaderError
-from loader.source.base import HEAD_BYTES
 from loader.source.open import Source
 from tests.support.paths import ROOT
-from tests.support.source_reading import opened, probe_and_read, read
+from tests.support.source_reading import HEAD_BYTES, opened, probe_and_read, read
 
 CONTENT = random.Random(3).randbytes(SEGMENT_BYTES + 2_000_003)
 
