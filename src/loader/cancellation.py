@@ -30,11 +30,11 @@ class StopReason(enum.Enum):
     SUSPENDED = "SIGHUP"  # or the supervisor is gone: keep what is committed
 
 
-class SourceClosed(Exception):  # noqa: N818 - the caller asked for it: not an error
+class SourceClosed(Exception):
     """The source was closed while this waited for its bytes."""
 
 
-class Stopped(Exception):  # noqa: N818 - not an error: it was asked for
+class Stopped(Exception):
     """Raised wherever work notices a request to stop."""
 
 

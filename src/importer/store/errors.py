@@ -14,27 +14,27 @@ class StoreError(Exception):
         self.hint = hint
 
 
-class StoreLocked(StoreError):  # noqa: N818 - a state of the store
+class StoreLocked(StoreError):
     """Another service uses it. Raised at start only."""
 
 
-class StoreNewer(StoreError):  # noqa: N818 - as above
+class StoreNewer(StoreError):
     """A newer version of this program has written it. Raised at start only."""
 
 
-class StoreCorrupt(StoreError):  # noqa: N818 - as above
+class StoreCorrupt(StoreError):
     """It is damaged, or no SQLite file. It is kept as it is."""
 
 
-class StoreBusy(StoreError):  # noqa: N818 - as above
+class StoreBusy(StoreError):
     """Another program holds a lock on it. Nothing was changed; the same call may soon succeed."""
 
 
-class StoreFull(StoreError):  # noqa: N818 - as above
+class StoreFull(StoreError):
     """There is no room to write. Nothing was changed; reading goes on."""
 
 
-class IdempotencyConflict(Exception):  # noqa: N818 - an answer, as the others are
+class IdempotencyConflict(Exception):
     """The idempotency key came with another job before."""
 
     def __init__(self, import_id: UUID) -> None:

@@ -12,7 +12,7 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 _UNQUOTED = "%/:?#[]@!$&'()*+,;=~"
 
 
-class InvalidAddress(ValueError):  # noqa: N818 - its callers make the LoaderError
+class InvalidAddress(ValueError):
     """Not an address that could be asked. The text says why, and repeats nothing of it."""
 
 

@@ -38,7 +38,7 @@ _PARTS: LiteralString = (
 )
 
 
-class IndexMissing(Exception):  # noqa: N818 - no failure: it is built, then the publish is tried again
+class IndexMissing(Exception):
     """An import's table lacks an index of trips, so that an attach would build it."""
 
 

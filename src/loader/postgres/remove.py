@@ -28,7 +28,7 @@ from loader.postgres.ledger import Import
 _TIDY_LOCK_SECONDS = 0.1
 
 
-class _TakenAway(Exception):  # noqa: N818 - it ends a transaction, and is no failure of it
+class _TakenAway(Exception):
     """Raised where the table of a published import is no longer as the loader left it."""
 
     def __init__(self, place: Place) -> None:

@@ -22,7 +22,7 @@ _GZIP_PIECE_BYTES = 64 * 1024
 _ZSTD_WINDOW_BYTES = 128 * 1024 * 1024
 
 
-class Damaged(Exception):  # noqa: N818 - becomes a LoaderError where the file is known
+class Damaged(Exception):
     """The bytes are not what their format says."""
 
 

@@ -75,7 +75,7 @@ def listener() -> Generator[Listener]:
         yield listener
 
 
-class Dialled(Exception):  # noqa: N818 - not an error
+class Dialled(Exception):
     """The next step would have been to connect."""
 
 
