@@ -19,15 +19,15 @@ process.LOADER = (sys.executable, str(Path(__file__).with_name(program)))
 
 from importer import log  # noqa: E402 - after the command that they take over
 from importer.api import state  # noqa: E402
-from importer.server import connections  # noqa: E402 - after the command that they take over
+from importer.server import client_connections  # noqa: E402
 
 # Private to the modules on purpose.
-connections.MAX_CONNECTIONS = 60
-connections.REQUEST_SECONDS = int(os.environ.get("NARROW_SERVICE_SECONDS", "2"))
-setattr(connections, "_ANSWER_MILLISECONDS", 2_000)  # noqa: B010
-setattr(state, "_LISTINGS", 3)  # noqa: B010
+client_connections.MAX_CONNECTIONS = 60
+client_connections.REQUEST_SECONDS = int(os.environ.get("NARROW_SERVICE_SECONDS", "2"))
+setattr(client_connections, "_RESPONSE_MILLISECONDS", 2_000)  # noqa: B010
+setattr(state, "_MAX_LISTINGS", 3)  # noqa: B010
 
-_configure_listener = connections.configure
+_configure_listener = client_connections.configure
 _configure_log = log.configure
 
 
@@ -44,7 +44,7 @@ def configure_log(log_format: log.LogFormat) -> None:
         logging.getLogger(name).setLevel(logging.DEBUG)
 
 
-connections.configure = configure_listener
+client_connections.configure = configure_listener
 if "NARROW_SERVICE_DEBUG" in os.environ:
     log.configure = configure_log
 

@@ -1,1 +1,1 @@
-"""The service's process: socket, signals, connections, and what it opens and closes."""
+"""The service's process: socket, signals, client connections, start and stop."""

@@ -1,4 +1,4 @@
-"""The parts of a running service: opened in order, closed in reverse."""
+"""The parts of a running service: opened in order, closed in reverse order."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 import structlog
 
 from importer.api.limits import ConcurrencyLimit
-from importer.api.metrics import MeasuredStore, Metrics
+from importer.api.metrics import MeasuredStore
 from importer.api.readiness import Readiness
 from importer.api.state import Service
-from importer.server.connections import most_connections
+from importer.server.client_connections import max_connections
 from importer.settings import Settings
 from importer.supervisor.supervisor import Supervisor
 from loader.embedded.server import embedded_server
@@ -25,7 +25,7 @@ _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 @asynccontextmanager
 async def open_service(settings: Settings) -> AsyncGenerator[Service]:
-    """Open the control DB, have the target database up, start the supervisor; stop in reverse.
+    """Open the control DB, start the embedded PostgreSQL if it is used, start the supervisor; stop them in reverse.
 
     Raises StoreError, LoaderError.
     """
@@ -33,7 +33,6 @@ async def open_service(settings: Settings) -> AsyncGenerator[Service]:
         settings.data_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         store = await MeasuredStore.open(settings.data_folder / CONTROL_DB)
         stack.push_async_callback(store.close)
-        store.metrics = Metrics()
         database_url = settings.database_url or await _embedded(settings.data_folder, stack)
         supervisor = Supervisor(store, settings, database_url)
         await supervisor.start()
@@ -43,15 +42,14 @@ async def open_service(settings: Settings) -> AsyncGenerator[Service]:
             supervisor,
             database_url,
             Readiness(store, supervisor.probe),
-            store.metrics,
-            # Watchers of an import's changes stay, so the other requests keep half of all connections.
-            watchers=ConcurrencyLimit(most_connections() // 2),
+            # Watchers keep their connections. Half of all connections are left for other requests.
+            watchers=ConcurrencyLimit(max_connections() // 2),
         )
         _log.info("service stops: loaders keep what is committed")
 
 
 async def _embedded(folder: Path, stack: AsyncExitStack) -> str:
-    """Have the embedded PostgreSQL up until the stack closes. In threads: after a crash it recovers for minutes."""
+    """Start the embedded PostgreSQL; the stack stops it. In threads: after a crash its recovery can take minutes."""
     server = embedded_server(folder)
     url = await asyncio.to_thread(server.__enter__)
     stack.push_async_callback(asyncio.to_thread, server.__exit__, None, None, None)
