@@ -1,7 +1,6 @@
-"""The service's log on stderr: one line an event, its own and those of the libraries, as JSON or for a terminal.
+"""The service's log on stderr: one line per event, its own and the libraries', as JSON or for a terminal.
 
-Two promises hold for whatever comes in: no line can be forged, as control characters are escaped; and an address
-loses its credentials and query.
+Control characters are escaped, so that no text can forge a line. Credentials and query are removed from URLs.
 """
 
 from __future__ import annotations
@@ -17,23 +16,23 @@ from structlog.typing import Processor
 from importer.settings import LogFormat
 from loader.text import printable
 
-# scheme://credentials@host/path?query#fragment, also within a longer text
+# scheme://credentials@host/path?query#fragment, also inside a longer text
 _CREDENTIALS = re.compile(r"(?<=://)[^\s/?#\"'<>]*@")
 _QUERY = re.compile(r"(?<=://)([^\s?#\"'<>]*)[?#][^\s\"'<>]*")
 
-# Libraries that tell at INFO what is of interest to their authors.
+# Libraries whose INFO is for their own developers.
 _QUIET_LOGGERS = ("httpx", "asyncio", "uvicorn")
 
 
 def configure(log_format: LogFormat) -> None:
-    """Send all logging to stderr in this format; auto: JSON when stderr is not a terminal."""
+    """Write all logging to stderr in this format; auto: JSON if stderr is no terminal."""
     is_json = log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.stdlib.ExtraAdder(),
-        structlog.processors.format_exc_info,  # a plain traceback: values of variables are not shown
+        structlog.processors.format_exc_info,  # a plain traceback, without the values of variables
         _without_secrets,
     ]
     structlog.configure(
@@ -66,14 +65,14 @@ def _without_secrets(
 
 
 def redacted(text: str) -> str:
-    """Take credentials, query and fragment out of each address in a text."""
+    """Remove credentials, query and fragment from each URL in a text."""
     return _QUERY.sub(r"\1", _CREDENTIALS.sub("", text))
 
 
 def _without_control_characters(
     _logger: object, _method: str, event: MutableMapping[str, object]
 ) -> MutableMapping[str, object]:
-    """Escape them, so that a text is on one line and moves no cursor; the lines of a traceback are indented."""
+    """Escape control characters, so that a text is one line and moves no cursor. Indent the lines of a traceback."""
     for key, value in event.items():
         if isinstance(value, str):
             lines = value.split("\n") if key == "exception" else [value]

@@ -1,9 +1,10 @@
-"""The service's settings: one struct, read from the environment once, at start. docs/configuration.md lists them."""
+"""The service's settings: one struct, read from environment variables at start. docs/configuration.md lists them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
@@ -19,46 +20,51 @@ LogFormat = Literal["auto", "json", "console"]
 
 _T = TypeVar("_T")
 
-# Each slot is a process of up to 400 MB, each worker a connection: a number beyond these is a slip of the finger.
+# A slot is a process of up to 400 MB, a worker a database connection: a larger number is a typing error.
 _MAX_SLOTS = 64
-_MAX_WORKERS = 64
+MAX_WORKERS = 64
 _MAX_GRACE_SECONDS = 3600
 _MAX_HISTORY_DAYS = 36_500
 
 
-class InvalidSettings(Exception):  # noqa: N818 - what is wrong is in its name
-    """Some variables can't be used; the text has a line for each."""
+class InvalidSettings(Exception):
+    """Some variables have invalid values; the text has a line for each."""
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """How the service runs. Nothing of it changes while it does."""
+    """How the service runs. Settings are fixed at start."""
 
     data_folder: Path  # of the control DB and the embedded PostgreSQL
     host: str = "127.0.0.1"
-    port: int = 8000  # 0: any that is free
-    server_names: tuple[str, ...] = ()  # by which clients know it, as host_check.py needs them
-    database_url: str | None = None  # None: the embedded PostgreSQL; a secret
-    slots: int = 2  # imports that run at a time
-    workers: int | None = None  # connections of each import; None: the loader's own choice
-    allowed_hosts: tuple[str, ...] = ()  # beyond public addresses, as address_policy.py reads them
-    grace_seconds: int = 30  # between SIGTERM and SIGKILL
-    history_days: int = 30  # that a finished import's record is kept
+    port: int = 8000  # 0: any free port
+    server_names: tuple[str, ...] = ()  # public names of the service, see host_check.py
+    database_url: str | None = None  # None: the embedded PostgreSQL; may hold a password
+    slots: int = 2  # imports that run in parallel
+    workers: int | None = None  # database connections of an import; None: the loader's default
+    allowed_hosts: tuple[str, ...] = ()  # beyond public addresses, see address_policy.py
+    grace_seconds: int = 30  # between SIGTERM and SIGKILL of a loader
+    history_days: int = 30  # how long the record of a finished import is kept
     log_format: LogFormat = "auto"  # auto: console on a terminal, else json
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
-        """Read all variables. An empty one is taken for one that is not set. Raises InvalidSettings, for all at once."""
+        """Read all variables; an empty one counts as not set. Raises InvalidSettings, which lists all faults."""
         read = _Reader(environment)
         default = cls(default_data_folder(environment).absolute())
         settings = cls(
             data_folder=default.data_folder,
             host=read("IMPORTER_HOST", default.host, _host, "an IP address of this machine, such as 0.0.0.0"),
-            port=read("IMPORTER_PORT", default.port, _port, "a port, such as 8000 (0: any that is free)"),
+            port=read(
+                "IMPORTER_PORT",
+                default.port,
+                _port,
+                "a port from 0 to 65535, such as 8000 (0: any free port)",
+            ),
             server_names=read(
                 "IMPORTER_SERVER_NAMES",
                 default.server_names,
                 _server_names,
-                "host names with commas between, such as importer.example.org",
+                "a comma-separated list of host names, such as importer.example.org",
             ),
             database_url=read(
                 "DATABASE_URL",
@@ -68,70 +74,69 @@ class Settings(msgspec.Struct, frozen=True):
                 is_secret=True,
             ),
             slots=read.number("IMPORTER_SLOTS", default.slots, _MAX_SLOTS),
-            workers=read.number("IMPORTER_WORKERS", default.workers, _MAX_WORKERS),
+            workers=read.number("IMPORTER_WORKERS", default.workers, MAX_WORKERS),
             allowed_hosts=read(
                 "IMPORTER_ALLOWED_HOSTS",
                 default.allowed_hosts,
                 _allowed_hosts,
-                "names, IP addresses and networks with commas between, such as 127.0.0.1:8192,10.0.0.0/8",
+                "a comma-separated list of names, IP addresses and networks, such as 127.0.0.1:8192,10.0.0.0/8",
             ),
             grace_seconds=read.number("IMPORTER_GRACE_SECONDS", default.grace_seconds, _MAX_GRACE_SECONDS),
             history_days=read.number("IMPORTER_HISTORY_DAYS", default.history_days, _MAX_HISTORY_DAYS),
             log_format=read("IMPORTER_LOG_FORMAT", default.log_format, _log_format, "auto, json or console"),
         )
-        if read.problems:
-            raise InvalidSettings("\n".join(read.problems))
+        if read.faults:
+            raise InvalidSettings("\n".join(read.faults))
         return settings
 
 
 class _Reader:
-    """Reads one variable after the other, and keeps what is wrong with them."""
+    """Reads variables one by one and collects their faults."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
-        self.problems: list[str] = []
+        self.faults: list[str] = []
 
     def __call__(
         self, name: str, default: _T, parse: Callable[[str], _T], expected: str, *, is_secret: bool = False
     ) -> _T:
-        """Return what a variable says. `parse` raises ValueError for what it does not understand."""
+        """Return the value of a variable. `parse` raises ValueError for an invalid text, with a reason or without."""
         text = self._environment.get(name, "").strip()
         if not text:
             return default
         try:
             return parse(text)
         except ValueError as error:
-            is_said = "can't be read" if is_secret else f"is {text!a}"
-            why = f" ({error})" if str(error) else ""
-            self.problems.append(f"{name} {is_said}{why}: it must be {expected}.")
+            found = "can't be read" if is_secret else f"is {text!a}"
+            reason = f" ({error})" if str(error) else ""
+            self.faults.append(f"{name} {found}{reason}: it must be {expected}.")
             return default
 
-    def number(self, name: str, default: _T, most: int) -> int | _T:
-        """Return the number from 1 to `most` that a variable says."""
-        return self(name, default, _whole(1, most), f"a number from 1 to {most}")
+    def number(self, name: str, default: _T, maximum: int) -> int | _T:
+        """Return the value of a variable that is a whole number from 1 to `maximum`."""
+        parse = partial(_integer, minimum=1, maximum=maximum)
+        return self(name, default, parse, f"a whole number from 1 to {maximum}")
 
 
-def _whole(least: int, most: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,9}", text) or not least <= int(text) <= most:
-            raise ValueError
-        return int(text)
-
-    return parse
+def _integer(text: str, minimum: int, maximum: int) -> int:
+    if not re.fullmatch(r"[0-9]+", text):  # int() also takes signs, underscores and digits of other scripts
+        raise ValueError
+    number = int(text)
+    if not minimum <= number <= maximum:
+        raise ValueError
+    return number
 
 
 def _port(text: str) -> int:
     if text.startswith("tcp://"):
         raise ValueError(
-            "Kubernetes says so of a Service named importer; enableServiceLinks: false prevents it"
+            "Kubernetes sets it for a Service named importer; enableServiceLinks: false prevents this"
         )
-    return _whole(0, 65_535)(text)
+    return _integer(text, 0, 65_535)
 
 
 def _host(text: str) -> str:
-    if re.fullmatch(
-        r"[A-Za-z0-9.-]+", text
-    ):  # a name, or IPv4: the system says whether it is one of this machine
+    if re.fullmatch(r"[A-Za-z0-9.-]+", text):  # a name or IPv4: listening shows whether it is this machine's
         return text
     return str(ip_address(text.removeprefix("[").removesuffix("]")))
 
