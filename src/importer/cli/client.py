@@ -1,4 +1,4 @@
-"""The REST API as its command-line client uses it: requests, answers as structs, problems as one exception."""
+"""The client of the REST API: requests, responses as structs, problems as exceptions."""
 
 from __future__ import annotations
 
@@ -21,28 +21,27 @@ from loader.contract import ExitCode
 
 T = TypeVar("T")
 
-# Nothing but submitting, cancelling and the like is asked for, which takes milliseconds; a stopped machine is noticed.
+# The service handles a request in milliseconds; a machine that is stopped for a moment needs longer.
 _TIMEOUT_SECONDS = 30.0
-# An event stream says something every 15 s, if only that it lives (events.py).
+# Three times the interval of the comments in an event stream (events.py).
 _EVENTS_TIMEOUT_SECONDS = 45.0
-# A service that restarts is back after seconds; with the embedded server in recovery, minutes.
+# A restart of the service takes seconds; the recovery of the embedded PostgreSQL can take minutes.
 _RECONNECT_SECONDS = 300.0
 _RECONNECT_DELAY_SECONDS = 1.0
-_PAGE = 200
+_PAGE_LENGTH = 200
 
-# What every part on the way takes alike: https://www.rfc-editor.org/rfc/rfc9110.html#section-5.5
+# The values that every proxy and server accepts: https://www.rfc-editor.org/rfc/rfc9110.html#section-5.5
 _HEADER_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
 
-# What passes: the service's own 503, and those of a proxy before it while it restarts.
-_PASSING = frozenset({502, 503, 504})
+# The service's own 503, and the errors of a proxy while the service restarts.
+_TEMPORARY = frozenset({502, 503, 504})
 _EXIT_CODES = {500: ExitCode.INTERNAL, 507: ExitCode.OUT_OF_SPACE}
 
+_SET_SERVER = "Set the URL of the service with --server or IMPORTER_URL."
 
-_WHERE = "Say where the service is with --server or IMPORTER_URL."
 
-
-class RequestFailed(Exception):  # noqa: N818 - named as what happened
-    """A request had no answer, or one that says no: what happened, what to do next, what to exit with."""
+class RequestFailed(Exception):
+    """A request got no response, or an error: what happened, what to do next, and the exit code."""
 
     def __init__(self, code: str, message: str, hint: str, exit_code: ExitCode) -> None:
         super().__init__(message)
@@ -53,14 +52,14 @@ class RequestFailed(Exception):  # noqa: N818 - named as what happened
 
 
 class Unavailable(RequestFailed):
-    """There was no answer, or one that says: not now."""
+    """The service did not respond, or responded with a temporary error."""
 
     def __init__(self, code: str, message: str, hint: str) -> None:
         super().__init__(code, message, hint, ExitCode.DATABASE_UNAVAILABLE)
 
 
 class _Problem(msgspec.Struct, frozen=True):
-    """What is used of a problem (problems.py)."""
+    """The fields of a problem that the client uses (problems.py)."""
 
     code: str
     detail: str
@@ -68,10 +67,10 @@ class _Problem(msgspec.Struct, frozen=True):
 
 
 class Client:
-    """A connection to one service. A context manager."""
+    """A client of one service. A context manager."""
 
     def __init__(self, server: str) -> None:
-        """`server`: its http or https URL. Proxy variables are not used; certificates are the system's."""
+        """`server`: its http or https URL. Ignores proxy variables; trusts the system's certificates."""
         try:
             self._http = httpx.Client(
                 base_url=server,
@@ -79,11 +78,11 @@ class Client:
                 trust_env=False,
                 verify=ssl.create_default_context(),
             )
-            # getaddrinfo has nothing but this error for a name with a label that is empty or too long.
+            # httpx lets this UnicodeError of getaddrinfo through: a label of the name is empty or too long.
             self._http.base_url.raw_host.decode().encode("idna")
         except (httpx.InvalidURL, UnicodeError) as error:
             raise RequestFailed(
-                "usage", f"The service's URL can't be used: {error}.", _WHERE, ExitCode.USAGE
+                "usage", f"The service's URL is not valid: {error}.", _SET_SERVER, ExitCode.USAGE
             ) from error
         self._server = str(self._http.base_url.copy_with(userinfo=b"")).rstrip("/")
 
@@ -96,62 +95,65 @@ class Client:
         self._http.close()
 
     def submit(self, new_import: Mapping[str, object], idempotency_key: str | None) -> Import:
-        """Submit an import: the fields of NewImport."""
+        """Submit an import; `new_import`: the fields of NewImport."""
         if idempotency_key is not None and not _HEADER_VALUE.fullmatch(idempotency_key):
             raise RequestFailed(
                 "usage",
-                f"The idempotency key {idempotency_key!a} can't be sent: it is empty, has blanks at an end, or other"
-                " characters than those of ASCII.",
-                "Choose a key of letters, digits and signs of ASCII, such as a UUID.",
+                f"The idempotency key {idempotency_key!a} is not valid: it is empty, begins or ends with a blank, or has"
+                " characters other than printable ASCII.",
+                "Choose a key of ASCII letters and digits, such as a UUID.",
                 ExitCode.USAGE,
             )
         headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
-        return self._ask("POST", "/imports", Import, headers=headers, body=new_import)
+        return self._request("POST", "/imports", Import, headers=headers, body=new_import)
 
     def get(self, import_id: UUID) -> Import:
-        """Return an import as it is now."""
-        return self._ask("GET", f"/imports/{import_id}", Import)
+        """Return an import."""
+        return self._request("GET", f"/imports/{import_id}", Import)
 
     def all(self, state: State | None) -> Iterator[Import]:
         """Yield the imports, newest first, page by page."""
-        query: dict[str, str | int] = {"limit": _PAGE, **({} if state is None else {"state": state.value})}
+        query: dict[str, str | int] = {
+            "limit": _PAGE_LENGTH,
+            **({} if state is None else {"state": state.value}),
+        }
         cursor: str | None = ""
         while cursor is not None:
-            page = self._ask("GET", "/imports", ImportPage, query={**query, "cursor": cursor})
+            page = self._request("GET", "/imports", ImportPage, query={**query, "cursor": cursor})
             yield from page.imports
             cursor = page.next_cursor
 
     def cancel(self, import_id: UUID) -> Import:
-        """Ask for an import to end without rows."""
-        return self._ask("POST", f"/imports/{import_id}/cancel", Import)
+        """Cancel an import."""
+        return self._request("POST", f"/imports/{import_id}/cancel", Import)
 
     def retry(self, import_id: UUID, changes: Mapping[str, object]) -> Import:
-        """Put an import back into the queue, with these fields of RetryImport changed."""
-        return self._ask("POST", f"/imports/{import_id}/retry", Import, body=changes or None)
+        """Retry an import; `changes`: fields of RetryImport."""
+        return self._request("POST", f"/imports/{import_id}/retry", Import, body=changes or None)
 
     def remove(self, import_id: UUID) -> Import:
-        """Ask for an import that has ended to go, its rows included."""
-        return self._ask("DELETE", f"/imports/{import_id}", Import)
+        """Remove an import that has ended, with its rows."""
+        return self._request("DELETE", f"/imports/{import_id}", Import)
 
     def rejects(self, import_id: UUID, media_type: str) -> Iterator[bytes]:
-        """Yield the rejects, as text/csv or application/json, without holding them all in memory."""
-        with self._stream(f"/imports/{import_id}/rejects", {"Accept": media_type}) as answer:
-            yield from answer.iter_bytes()
+        """Yield the rejects in chunks, as text/csv or application/json."""
+        with self._stream(f"/imports/{import_id}/rejects", {"Accept": media_type}) as response:
+            yield from response.iter_bytes()
 
     def watch(self, import_id: UUID) -> Iterator[Import]:
-        """Yield an import as it is, and after each change, until it has ended.
+        """Yield an import now and after each change, until it has ended.
 
-        A lost connection is opened again, so that a restart of the service is survived. Raises Unavailable when the
-        service is away from the beginning or for too long.
+        Reconnects when the connection is lost, such as by a restart of the service. Raises Unavailable if the service is
+        not available at the start, or for five minutes.
         """
         last_event_id = ""
-        give_up_at: float | None = -math.inf  # None: the service was there when last asked
+        give_up_at: float | None = -math.inf  # None: the last connection succeeded
         while True:
             headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
             try:
-                with self._stream(f"/imports/{import_id}/events", headers) as answer:
+                with self._stream(f"/imports/{import_id}/events", headers) as response:
                     give_up_at = None
-                    for event_id, found in self._events(answer):
+                    for event_id, found in self._events(response):
                         last_event_id = event_id
                         yield found
                         if found.state in FINISHED:
@@ -161,12 +163,12 @@ class Client:
                 give_up_at = now + _RECONNECT_SECONDS if give_up_at is None else give_up_at
                 if now >= give_up_at:
                     raise
-            time.sleep(_RECONNECT_DELAY_SECONDS)  # a service that is starting is not asked without pause
+            time.sleep(_RECONNECT_DELAY_SECONDS)
 
-    def _events(self, answer: httpx.Response) -> Iterator[tuple[str, Import]]:
+    def _events(self, response: httpx.Response) -> Iterator[tuple[str, Import]]:
         """Yield each event's id and import (https://html.spec.whatwg.org/multipage/server-sent-events.html)."""
         event_id, event = "", b""
-        for line in _lines(answer.iter_bytes()):
+        for line in _lines(response.iter_bytes()):
             name, _, value = line.partition(b": ")
             if name == b"id":
                 event_id = value.decode()
@@ -175,79 +177,80 @@ class Client:
             elif name == b"data" and event == b"import":
                 yield event_id, self._decode(value, Import)
 
-    def _ask(
+    def _request(
         self,
         method: str,
         path: str,
-        answer_type: type[T],
+        response_type: type[T],
         *,
         query: Mapping[str, str | int] | None = None,
         headers: Mapping[str, str] | None = None,
         body: Mapping[str, object] | None = None,
     ) -> T:
-        with self._explained():
-            answer = self._http.request(method, path, params=query, headers=headers, json=body)
-        self._check(answer)
-        return self._decode(answer.content, answer_type)
+        with self._transport_errors():
+            response = self._http.request(method, path, params=query, headers=headers, json=body)
+        self._check(response)
+        return self._decode(response.content, response_type)
 
     @contextmanager
     def _stream(self, path: str, headers: Mapping[str, str]) -> Generator[httpx.Response]:
         with (
-            self._explained(),
-            self._http.stream("GET", path, headers=headers, timeout=_EVENTS_TIMEOUT_SECONDS) as answer,
+            self._transport_errors(),
+            self._http.stream("GET", path, headers=headers, timeout=_EVENTS_TIMEOUT_SECONDS) as response,
         ):
-            if not answer.is_success:
-                answer.read()
-            self._check(answer)
-            yield answer
+            if not response.is_success:
+                response.read()
+            self._check(response)
+            yield response
 
     @contextmanager
-    def _explained(self) -> Generator[None]:
+    def _transport_errors(self) -> Generator[None]:
         try:
             yield
         except httpx.TransportError as error:
             raise Unavailable(
                 "service_unreachable",
-                f"The service at {self._server} does not answer: {error or type(error).__name__}.",
-                "Start it with `importer serve`, or say where it is with --server or IMPORTER_URL.",
+                f"The service at {self._server} does not respond: {error or type(error).__name__}.",
+                "Start it with `importer serve`, or set its URL with --server or IMPORTER_URL.",
             ) from error
 
-    def _check(self, answer: httpx.Response) -> None:
-        """Raise RequestFailed for any answer but success."""
-        if answer.is_success:
+    def _check(self, response: httpx.Response) -> None:
+        """Raise RequestFailed unless the response is a success."""
+        if response.is_success:
             return
         try:
-            problem = msgspec.json.decode(answer.content, type=_Problem)
+            problem = msgspec.json.decode(response.content, type=_Problem)
         except msgspec.DecodeError as error:
-            if answer.status_code in _PASSING:
+            if response.status_code in _TEMPORARY:
                 problem = _Problem(
-                    "unavailable", f"HTTP {answer.status_code} at {self._server}.", "Try again later."
+                    "unavailable", f"HTTP {response.status_code} at {self._server}.", "Try again later."
                 )
             else:
-                raise self._stranger(f"HTTP {answer.status_code}") from error
-        if answer.status_code in _PASSING:
+                raise self._unexpected_response(f"HTTP {response.status_code}") from error
+        if response.status_code in _TEMPORARY:
             raise Unavailable(problem.code, problem.detail, problem.hint)
-        exit_code = _EXIT_CODES.get(answer.status_code, ExitCode.USAGE)
+        exit_code = _EXIT_CODES.get(response.status_code, ExitCode.USAGE)
         raise RequestFailed(problem.code, problem.detail, problem.hint, exit_code)
 
-    def _decode(self, content: bytes, answer_type: type[T]) -> T:
+    def _decode(self, content: bytes, response_type: type[T]) -> T:
         try:
-            return msgspec.json.decode(content, type=answer_type)
+            return msgspec.json.decode(content, type=response_type)
         except msgspec.DecodeError as error:
-            raise self._stranger(str(error)) from error
+            raise self._unexpected_response(str(error)) from error
 
-    def _stranger(self, why: str) -> RequestFailed:
+    def _unexpected_response(self, why: str) -> RequestFailed:
         return RequestFailed(
             "unexpected_answer",
-            f"What answers at {self._server} is not this service, or another version of it: {why}.",
-            _WHERE,
+            f"The server at {self._server} is not this service, or another version of it: {why}.",
+            _SET_SERVER,
             ExitCode.DATABASE_UNAVAILABLE,
         )
 
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Split at line feeds, and not at all that str.splitlines takes for line ends: JSON may have such characters."""
+    """Split at LF and CRLF only: JSON may contain the other line ends of str.splitlines, such as U+2028."""
     rest = b""
     for chunk in chunks:
         *lines, rest = (rest + chunk).split(b"\n")
-        yield from lines
+        for line in lines:
+            yield line.removesuffix(b"\r")

@@ -1,4 +1,4 @@
-"""The commands that ask the service: what they print, for people or as JSON, and what they exit with."""
+"""The client commands: what they print, for people or as JSON, and their exit codes."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from loader.text import json_line, printable, printable_chunks, printable_json
 
 
 class Commands:
-    """The commands of one client."""
+    """The commands, run by one client."""
 
     def __init__(self, client: Client, *, as_json: bool) -> None:
-        """`as_json`: print each import as one line of the API's JSON."""
+        """`as_json`: print each import as a line of the API's JSON."""
         self._client = client
         self._as_json = as_json
 
     def submit(
         self, new_import: Mapping[str, object], idempotency_key: str | None, *, watch: bool
     ) -> ExitCode:
-        """Submit an import, and watch it to its end if that is asked for."""
+        """Submit an import; `watch`: until it has ended."""
         submitted = self._client.submit(new_import, idempotency_key)
         if watch:
             return self.watch(submitted.id)
@@ -35,7 +35,7 @@ class Commands:
         return ExitCode.PUBLISHED
 
     def status(self, import_id: UUID) -> ExitCode:
-        """Print where an import stands."""
+        """Print the state and progress of an import."""
         found = self._client.get(import_id)
         if self._as_json:
             _print_json(found)
@@ -44,7 +44,7 @@ class Commands:
         return ExitCode.PUBLISHED
 
     def watch(self, import_id: UUID) -> ExitCode:
-        """Show an import until it has ended; exit as its loader would have."""
+        """Show an import until it has ended; exit as its loader does."""
         found = self._client.get(import_id)
         changes = self._client.watch(import_id)
         if not self._as_json:
@@ -64,7 +64,7 @@ class Commands:
         return ExitCode.PUBLISHED
 
     def cancel(self, import_id: UUID, *, wait: bool) -> ExitCode:
-        """Cancel an import; if that is asked for, wait until nothing of it is left, or its publish was faster."""
+        """Cancel an import; `wait`: until its rows are removed, or it is published because the cancel came too late."""
         cancelled = self._client.cancel(import_id)
         if wait:
             *_, cancelled = self._client.watch(import_id)
@@ -72,17 +72,17 @@ class Commands:
         return ExitCode.USAGE if cancelled.state is State.SUCCEEDED else ExitCode.PUBLISHED
 
     def retry(self, import_id: UUID, url: str | None) -> ExitCode:
-        """Put an import back into the queue, with another URL if there is one."""
+        """Retry an import, with another URL if there is one."""
         self._print(self._client.retry(import_id, {} if url is None else {"url": url}))
         return ExitCode.PUBLISHED
 
     def remove(self, import_id: UUID) -> ExitCode:
-        """Take an import out of trips and out of the records."""
+        """Remove an import: its rows and its record."""
         self._print(self._client.remove(import_id))
         return ExitCode.PUBLISHED
 
     def rejects(self, import_id: UUID) -> ExitCode:
-        """Write the rows that were set aside: a CSV like the imported file, or all that is known of each."""
+        """Write the rejected rows: a CSV file like the imported one, or JSON with the reasons."""
         chunks = self._client.rejects(import_id, "application/json" if self._as_json else "text/csv")
         if sys.stdout.isatty():
             chunks = printable_chunks(chunks, printable_json if self._as_json else printable)
@@ -103,32 +103,32 @@ def _print_json(found: Import) -> None:
 
 
 def _draw(found: Import, changes: Iterator[Import]) -> Import:
-    """Draw the changes of an import as a bar, then how it ended; return it as it is then."""
+    """Draw the progress of an import as a bar, print its result, and return it as it ended."""
     bar = BarDisplay()
     bar.note(f"import {found.id}: {found.url}")
     error = None
     try:
         for found in changes:
-            if found.error != error and (trouble := formatting.trouble_text(found)) is not None:
-                bar.note(trouble)
+            if found.error != error and (reason := formatting.waiting_text(found)) is not None:
+                bar.note(reason)
             error = found.error or error
-            bar.draw(formatting.doing_text(found), formatting.wire_progress(found))
+            bar.draw(formatting.activity_text(found), formatting.contract_progress(found))
     except KeyboardInterrupt:
-        bar.note(f"The import goes on; `importer cancel {found.id}` ends it.")
+        bar.note(f"The import continues; `importer cancel {found.id}` cancels it.")
         raise
     finally:
         bar.stop()
     if found.receipt is not None:
-        sys.stdout.write(receipt_text(formatting.wire_receipt(found, found.receipt)) + "\n")
+        sys.stdout.write(receipt_text(formatting.contract_receipt(found, found.receipt)) + "\n")
     else:
         sys.stderr.write(formatting.end_text(found) + "\n")
     return found
 
 
 def _exit_code(ended: Import) -> ExitCode:
-    """Return what the import's loader would have exited with."""
+    """Return the exit code of the import's loader."""
     if ended.state is State.SUCCEEDED:
         return ExitCode.PUBLISHED
     if ended.state is State.FAILED and ended.error is not None:
-        return FAILURE_KINDS[formatting.wire_failure(ended.error).code].exit_code
+        return FAILURE_KINDS[formatting.contract_failure(ended.error).code].exit_code
     return ExitCode.TERMINATED

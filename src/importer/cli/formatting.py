@@ -1,4 +1,4 @@
-"""Imports as people read them, in the words and units that the loader has for them."""
+"""Imports as text for people, with the loader's terms and units."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from loader.text import printable
 
 
 def status_text(found: Import) -> str:
-    """Return where an import stands as a short table, its receipt or its error included."""
+    """Return the state and progress of an import as a short table, with its receipt or error."""
     rows = [
         ("import", str(found.id)),
         ("source", found.url),
@@ -27,19 +27,19 @@ def status_text(found: Import) -> str:
     if found.finished_at is not None:
         rows.append(("finished", _time_text(found.finished_at)))
     elif found.attempt:
-        rows.append((doing_text(found), numbers_text(wire_progress(found))))
+        rows.append((activity_text(found), numbers_text(contract_progress(found))))
     lines = [f"{name:<10} {text}" for name, text in rows]
     if found.receipt is not None:
-        lines.append(receipt_text(wire_receipt(found, found.receipt)))
-    elif (trouble := trouble_text(found)) is not None:
-        lines.append(trouble)
+        lines.append(receipt_text(contract_receipt(found, found.receipt)))
+    elif (reason := waiting_text(found)) is not None:
+        lines.append(reason)
     elif found.state in (State.FAILED, State.CANCELLED):
         lines.append(end_text(found))
     return "\n".join(lines)
 
 
 def table(imports: Iterable[Import]) -> Table:
-    """Return imports as a table, a line each."""
+    """Return imports as a table with a line for each."""
     shown = Table(box=None, pad_edge=False)
     for title in ("ID", "STATE", "CREATED", "ROWS", "REJECTS", "PERCENT"):
         shown.add_column(title, no_wrap=True)
@@ -58,8 +58,8 @@ def table(imports: Iterable[Import]) -> Table:
     return shown
 
 
-def doing_text(found: Import) -> str:
-    """Return what goes on, in a word or two."""
+def activity_text(found: Import) -> str:
+    """Return the phase of a running import, or the state of another, in a word or two."""
     match found.state:
         case State.RUNNING:
             return (found.phase or "starting").replace("_", " ")
@@ -69,12 +69,12 @@ def doing_text(found: Import) -> str:
             return found.state
 
 
-def trouble_text(found: Import) -> str | None:
-    """Return what an import that has not ended waits for: its next attempt, or its clean-up; None: it goes on."""
+def waiting_text(found: Import) -> str | None:
+    """Return why an unfinished import waits for its next attempt, the database or its cleanup; None: it does not wait."""
     if found.error is None or found.state in FINISHED:
         return None
     if found.state is not State.QUEUED:
-        return failure_text(Failed(wire_failure(found.error), "none"))
+        return failure_text(Failed(contract_failure(found.error), "none"))
     text = printable(f"attempt {found.attempt} failed: {found.error.code}: {found.error.message}")
     if found.next_attempt_at is None:
         return text
@@ -82,27 +82,27 @@ def trouble_text(found: Import) -> str | None:
 
 
 def end_text(ended: Import) -> str:
-    """Return how an import ended that has no receipt, and what can be done about it."""
+    """Return how an import without a receipt ended, and what to do next."""
     if ended.state is not State.FAILED or ended.error is None:
-        return f"import {ended.id}: {ended.state}, nothing of it is left"
-    failure = wire_failure(ended.error)
+        return f"import {ended.id}: {ended.state}, no rows are left"
+    failure = contract_failure(ended.error)
     text = failure_text(Failed(failure, "none"))
     return f"{text}\n  retry: importer retry {ended.id}" if failure.retryable else text
 
 
-def wire_progress(found: Import) -> contract.Progress:
-    """Return an import's progress as its loader told it."""
+def contract_progress(found: Import) -> contract.Progress:
+    """Return the progress of an import in the loader's form."""
     return msgspec.convert(found.progress, contract.Progress, from_attributes=True)
 
 
-def wire_receipt(found: Import, receipt: Receipt) -> contract.Receipt:
-    """Return an import's receipt as its loader told it."""
+def contract_receipt(found: Import, receipt: Receipt) -> contract.Receipt:
+    """Return the receipt of an import in the loader's form."""
     fields: dict[str, object] = {**msgspec.to_builtins(receipt), "import_id": str(found.id)}
     return msgspec.convert(fields, contract.Receipt)
 
 
-def wire_failure(failure: Failure) -> contract.Failure:
-    """Return an import's failure as its loader told it; a code of a newer version is taken for a defect."""
+def contract_failure(failure: Failure) -> contract.Failure:
+    """Return a failure in the loader's form; an unknown code, of a newer version, becomes internal_error."""
     known = failure.code if failure.code in set(FailureCode) else FailureCode.INTERNAL_ERROR
     return msgspec.convert(msgspec.structs.asdict(failure) | {"code": known}, contract.Failure)
 

@@ -158,7 +158,7 @@ def test_a_cancelled_import_is_waited_for(live: LiveService, server: HttpServer,
     assert shown.stdout == f"import {import_id}: cancelled\n"
     assert shown.returncode == 0
     assert watching.wait(DEADLINE_SECONDS) == ExitCode.TERMINATED
-    assert "cancelled, nothing of it is left" in (tmp_path / "watch").read_text()
+    assert "cancelled, no rows are left" in (tmp_path / "watch").read_text()
     assert command("cancel", import_id, url=live.url).returncode == 0  # twice is once
 
 
