@@ -14,7 +14,7 @@ from typing import TypeAlias, cast
 import pytest
 import yaml
 
-from importer.api.metrics import Metrics
+from importer.api.metrics import metrics_text
 from importer.model import FINISHED, State
 from loader.contract import FAILURE_KINDS, ExitCode
 from tests.support.paths import ROOT
@@ -169,7 +169,7 @@ def test_a_stop_leaves_enough_time_to_suspend() -> None:
 
 
 def test_alarms_and_dashboard_ask_for_metrics_that_there_are() -> None:
-    text = Metrics().text(dict.fromkeys(State, 0), is_database_up=True).decode()
+    text = metrics_text(dict.fromkeys(State, 0), is_database_up=True).decode()
     families = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
     known = {
         name + suffix
@@ -186,7 +186,7 @@ def test_alarms_and_dashboard_ask_for_metrics_that_there_are() -> None:
 
 
 def test_the_first_import_that_ends_shows_as_an_increase() -> None:
-    text = Metrics().text(dict.fromkeys(State, 0), is_database_up=True).decode()
+    text = metrics_text(dict.fromkeys(State, 0), is_database_up=True).decode()
     for state in FINISHED:
         assert f'importer_import_duration_seconds_count{{state="{state}"}} 0.0' in text
 

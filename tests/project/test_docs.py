@@ -13,7 +13,7 @@ import pytest
 from importer.api.app import HANDLERS
 from importer.api.health import get_metrics
 from importer.api.problems import PROBLEM_KINDS
-from importer.api.schemas import NewImport
+from importer.api.request_bodies import NewImport
 
 # the texts that --help prints: they name the commands
 from importer.cli.main import _EXAMPLES as IMPORTER_EXAMPLES  # pyright: ignore[reportPrivateUsage]

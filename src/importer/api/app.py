@@ -1,4 +1,4 @@
-"""The ASGI application: the handlers, their errors as problems, the OpenAPI document."""
+"""The ASGI application: handlers, middleware, problems, the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from importlib import metadata
 
 from litestar import HttpMethod, Litestar, Response, Router, route
 from litestar.di import Provide
+from litestar.exceptions import ValidationException
 from litestar.handlers import HTTPRouteHandler
 from litestar.middleware import DefineMiddleware
 
-from importer.api import docs, events, health, imports, openapi, rejects
-from importer.api.exception_handlers import answer
-from importer.api.host_check import RequestHost
-from importer.api.lookup import refuse_unknown_parameters
+from importer.api import events, health, imports, openapi, rejects
+from importer.api.exception_handlers import invalid_parameters, problem_details
+from importer.api.host_check import HostCheck
+from importer.api.metrics import HTTP_METRICS
+from importer.api.request_bodies import MAX_BODY_BYTES
+from importer.api.requests import refuse_unknown_parameters
 from importer.api.state import Service
 
-# A request says where a file is: the longest URL and a bit.
-MAX_BODY_BYTES = 64 * 1024
 
-
-def _allow(path: str, methods: str) -> HTTPRouteHandler:
-    """Return what answers OPTIONS on a path of several methods, of which Litestar's own would tell one."""
+def _options(path: str, methods: str) -> HTTPRouteHandler:
+    """Return the handler of OPTIONS for a path with several methods. Litestar's own lists one of them."""
 
     @route(
         path, http_method=HttpMethod.OPTIONS, status_code=204, include_in_schema=False, sync_to_thread=False
@@ -32,9 +32,9 @@ def _allow(path: str, methods: str) -> HTTPRouteHandler:
     return get_methods
 
 
-_ALLOWED = [
-    _allow("/imports", "GET, OPTIONS, POST"),
-    _allow("/imports/{import_id:uuid}", "DELETE, GET, OPTIONS"),
+_OPTIONS = [
+    _options("/imports", "GET, OPTIONS, POST"),
+    _options("/imports/{import_id:uuid}", "DELETE, GET, OPTIONS"),
 ]
 # The operations of the OpenAPI document.
 HANDLERS: list[HTTPRouteHandler] = [
@@ -53,19 +53,21 @@ HANDLERS: list[HTTPRouteHandler] = [
 
 
 def create_app(service: Service, names: Iterable[str]) -> Litestar:
-    """Return the application of a service that is open, and is closed by whoever opened it.
+    """Return the application of an open service, which the caller closes.
 
-    `names`: by which clients may ask for it, beyond those that request_host lets pass.
+    `names`: the service's public names, as host_check.py needs them.
     """
-    dependencies = {"service": Provide(lambda: service, sync_to_thread=False)}
-    document = openapi.openapi_document(HANDLERS, dependencies, metadata.version("large-file-importer"))
-    operations = Router("/", route_handlers=[*_ALLOWED, *HANDLERS], before_request=refuse_unknown_parameters)
-    return Litestar(
-        [operations, health.get_metrics, docs.schema_router(document)],
-        dependencies=dependencies,
-        middleware=[DefineMiddleware(RequestHost, names=names)],
-        exception_handlers={Exception: answer},
-        openapi_config=None,
+    operations = Router("/", route_handlers=[*_OPTIONS, *HANDLERS], before_request=refuse_unknown_parameters)
+    app = Litestar(
+        [operations, health.get_metrics],
+        dependencies={"service": Provide(lambda: service, sync_to_thread=False)},
+        # The metrics are behind the host check: they count an exception of another middleware as status 200.
+        middleware=[DefineMiddleware(HostCheck, names=names), HTTP_METRICS.middleware],
+        exception_handlers={ValidationException: invalid_parameters},
+        plugins=[problem_details()],
+        openapi_config=openapi.openapi_config(metadata.version("large-file-importer")),
         request_max_body_size=MAX_BODY_BYTES,
         logging_config=None,
     )
+    openapi.complete(app.openapi_schema)
+    return app

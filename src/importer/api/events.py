@@ -1,7 +1,7 @@
-"""An import's changes as server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html).
+"""The changes of an import as server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html).
 
-Each event is the whole import, and its id is the import's version. So a client that comes back with Last-Event-ID has
-missed nothing: it gets the import as it is now, if that has changed.
+Each event is the whole import; its id is the version of the import. A client that reconnects with Last-Event-ID gets the
+current import if its version differs.
 """
 
 from __future__ import annotations
@@ -11,27 +11,24 @@ from typing import Annotated
 
 import msgspec
 from litestar import Response, get
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import HeaderParameter
-from litestar.response import Stream
+from litestar.response import ServerSentEvent, ServerSentEventMessage
 
-from importer.api.limits import begun
-from importer.api.lookup import FromService, ImportId, find
+from importer.api import metrics
+from importer.api.limits import prefetch_first_chunk
 from importer.api.openapi import IMPORTS, problem_responses
 from importer.api.problems import ProblemCode
+from importer.api.requests import FromService, ImportId, find
 from importer.api.schemas import Import
 from importer.api.state import Service
 from importer.model import FINISHED
 from importer.model import Import as StoredImport
 
-# Proxies close what is silent for a minute, some for half of one.
+# Proxies close a silent connection after a minute, some after 30 seconds.
 HEARTBEAT_SECONDS = 15.0
-# What a client waits before it comes back, in milliseconds.
+# How long a client waits before it reconnects.
 RECONNECT_MILLISECONDS = 2_000
-
-_HEADERS = {
-    "Cache-Control": "no-store",
-    "X-Accel-Buffering": "no",  # nginx would keep events until it has some kilobytes of them
-}
 
 
 @get(
@@ -39,10 +36,14 @@ _HEADERS = {
     operation_id="watchImport",
     tags=[IMPORTS],
     summary="Watch an import",
-    description="Server-sent events. Each event `import` has the whole import as its data; the first comes at once, the"
-    " stream ends when the import has ended. `removed`: it is gone. Comments in between show that the connection lives.",
+    description="Server-sent events. An event `import` has the whole import as its data. The first one comes at once; the"
+    " stream ends when the import has ended. An event `removed` says that the import is gone. Comments keep the connection"
+    " alive.",
     response_description="The events.",
-    responses=problem_responses(ProblemCode.IMPORT_NOT_FOUND, ProblemCode.TOO_BUSY),
+    responses={
+        204: ResponseSpec(None, description="The import has ended, and Last-Event-ID is its last event."),
+        **problem_responses(ProblemCode.IMPORT_NOT_FOUND, ProblemCode.TOO_BUSY),
+    },
 )
 async def watch_import(
     service: FromService,
@@ -51,23 +52,25 @@ async def watch_import(
         str,
         HeaderParameter(
             name="Last-Event-ID",
-            description="The id of the last event received: the stream goes on after it. Browsers send it by themselves.",
+            description="The id of the last event that the client received: the stream continues after it. Browsers send"
+            " it when they reconnect.",
         ),
     ] = "",
-) -> Stream | Response[None]:
-    """Answer GET /imports/{id}/events."""
+) -> ServerSentEvent | Response[None]:
+    """Handle GET /imports/{id}/events."""
     found = await find(service, import_id)
     if found.state in FINISHED and last_event_id == str(found.version):
-        return Response(None, status_code=204)  # tells an EventSource not to come back once more
-    stream = await begun(_events(service, found, last_event_id))
-    return Stream(stream, media_type="text/event-stream", headers=_HEADERS)
+        return Response(None, status_code=204)  # an EventSource does not reconnect then
+    events = await prefetch_first_chunk(_events(service, found, last_event_id))
+    return ServerSentEvent(events, headers={"Cache-Control": "no-store"})
 
 
-async def _events(service: Service, found: StoredImport, last_event_id: str) -> AsyncGenerator[bytes]:
-    """Yield the text of the stream, until the import has ended, or is gone, or the service stops."""
-    # also a client that leaves ends it
-    with service.watchers.taken(), service.metrics.event_streams.track_inprogress():
-        yield b"retry: %d\n\n" % RECONNECT_MILLISECONDS
+async def _events(
+    service: Service, found: StoredImport, last_event_id: str
+) -> AsyncGenerator[ServerSentEventMessage]:
+    """Yield the events until the import has ended or is gone, the client leaves, or the service stops."""
+    with service.watchers.acquire(), metrics.EVENT_STREAMS.track_inprogress():
+        yield ServerSentEventMessage(data=None, retry=RECONNECT_MILLISECONDS)
         if last_event_id != str(found.version):
             yield _event(found)
         while found.state not in FINISHED:
@@ -76,12 +79,16 @@ async def _events(service: Service, found: StoredImport, last_event_id: str) -> 
             if service.closing.is_set():
                 return
             if changed is None:
-                yield b"event: removed\ndata: %b\n\n" % str(found.id).encode()
+                yield ServerSentEventMessage(event="removed", data=str(found.id))
                 return
-            yield b": nothing new\n\n" if changed.version == found.version else _event(changed)
+            if changed.version == found.version:
+                yield ServerSentEventMessage(data=None, comment="no change")
+            else:
+                yield _event(changed)
             found = changed
 
 
-def _event(found: StoredImport) -> bytes:
-    data = msgspec.json.encode(Import.of(found))  # on one line: JSON escapes line ends
-    return b"id: %d\nevent: import\ndata: %b\n\n" % (found.version, data)
+def _event(found: StoredImport) -> ServerSentEventMessage:
+    return ServerSentEventMessage(
+        event="import", id=found.version, data=msgspec.json.encode(Import.of(found))
+    )

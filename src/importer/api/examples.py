@@ -1,4 +1,4 @@
-"""What the OpenAPI document shows of each schema: one import on its way, and what came of others."""
+"""The examples in the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -7,27 +7,16 @@ from uuid import UUID
 
 import msgspec
 
-from importer.api.problems import PROBLEM_KINDS, PROBLEMS_PATH, FieldError, Problem, ProblemCode
-from importer.api.schemas import (
-    Attempt,
-    Health,
-    Import,
-    ImportPage,
-    NewImport,
-    PageLinks,
-    Reject,
-    RetryImport,
-)
+from importer.api.problems import PROBLEM_KINDS, FieldError, Problem, ProblemCode, RequestProblem
+from importer.api.request_bodies import NewImport, RetryImport
+from importer.api.schemas import Attempt, Health, Import, ImportPage, PageLinks, Reject
 from importer.model import Attempt as StoredAttempt
 from importer.model import Import as StoredImport
 from importer.model import State
 from loader.contract import Failure, FailureCode, Job, Progress, Receipt
 
 _URL = "https://example.org/fhvhv_tripdata_2024-01.csv"
-_BEGIN = datetime.datetime(2026, 1, 30, 8, 15, tzinfo=datetime.UTC)
-
-NEW_IMPORT = NewImport(_URL, max_rejects="0.1%")
-RETRY_IMPORT = RetryImport(f"{_URL}?signature=new")
+_CREATED_AT = datetime.datetime(2026, 1, 30, 8, 15, tzinfo=datetime.UTC)
 
 _RUNNING = StoredImport(
     id=UUID("0190b2c4-5e2f-7b3a-9c1d-2f4e6a8b0c1d"),
@@ -50,8 +39,8 @@ _RUNNING = StoredImport(
     retry_count=0,
     locked_count=0,
     keeps_staging=False,
-    created_at=_BEGIN,
-    started_at=_BEGIN + datetime.timedelta(milliseconds=20),
+    created_at=_CREATED_AT,
+    started_at=_CREATED_AT + datetime.timedelta(milliseconds=20),
     finished_at=None,
     not_before=None,
     error=None,
@@ -61,7 +50,7 @@ _SUCCEEDED = msgspec.structs.replace(
     _RUNNING,
     state=State.SUCCEEDED,
     phase=None,
-    finished_at=_BEGIN + datetime.timedelta(seconds=31),
+    finished_at=_CREATED_AT + datetime.timedelta(seconds=31),
     receipt=Receipt(
         import_id=str(_RUNNING.id),
         import_key=7,
@@ -95,10 +84,10 @@ _FAILURE = Failure(
 _PROBLEM_DETAILS: dict[ProblemCode, str] = {
     ProblemCode.INVALID_REQUEST: "limit: Expected `int` <= 200.",
     ProblemCode.IMPORT_NOT_FOUND: f"There is no import {_RUNNING.id}.",
-    ProblemCode.WRONG_STATE: f"Import {_RUNNING.id} is succeeded: it can't be cancelled any more.",
-    ProblemCode.NOTHING_LOADED: f"The database has nothing of import {_RUNNING.id}, which is queued.",
+    ProblemCode.WRONG_STATE: f"Import {_RUNNING.id} is succeeded: it can't be cancelled.",
+    ProblemCode.NOTHING_LOADED: f"The database has no rows of import {_RUNNING.id}, which is queued.",
     ProblemCode.UNSUPPORTED_MEDIA_TYPE: "The Content-Type is 'text/plain'.",
-    ProblemCode.INVALID_URL: "The url can't be used: it is neither http nor https.",
+    ProblemCode.INVALID_URL: "The url is not valid: it is neither http nor https.",
     ProblemCode.IDEMPOTENCY_CONFLICT: f"The idempotency key belongs to import {_RUNNING.id}, which has another body.",
 }
 _PROBLEM_STATES = {
@@ -108,26 +97,23 @@ _PROBLEM_STATES = {
 
 
 def problem(code: ProblemCode) -> Problem:
-    """Return a problem as a client may see it."""
-    kind = PROBLEM_KINDS[code]
-    return Problem(
-        type=f"{PROBLEMS_PATH}#{code}",
-        title=kind.title,
-        status=kind.status,
-        detail=_PROBLEM_DETAILS.get(code, kind.title),
-        code=code,
-        hint=kind.hint,
+    """Return a problem as a client may receive it."""
+    return RequestProblem(
+        code,
+        _PROBLEM_DETAILS.get(code, PROBLEM_KINDS[code].title),
         state=_PROBLEM_STATES.get(code),
         errors=[FieldError("limit", "Expected `int` <= 200")] if code is ProblemCode.INVALID_REQUEST else [],
-    )
+    ).problem
 
 
 EXAMPLES: dict[str, list[msgspec.Struct]] = {
-    "NewImport": [NEW_IMPORT],
-    "RetryImport": [RETRY_IMPORT],
+    "NewImport": [NewImport(_URL, max_rejects="0.1%")],
+    "RetryImport": [RetryImport(f"{_URL}?signature=new")],
     "Import": [Import.of(_RUNNING), Import.of(_SUCCEEDED)],
     "ImportPage": [ImportPage([Import.of(_RUNNING)], "12", PageLinks("/imports?limit=1&cursor=12"))],
-    "Attempt": [Attempt.of(StoredAttempt(1, _BEGIN, _BEGIN + datetime.timedelta(seconds=2), 65, _FAILURE))],
+    "Attempt": [
+        Attempt.of(StoredAttempt(1, _CREATED_AT, _CREATED_AT + datetime.timedelta(seconds=2), 65, _FAILURE))
+    ],
     "Reject": [
         Reject(4, 768, "trip_miles", "n/a", "not a number", "HV0003,B03404,B03404,2024-01-01 00:21:47,n/a")
     ],

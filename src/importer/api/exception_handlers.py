@@ -1,18 +1,19 @@
-"""How a request that ends in an exception is answered: always with a problem, whoever raised it."""
+"""Exceptions as problems: whatever a request raises, Litestar's plugin answers it as application/problem+json."""
 
 from __future__ import annotations
 
 import http
 import uuid
 
-import msgspec
 import structlog
 from litestar import Response
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.params import ParameterKwarg
+from litestar.plugins.problem_details import ProblemDetailsConfig, ProblemDetailsPlugin
 
-from importer.api.lookup import AnyRequest
-from importer.api.problems import PROBLEM_JSON, FieldError, Problem, ProblemCode, RequestProblem
+from importer.api.problems import FieldError, ProblemCode, RequestProblem
+from importer.api.request_bodies import MAX_BODY_BYTES
+from importer.api.requests import AnyRequest
 from importer.store.errors import IdempotencyConflict, StoreBusy, StoreError, StoreFull
 from loader.contract import FailureCode
 from loader.errors import LoaderError
@@ -20,23 +21,32 @@ from loader.errors import LoaderError
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
-def answer(request: AnyRequest, error: Exception) -> Response[Problem]:
-    """Answer a request that ended in an exception, whichever it is."""
-    told = _as_invalid(request, error) if isinstance(error, ValidationException) else as_problem(error)
-    problem = told.problem
-    if problem.status == http.HTTPStatus.INTERNAL_SERVER_ERROR:
-        problem = msgspec.structs.replace(problem, instance=uuid.uuid4().urn)
-        _log.error("request failed", instance=problem.instance, exc_info=error)
-    return Response(problem, status_code=problem.status, media_type=PROBLEM_JSON, headers=told.headers)
+def problem_details() -> ProblemDetailsPlugin:
+    """Return the plugin that answers a RequestProblem as it is, and every other exception by `as_problem`."""
+    return ProblemDetailsPlugin(
+        ProblemDetailsConfig(exception_to_problem_detail_map={Exception: _logged_problem})
+    )
+
+
+def invalid_parameters(request: AnyRequest, error: ValidationException) -> Response[dict[str, object]]:
+    """Answer a request with invalid parameters; the problem has the names that clients use."""
+    parameters = request.route_handler.parsed_fn_signature.parameters
+    errors: list[FieldError] = []
+    for entry in error.extra if isinstance(error.extra, list) else []:
+        field = str(entry["key"])
+        if field in parameters and isinstance(known := parameters[field].kwarg_definition, ParameterKwarg):
+            field = known.name or field
+        errors.append(FieldError(field, str(entry["message"])))
+    detail = "; ".join(f"{each.field}: {each.message}" for each in errors)
+    problem = RequestProblem(ProblemCode.INVALID_REQUEST, f"{detail or error.detail}.", errors=errors)
+    return problem.to_response(request)
 
 
 def as_problem(error: Exception) -> RequestProblem:
-    """Return what an exception says to the client; of one that nobody expected, nothing but that."""
+    """Return the problem of an exception. That of an unexpected one has no details of it."""
     match error:
-        case RequestProblem():
-            return error
         case HTTPException():
-            return _as_http_problem(error)
+            return _http_problem(error)
         case StoreBusy():
             return RequestProblem(ProblemCode.CONTROL_DB_BUSY, error.message)
         case StoreFull():
@@ -49,36 +59,39 @@ def as_problem(error: Exception) -> RequestProblem:
             failure = error.failure
             return RequestProblem(ProblemCode.DATABASE_UNAVAILABLE, failure.message, hint=failure.hint)
         case _:
-            return RequestProblem(ProblemCode.INTERNAL_ERROR, "The service could not do this.")
+            return _internal_error()
 
 
-def _as_http_problem(error: HTTPException) -> RequestProblem:
-    """Return what Litestar says before, or instead of, a handler of ours."""
+def _logged_problem(error: Exception) -> RequestProblem:
+    """Return the problem of an exception; log that of a defect, with an id that its problem has, too."""
+    problem = as_problem(error)
+    if problem.status_code == http.HTTPStatus.INTERNAL_SERVER_ERROR:
+        problem.instance = uuid.uuid4().urn
+        _log.error("request failed", instance=problem.instance, exc_info=error)
+    return problem
+
+
+def _http_problem(error: HTTPException) -> RequestProblem:
+    """Return the problem of an exception that Litestar raises before or instead of a handler."""
     match error.status_code:
         case 400:
             return RequestProblem(ProblemCode.INVALID_REQUEST, f"{error.detail}.")
         case 404:
-            return RequestProblem(ProblemCode.PATH_NOT_FOUND, "Nothing is at this path.")
+            return RequestProblem(ProblemCode.PATH_NOT_FOUND, "No resource has this path.")
         case 405:
             allowed = (error.headers or {}).get("allow", "")
-            detail = f"The path takes {allowed}."
-            return RequestProblem(ProblemCode.METHOD_NOT_ALLOWED, detail, headers={"Allow": allowed})
+            return RequestProblem(
+                ProblemCode.METHOD_NOT_ALLOWED, f"The path allows {allowed}.", headers={"Allow": allowed}
+            )
         case 413:
             return RequestProblem(
-                ProblemCode.BODY_TOO_LARGE, "The body is larger than any request for an import can be."
+                ProblemCode.BODY_TOO_LARGE, f"The body is larger than {MAX_BODY_BYTES // 1024} KiB."
             )
         case _:
-            return RequestProblem(ProblemCode.INTERNAL_ERROR, "The service could not do this.")
+            return _internal_error()
 
 
-def _as_invalid(request: AnyRequest, error: ValidationException) -> RequestProblem:
-    """Return which parameters are wrong, by the names that clients know."""
-    parameters = request.route_handler.parsed_fn_signature.parameters
-    errors: list[FieldError] = []
-    for entry in error.extra if isinstance(error.extra, list) else []:
-        field = str(entry["key"])
-        if field in parameters and isinstance(known := parameters[field].kwarg_definition, ParameterKwarg):
-            field = known.name or field
-        errors.append(FieldError(field, str(entry["message"])))
-    detail = "; ".join(f"{each.field}: {each.message}" for each in errors)
-    return RequestProblem(ProblemCode.INVALID_REQUEST, f"{detail or error.detail}.", errors=errors)
+def _internal_error() -> RequestProblem:
+    return RequestProblem(
+        ProblemCode.INTERNAL_ERROR, "The request failed because of a defect of the service."
+    )

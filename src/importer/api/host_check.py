@@ -1,8 +1,7 @@
-"""Which requests are meant for this service: those whose Host is a name that nobody else can give to its address.
+"""Protection against DNS rebinding: a request is refused if its Host is a name that anyone may register.
 
-A page on the web may have its own name resolve to 127.0.0.1, or to a machine of the network that its reader is in. To
-the browser this service is then that page's own server, which its scripts may ask anything (DNS rebinding). What gives
-them away is Host: the browser sends the page's name there, which is one that anybody may register.
+An attacker's page can let its own domain name resolve to 127.0.0.1 or to an address in its reader's network. The browser
+then takes this service for the page's own server, and lets its scripts call the API. It sends the page's domain as Host.
 """
 
 from __future__ import annotations
@@ -16,34 +15,34 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from importer.api.problems import ProblemCode, RequestProblem
 
-# Nobody can register a name below these: RFC 6761, RFC 6762, ICANN's resolution 2024.07.29.06, and Kubernetes' own.
+# No domain can be registered below these: RFC 6761, RFC 6762, ICANN's resolution 2024.07.29.06, and that of Kubernetes.
 _PRIVATE_SUFFIXES = ("localhost", "local", "internal", "svc")
 
 _NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")  # with underscores, as Docker Compose has them
 _PORT = re.compile(r":[0-9]*$")
 
 
-class RequestHost:
-    """ASGI middleware that refuses, with UNKNOWN_HOST, what was meant for somebody else."""
+class HostCheck:
+    """ASGI middleware that raises UNKNOWN_HOST for a Host that is not known to be this service."""
 
     def __init__(self, app: ASGIApp, names: Iterable[str]) -> None:
-        """`names`: those of the service that could be anybody's, such as importer.example.org."""
+        """`names`: the service's public names, such as importer.example.org."""
         self._app = app
         self._names = frozenset(name.lower() for name in names)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or raise."""
+        """Pass the request on; raises RequestProblem."""
         if scope["type"] == ScopeType.HTTP:
             for name, value in scope["headers"]:
-                if name == b"host" and not is_meant(host := value.decode("latin-1"), self._names):
+                if name == b"host" and not is_known_host(host := value.decode("latin-1"), self._names):
                     raise RequestProblem(ProblemCode.UNKNOWN_HOST, f"The Host is {host[:100]!a}.")
         await self._app(scope, receive, send)
 
 
-def is_meant(host: str, names: frozenset[str]) -> bool:
-    """Whether a Host can only mean this service: none, an address, a name of its own, or one that is nobody's on the web."""
+def is_known_host(host: str, names: frozenset[str]) -> bool:
+    """Whether a Host is empty, an IP address, one of `names`, or a name that can't be registered."""
     name = _PORT.sub("", host.lower()).removesuffix(".")
-    if name in names or not host:  # HTTP/1.0 may leave it out, a browser does not
+    if name in names or not host:  # HTTP/1.0 may omit it; a browser does not
         return True
     if _NAME.fullmatch(name) and ("." not in name or name.rpartition(".")[2] in _PRIVATE_SUFFIXES):
         return True

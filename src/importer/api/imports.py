@@ -1,4 +1,4 @@
-"""The handlers of the REST API: what a request asks for, handed to the control DB and the supervisor, and answered."""
+"""The handlers of /imports: submit, list, get, cancel, retry and remove imports, and list their attempts."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from litestar.datastructures import ResponseHeader
 from litestar.params import HeaderParameter, QueryParameter, RawBody
 
 from importer import failpoint
-from importer.api.lookup import AnyRequest, FromService, ImportId, find, not_found
 from importer.api.openapi import IMPORTS, problem_responses
 from importer.api.problems import ProblemCode, RequestProblem
+from importer.api.request_bodies import read_job, read_retry
+from importer.api.requests import AnyRequest, FromService, ImportId, find, not_found
 from importer.api.schemas import Attempt, Import, ImportPage, PageLinks
-from importer.api.submission import read_job, read_retry
 from importer.model import FINISHED, State
 from importer.model import Import as StoredImport
 from loader.http.url import parse_address
 
-# When to look again: a loader reports twice a second.
-RETRY_AFTER_SECONDS = 1
-MAX_WAIT_SECONDS = 60
-LARGEST_PAGE = 200
-MAX_KEY = 255
+_RETRY_AFTER_SECONDS = 1  # a loader reports twice a second
+_MAX_WAIT_SECONDS = 60
+_MAX_PAGE_LENGTH = 200
+_MAX_KEY_CHARACTERS = 255
 
 StateFilter = Literal[
     "any", "queued", "running", "cancelling", "succeeded", "failed", "cancelled", "removing"
@@ -40,8 +39,8 @@ _LOCATION = ResponseHeader(
 )
 _RETRY_AFTER = ResponseHeader(
     name="Retry-After",
-    value=str(RETRY_AFTER_SECONDS),
-    description="Seconds until there may be news.",
+    value=str(_RETRY_AFTER_SECONDS),
+    description="Seconds to wait before the next GET of the import.",
     documentation_only=True,
 )
 
@@ -52,9 +51,9 @@ _RETRY_AFTER = ResponseHeader(
     operation_id="submitImport",
     tags=[IMPORTS],
     summary="Submit an import",
-    description="Puts a file into the queue. It is looked at and loaded as soon as a slot is free.",
+    description="Queues an import. It starts when a slot is free.",
     response_headers=[_LOCATION, _RETRY_AFTER],
-    response_description="It is in the queue, or was put there by an earlier request with this Idempotency-Key.",
+    response_description="The import is queued, now or by an earlier request with this Idempotency-Key.",
     responses=problem_responses(
         ProblemCode.BODY_TOO_LARGE,
         ProblemCode.UNSUPPORTED_MEDIA_TYPE,
@@ -71,15 +70,15 @@ async def submit_import(
         str,
         HeaderParameter(
             name="Idempotency-Key",
-            description="Any text of your choice, such as a UUID. Sent again with the same body it brings the same"
-            " import, so that a request without an answer can be repeated.",
-            max_length=MAX_KEY,
+            description="A text of your choice, such as a UUID. A request with the same key and body returns the same"
+            " import, so a client can repeat a request whose response was lost.",
+            max_length=_MAX_KEY_CHARACTERS,
         ),
     ] = "",
 ) -> Response[Import]:
-    """Answer POST /imports."""
+    """Handle POST /imports."""
     stored, is_new = await service.store.submit(read_job(request, body), idempotency_key or None)
-    service.supervisor.wake()  # also if it is known: the request that brought it may have broken off
+    service.supervisor.wake()  # also for a known import: the first request may have been cancelled before this line
     if is_new:
         failpoint.hit()
         url = parse_address(stored.job.source).location
@@ -92,22 +91,22 @@ async def submit_import(
     operation_id="listImports",
     tags=[IMPORTS],
     summary="List imports",
-    description="Newest first, a page at a time.",
+    description="Returns the imports, newest first, page by page.",
     response_description="A page of imports.",
     responses=problem_responses(),
 )
 async def list_imports(
     service: FromService,
     in_state: Annotated[
-        StateFilter, QueryParameter(name="state", description="Only those in this state; any: all.")
+        StateFilter, QueryParameter(name="state", description="Only imports in this state; any: all imports.")
     ] = "any",
-    limit: Annotated[int, QueryParameter(description="How many to a page.", ge=1, le=LARGEST_PAGE)] = 50,
+    limit: Annotated[int, QueryParameter(description="Imports in a page.", ge=1, le=_MAX_PAGE_LENGTH)] = 50,
     cursor: Annotated[
         str,
-        QueryParameter(description="`next_cursor` of the page before.", pattern=r"^([0-9]{1,18})?(?!\n)$"),
+        QueryParameter(description="`next_cursor` of the previous page.", pattern=r"^([0-9]{1,18})?(?!\n)$"),
     ] = "",
 ) -> ImportPage:
-    """Answer GET /imports."""
+    """Handle GET /imports."""
     state = None if in_state == "any" else State(in_state)
     before = int(cursor) if cursor else None
     found = await service.store.page(state=state, limit=limit + 1, before_sequence=before)
@@ -122,7 +121,7 @@ async def list_imports(
     operation_id="getImport",
     tags=[IMPORTS],
     summary="Get an import",
-    description="Where it stands. With `wait` the answer is held until that changes: a long poll.",
+    description="Returns the import. With `wait`: a long poll, which returns when the import changes.",
     response_description="The import.",
     responses=problem_responses(ProblemCode.IMPORT_NOT_FOUND, ProblemCode.TOO_BUSY),
 )
@@ -133,20 +132,20 @@ async def get_import(
     wait: Annotated[
         int,
         QueryParameter(
-            description="Seconds to hold the answer until the import changes. One that has ended is answered at once.",
+            description="Seconds to wait for a change of the import. An import that has ended is returned at once.",
             ge=0,
-            le=MAX_WAIT_SECONDS,
+            le=_MAX_WAIT_SECONDS,
         ),
     ] = 0,
 ) -> Import:
-    """Answer GET /imports/{id}."""
+    """Handle GET /imports/{id}."""
     found = await find(service, import_id)
     if wait and found.state not in FINISHED:
-        with service.watchers.taken():
+        with service.watchers.acquire():
             waiting = service.store.wait_for_change(import_id, found.version, wait)
-            changed = await service.unless_closing(waiting, _hung_up(request))
+            changed = await service.unless_closing(waiting, _disconnected(request))
         if changed is None and not service.closing.is_set():
-            raise not_found(import_id)  # or the client has left, and nobody reads it
+            raise not_found(import_id)  # or the client has disconnected: no one receives this
         found = changed or found
     return Import.of(found)
 
@@ -156,12 +155,12 @@ async def get_import(
     operation_id="listAttempts",
     tags=[IMPORTS],
     summary="List an import's attempts",
-    description="Each loader that was started for it, with how it ended and the end of its log.",
+    description="Returns each attempt, with its exit code, its error and the end of its log.",
     response_description="The attempts, oldest first.",
     responses=problem_responses(ProblemCode.IMPORT_NOT_FOUND),
 )
 async def list_attempts(service: FromService, import_id: ImportId) -> list[Attempt]:
-    """Answer GET /imports/{id}/attempts."""
+    """Handle GET /imports/{id}/attempts."""
     await find(service, import_id)
     return [Attempt.of(each) for each in await service.store.attempts(import_id)]
 
@@ -172,23 +171,23 @@ async def list_attempts(service: FromService, import_id: ImportId) -> list[Attem
     operation_id="cancelImport",
     tags=[IMPORTS],
     summary="Cancel an import",
-    description="It is `cancelling` until all that was loaded is gone, then `cancelled`. Asked for twice is once. If the"
-    " rows become visible before it takes effect, the import has succeeded.",
+    description="The import is `cancelling` until its rows are removed, then `cancelled`. A repeated cancel has no further"
+    " effect. If the import is published before the cancel takes effect, it has `succeeded`.",
     response_headers=[_LOCATION, _RETRY_AFTER],
-    response_description="It is being cancelled, or was cancelled.",
+    response_description="The import is being cancelled, or is cancelled.",
     responses=problem_responses(
         ProblemCode.IMPORT_NOT_FOUND, ProblemCode.WRONG_STATE, ProblemCode.CONTROL_DB_FULL
     ),
 )
 async def cancel_import(service: FromService, import_id: ImportId) -> Response[Import]:
-    """Answer POST /imports/{id}/cancel."""
+    """Handle POST /imports/{id}/cancel."""
     cancelled = await service.supervisor.cancel(import_id)
     if cancelled is None:
         found = await find(service, import_id)
         if found.state is not State.CANCELLED:
-            raise _wrong_state(found, "can't be cancelled any more")
+            raise _wrong_state(found, "it can't be cancelled")
         cancelled = found
-    _log.info("cancel asked for", import_id=str(import_id), state=cancelled.state)
+    _log.info("cancel requested", import_id=str(import_id), state=cancelled.state)
     return _accepted(cancelled)
 
 
@@ -197,12 +196,12 @@ async def cancel_import(service: FromService, import_id: ImportId) -> Response[I
     status_code=202,
     operation_id="retryImport",
     tags=[IMPORTS],
-    summary="Try an import again",
-    description="Puts an import that failed or was cancelled back into the queue, and lets one that waits after a failed"
-    " attempt wait no longer. It goes on from what is committed. A body says what is to change, such as a URL that has"
-    " expired; without one everything stays as it is.",
+    summary="Retry an import",
+    description="Queues an import that failed or was cancelled. An import that waits for its next attempt becomes due now."
+    " The attempt resumes from what is committed. An optional body has changes, such as a new URL for one that has"
+    " expired.",
     response_headers=[_LOCATION, _RETRY_AFTER],
-    response_description="It is in the queue.",
+    response_description="The import is queued.",
     responses=problem_responses(
         ProblemCode.IMPORT_NOT_FOUND,
         ProblemCode.WRONG_STATE,
@@ -215,15 +214,15 @@ async def cancel_import(service: FromService, import_id: ImportId) -> Response[I
 async def retry_import(
     request: AnyRequest, body: RawBody, service: FromService, import_id: ImportId
 ) -> Response[Import]:
-    """Answer POST /imports/{id}/retry."""
+    """Handle POST /imports/{id}/retry."""
     changes = read_retry(request, body)
     queued = await service.store.retry(import_id, changes.url)
     if queued is None:
-        raise _wrong_state(await find(service, import_id), "can't be tried again: it has not failed")
+        raise _wrong_state(await find(service, import_id), "there is no failed attempt to retry")
     failpoint.hit()
     service.supervisor.wake()
     url = parse_address(queued.job.source).location
-    _log.info("retry asked for", import_id=str(import_id), url=url, is_new_url=changes.url is not None)
+    _log.info("retry requested", import_id=str(import_id), url=url, is_new_url=changes.url is not None)
     return _accepted(queued)
 
 
@@ -233,26 +232,26 @@ async def retry_import(
     operation_id="removeImport",
     tags=[IMPORTS],
     summary="Remove an import",
-    description="Takes the import's rows out of trips, then forgets it: it is `removing`, then there is no such import."
-    " One that has not ended must be cancelled first.",
+    description="Removes the import's rows from trips, then its record. The import is `removing`, then GET returns 404. An"
+    " import that has not ended must be cancelled first.",
     response_headers=[_LOCATION, _RETRY_AFTER],
-    response_description="It is being removed.",
+    response_description="The import is being removed.",
     responses=problem_responses(
         ProblemCode.IMPORT_NOT_FOUND, ProblemCode.WRONG_STATE, ProblemCode.CONTROL_DB_FULL
     ),
 )
 async def remove_import(service: FromService, import_id: ImportId) -> Response[Import]:
-    """Answer DELETE /imports/{id}."""
+    """Handle DELETE /imports/{id}."""
     removing = await service.supervisor.remove(import_id)
     if removing is None:
         found = await find(service, import_id)
-        raise _wrong_state(found, "can't be removed before it has ended: cancel it first")
-    _log.info("removal asked for", import_id=str(import_id))
+        raise _wrong_state(found, "cancel it before you remove it")
+    _log.info("removal requested", import_id=str(import_id))
     return _accepted(removing)
 
 
-async def _hung_up(request: AnyRequest) -> None:
-    """Return when the client has left. To be asked where nobody reads the request's body: what is left of it is lost.
+async def _disconnected(request: AnyRequest) -> None:
+    """Return when the client has disconnected. Discards the unread rest of the request's body.
 
     https://asgi.readthedocs.io/en/latest/specs/www.html#disconnect-receive-event
     """
@@ -261,10 +260,10 @@ async def _hung_up(request: AnyRequest) -> None:
 
 
 def _wrong_state(found: StoredImport, why: str) -> RequestProblem:
-    detail = f"Import {found.id} is {found.state}: it {why}."
+    detail = f"Import {found.id} is {found.state}: {why}."
     return RequestProblem(ProblemCode.WRONG_STATE, detail, state=found.state)
 
 
 def _accepted(stored: StoredImport) -> Response[Import]:
-    headers = {"Location": f"/imports/{stored.id}", "Retry-After": str(RETRY_AFTER_SECONDS)}
+    headers = {"Location": f"/imports/{stored.id}", "Retry-After": str(_RETRY_AFTER_SECONDS)}
     return Response(Import.of(stored), status_code=202, headers=headers)

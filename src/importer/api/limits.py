@@ -1,24 +1,27 @@
-"""How many requests of the kinds that last are served at a time, so that the others always find a way in."""
+"""How many long-lasting requests of one kind the service serves at a time, so that connections are left for others."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from importer.api.problems import ProblemCode, RequestProblem
 
+T = TypeVar("T")
+
 
 class ConcurrencyLimit:
-    """So many places. To be used in one event loop."""
+    """A number of slots. To be used in one event loop."""
 
     def __init__(self, count: int) -> None:
         self._free = count
 
     @contextmanager
-    def taken(self) -> Generator[None]:
-        """Hold a place; raises TOO_BUSY when there is none."""
+    def acquire(self) -> Generator[None]:
+        """Hold a slot; raises TOO_BUSY when none is free."""
         if not self._free:
-            raise RequestProblem(ProblemCode.TOO_BUSY, "All places are taken at the moment.")
+            raise RequestProblem(ProblemCode.TOO_BUSY, "Too many concurrent requests of this kind.")
         self._free -= 1
         try:
             yield
@@ -26,13 +29,13 @@ class ConcurrencyLimit:
             self._free += 1
 
 
-async def begun(pieces: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
-    """Return the stream with its first piece made already: what goes wrong until then can be answered with a problem."""
-    first = await anext(pieces)
+async def prefetch_first_chunk(chunks: AsyncGenerator[T]) -> AsyncGenerator[T]:
+    """Return the stream after its first chunk is made, so that an error until then becomes a problem response."""
+    first = await anext(chunks)
 
-    async def stream() -> AsyncGenerator[bytes]:
+    async def stream() -> AsyncGenerator[T]:
         yield first
-        async for piece in pieces:
-            yield piece
+        async for chunk in chunks:
+            yield chunk
 
     return stream()

@@ -1,17 +1,17 @@
-"""The OpenAPI 3.1 document: Litestar derives paths and parameters, msgspec the schemas; what neither knows is added here."""
+"""The OpenAPI 3.1 document: Litestar derives paths and parameters, msgspec the schemas; this module adds the rest."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import msgspec
-from litestar import Litestar
-from litestar.di import Provide
-from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.plugins import JsonRenderPlugin, YamlRenderPlugin
 from litestar.openapi.spec import (
+    Components,
     Example,
     OpenAPI,
     OpenAPIHeader,
@@ -28,12 +28,15 @@ from litestar.openapi.spec import (
 
 from importer.api import examples
 from importer.api.problems import PROBLEM_JSON, PROBLEM_KINDS, Problem, ProblemCode
-from importer.api.schemas import Attempt, Health, Import, ImportPage, NewImport, Reject, RetryImport
+from importer.api.request_bodies import NewImport, RetryImport
+from importer.api.schema_pages import SwaggerPage, schema_router
+from importer.api.schemas import Attempt, Health, Import, ImportPage, Reject
 
 IMPORTS = "imports"
 SERVICE = "service"
 
 _SCHEMAS = "#/components/schemas/{name}"
+# The problems that every operation may have.
 _ALWAYS = (
     ProblemCode.INVALID_REQUEST,
     ProblemCode.METHOD_NOT_ALLOWED,
@@ -44,7 +47,7 @@ _ALWAYS = (
 
 
 def problem_responses(*codes: ProblemCode) -> dict[int, ResponseSpec]:
-    """Return the errors of an operation, those included that any may have."""
+    """Return the error responses of an operation: these problems, and those that every operation may have."""
     by_status: defaultdict[int, list[ProblemCode]] = defaultdict(list)
     for code in (*codes, *_ALWAYS):
         by_status[PROBLEM_KINDS[code].status].append(code)
@@ -60,36 +63,47 @@ def problem_responses(*codes: ProblemCode) -> dict[int, ResponseSpec]:
     }
 
 
-def openapi_document(
-    handlers: Sequence[HTTPRouteHandler], dependencies: Mapping[str, Provide], version: str
-) -> dict[str, object]:
-    """Return the document of these handlers, as JSON has it."""
-    config = OpenAPIConfig(
+@dataclass
+class _MsgspecComponents(Components):
+    """The schemas as msgspec enforces them. Litestar's lack additionalProperties and the constraints within unions."""
+
+    def to_schema(self) -> dict[str, object]:
+        """Return the schemas by name, with their examples."""
+        types = [NewImport, RetryImport, Import, ImportPage, Attempt, Reject, Health, Problem]
+        _, schemas = msgspec.json.schema_components(types, ref_template=_SCHEMAS)
+        for name, shown in examples.EXAMPLES.items():
+            schemas[name]["examples"] = msgspec.to_builtins(shown)
+        return {"schemas": schemas}
+
+
+def openapi_config(version: str) -> OpenAPIConfig:
+    """Return Litestar's configuration of the document and of the pages that show it."""
+    return OpenAPIConfig(
         title="Large file importer",
         version=version,
-        description="Imports huge CSVs from URLs into Postgres: submitted, watched, cancelled; all of a file or nothing of"
-        " it. All links are paths on this server. Every error is application/problem+json (RFC 9457).",
+        description="Imports huge CSV files from URLs into Postgres. Each import publishes all rows of its file or none."
+        " Links are paths on this server. Every error is application/problem+json (RFC 9457).",
         tags=[
-            Tag(IMPORTS, "A file loaded into trips, once: submitted, watched, cancelled, removed."),
-            Tag(SERVICE, "For operators and their machines."),
+            Tag(IMPORTS, "One import loads one file into the table trips, once."),
+            Tag(SERVICE, "Health checks for operators and their tools."),
         ],
+        components=_MsgspecComponents(),
+        render_plugins=[SwaggerPage(), JsonRenderPlugin(), YamlRenderPlugin(path="/openapi.yaml")],
+        openapi_router=schema_router(),
     )
-    # An application of its own: Litestar's pages for the document answer unknown paths with HTML.
-    app = Litestar(handlers, dependencies=dependencies, openapi_config=config, logging_config=None)
-    described = app.openapi_schema
-    for operation in _operations(described):
+
+
+def complete(document: OpenAPI) -> None:
+    """Add to the operations what Litestar can't derive: raw bodies, media types, headers of errors."""
+    for operation in _operations(document):
         _complete(operation)
-    document = described.to_schema()
-    # Litestar's schemas lack the constraints within unions, and additionalProperties: msgspec's are what it enforces.
-    document["components"] = {"schemas": _schemas()}
-    return msgspec.to_builtins(document)
 
 
 def _complete(operation: Operation) -> None:
     for parameter in operation.parameters or []:
         schema = parameter.schema if isinstance(parameter, Parameter) else None
         if isinstance(schema, Schema) and schema.default == "":
-            schema.default = None  # what is left out has no value
+            schema.default = None  # "" means: not sent
     responses = {
         status: response
         for status, response in (operation.responses or {}).items()
@@ -106,9 +120,6 @@ def _complete(operation: Operation) -> None:
             operation.request_body = RequestBody(content, required=False)
         case "watchImport":
             responses["200"].content = {"text/event-stream": OpenAPIMediaType()}  # no JSON, no schema
-            responses["204"] = OpenAPIResponse(
-                "The import has ended, and Last-Event-ID is its last event's: there is nothing to come back for."
-            )
         case "listRejects":
             items = Schema(type=OpenAPIType.ARRAY, items=_reference("Reject"))
             responses["200"].content = {
@@ -122,21 +133,13 @@ def _complete(operation: Operation) -> None:
 
 def _complete_problem(status: str, response: OpenAPIResponse) -> None:
     if status == "405":
-        response.headers = {"Allow": _header("The methods that the path takes.")}
+        response.headers = {"Allow": _header("The methods of the path.")}
     elif status == "503":
         response.headers = {"Retry-After": _header("Seconds to wait before the same request.")}
     for media_type in (response.content or {}).values():
         for example in (media_type.examples or {}).values():
             if isinstance(example, Example):
-                example.id = None  # its key; as a field OpenAPI does not know it
-
-
-def _schemas() -> dict[str, dict[str, object]]:
-    types = [NewImport, RetryImport, Import, ImportPage, Attempt, Reject, Health, Problem]
-    _, schemas = msgspec.json.schema_components(types, ref_template=_SCHEMAS)
-    for name, shown in examples.EXAMPLES.items():
-        schemas[name]["examples"] = msgspec.to_builtins(shown)
-    return schemas
+                example.id = None  # Litestar's key of the example, and no field of OpenAPI's
 
 
 def _operations(document: OpenAPI) -> Iterator[Operation]:

@@ -1,4 +1,4 @@
-"""What can be wrong with a request: the codes, and the problem that a client sees, as RFC 9457 has it. Pure."""
+"""What can be wrong with a request: the codes, and the problem that a client receives (RFC 9457). Pure."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 import msgspec
+from litestar.plugins.problem_details import ProblemDetailsException
 from msgspec import Meta
 
 from importer.model import State
 
 PROBLEM_JSON = "application/problem+json"
-# Where the codes are explained; a problem's `type` is this page and the code (RFC 9457, 3.1.1, allows relative references).
+# The page that explains the codes. The `type` of a problem is this path and its code; RFC 9457, 3.1.1, allows relative
+# references.
 PROBLEMS_PATH = "/schema/problems"
-# Said with each 503. By then a backup has let the control DB go, a client may have left its place, and a database that
-# was away is asked anew.
+# Sent with each 503. By then a backup has released the control DB, a client may have left, and the service has probed a
+# database that was unavailable again.
 _RETRY_AFTER_SECONDS = 2
 
 
 class ProblemCode(enum.StrEnum):
-    """What can be wrong with a request; what can be wrong with an import is a FailureCode."""
+    """What can be wrong with a request. What can be wrong with an import is a FailureCode."""
 
     INVALID_REQUEST = "invalid_request"
     PATH_NOT_FOUND = "path_not_found"
@@ -44,7 +46,7 @@ class ProblemCode(enum.StrEnum):
 
 
 class ProblemKind(msgspec.Struct, frozen=True):
-    """What is true of every problem with one code."""
+    """What all problems with one code have in common."""
 
     status: int
     title: str
@@ -54,25 +56,28 @@ class ProblemKind(msgspec.Struct, frozen=True):
 PROBLEM_KINDS: dict[ProblemCode, ProblemKind] = {
     ProblemCode.INVALID_REQUEST: ProblemKind(
         400,
-        "The request is not what this operation takes.",
-        "/schema describes the operations, with examples.",
+        "The request is not valid.",
+        "See /schema for the parameters and bodies of each operation, with examples.",
     ),
-    ProblemCode.PATH_NOT_FOUND: ProblemKind(404, "There is no such path.", "/schema lists the operations."),
+    ProblemCode.PATH_NOT_FOUND: ProblemKind(
+        404, "The path does not exist.", "See /schema for the operations."
+    ),
     ProblemCode.IMPORT_NOT_FOUND: ProblemKind(
         404,
         "There is no import with this id.",
-        "GET /imports lists them; those that finished long ago are forgotten.",
+        "GET /imports lists the imports. Records of imports that finished long ago are deleted.",
     ),
     ProblemCode.METHOD_NOT_ALLOWED: ProblemKind(
-        405, "This path does not take this method.", "The header Allow lists those that it takes."
+        405, "The path does not allow this method.", "The header Allow lists the methods of the path."
     ),
     ProblemCode.WRONG_STATE: ProblemKind(
-        409, "The import's state does not allow this.", "`state` is where the import stands."
+        409, "The import's state does not allow this.", "`state` is the import's state."
     ),
     ProblemCode.NOTHING_LOADED: ProblemKind(
         409,
-        "The database has nothing of this import.",
-        "`state` tells why: nothing is committed yet, or it was rolled back. `error` of the import has its first bad row.",
+        "The database has no rows of this import.",
+        "`state` says why: no row is committed yet, or the import was rolled back. The import's `error` names its first"
+        " bad row.",
     ),
     ProblemCode.BODY_TOO_LARGE: ProblemKind(
         413, "The request body is too large.", "Send the file's URL, not the file."
@@ -82,24 +87,24 @@ PROBLEM_KINDS: dict[ProblemCode, ProblemKind] = {
     ),
     ProblemCode.UNKNOWN_HOST: ProblemKind(
         421,
-        "The request names a host that this service is not known by.",
-        "Ask for it by its IP address, or have its operator add the name to IMPORTER_SERVER_NAMES.",
+        "The Host header names another host.",
+        "Use the service's IP address, or have its operator add the name to IMPORTER_SERVER_NAMES.",
     ),
     ProblemCode.INVALID_URL: ProblemKind(
-        422, "The address of the file can't be used.", "Send an absolute http or https URL."
+        422, "The URL of the file is not valid.", "Send an absolute http or https URL."
     ),
     ProblemCode.IDEMPOTENCY_CONFLICT: ProblemKind(
         422,
-        "The Idempotency-Key was used for another request.",
-        "Use a new key for a new import; repeat a request with exactly its first body.",
+        "The Idempotency-Key belongs to a request with another body.",
+        "Use a new key for a new import. To repeat a request, send the same body.",
     ),
     ProblemCode.INTERNAL_ERROR: ProblemKind(
         500,
         "A defect of the service.",
-        "Please report it, with `instance`: the service's log has the details under this id.",
+        "Report it with `instance`: the service's log has the details under this id.",
     ),
     ProblemCode.CONTROL_DB_UNUSABLE: ProblemKind(
-        500, "The control DB can't be used.", "The service's operator has to look at it."
+        500, "The control DB can't be used.", "Ask the service's operator to examine it."
     ),
     ProblemCode.CONTROL_DB_BUSY: ProblemKind(
         503, "The control DB is locked by another program.", "Send the same request again in a moment."
@@ -109,51 +114,47 @@ PROBLEM_KINDS: dict[ProblemCode, ProblemKind] = {
     ),
     ProblemCode.TOO_BUSY: ProblemKind(
         503,
-        "The service has as many of these requests in hand as it serves at a time.",
-        "Send the same request again in a moment; end those that are no longer needed.",
+        "The service has too many concurrent requests of this kind.",
+        "Send the same request again in a moment. Close connections that you no longer need.",
     ),
     ProblemCode.NOT_READY: ProblemKind(
-        503, "The service can't do its work at the moment.", "It tries again by itself; see its log."
+        503, "The service is not ready.", "It retries by itself. Its log has the cause."
     ),
     ProblemCode.DATABASE_UNAVAILABLE: ProblemKind(
         503,
-        "The target database can't be asked, or refuses to answer.",
-        "Try again when it is up; GET /health/ready tells.",
+        "The target database is not available, or refuses the query.",
+        "Send the same request again when GET /health/ready succeeds.",
     ),
 }
 
 
 class FieldError(msgspec.Struct, frozen=True):
-    """What is wrong with one part of the request."""
+    """What is wrong with one field or parameter of the request."""
 
     field: Annotated[str, Meta(examples=["limit"])]
     message: Annotated[str, Meta(examples=["Expected `int` <= 200"])]
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Why a request was not done (RFC 9457): what happened, and what to do next."""
+    """Why a request failed (RFC 9457): what happened, and what to do next."""
 
     type: Annotated[
-        str, Meta(description="Where the code is explained.", examples=["/schema/problems#wrong_state"])
+        str, Meta(description="The explanation of the code.", examples=["/schema/problems#wrong_state"])
     ]
-    title: Annotated[str, Meta(description="What is true of each problem with this code.")]
+    title: Annotated[str, Meta(description="What all problems with this code have in common.")]
     status: Annotated[int, Meta(description="The HTTP status.", ge=400, le=599)]
     detail: Annotated[str, Meta(description="What happened this time, for people.")]
-    code: Annotated[str, Meta(description="For programs. More may come.", examples=["wrong_state"])]
+    code: Annotated[str, Meta(description="For programs. New codes may come.", examples=["wrong_state"])]
     hint: Annotated[str, Meta(description="What to do next.")]
-    state: Annotated[State | None, Meta(description="Where the import stands, if that is the problem.")] = (
+    state: Annotated[State | None, Meta(description="The import's state, if that is the cause.")] = None
+    errors: Annotated[list[FieldError], Meta(description="What is wrong with each field or parameter.")] = []
+    instance: Annotated[str | None, Meta(description="The id of this occurrence in the service's log.")] = (
         None
     )
-    errors: Annotated[
-        list[FieldError], Meta(description="What is wrong with which part of the request.")
-    ] = []
-    instance: Annotated[
-        str | None, Meta(description="A name for this very problem, which the service's log has, too.")
-    ] = None
 
 
-class RequestProblem(Exception):  # noqa: N818 - a problem, as RFC 9457 has it
-    """Raised by whatever can't do what a request asks for."""
+class RequestProblem(ProblemDetailsException):
+    """The exception for every request that can't be done. Litestar's problem-details plugin answers with it."""
 
     def __init__(
         self,
@@ -165,11 +166,7 @@ class RequestProblem(Exception):  # noqa: N818 - a problem, as RFC 9457 has it
         errors: Iterable[FieldError] = (),
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(detail)
         kind = PROBLEM_KINDS[code]
-        self.headers = dict(headers or {})
-        if kind.status == http.HTTPStatus.SERVICE_UNAVAILABLE:
-            self.headers["Retry-After"] = str(_RETRY_AFTER_SECONDS)
         self.problem = Problem(
             type=f"{PROBLEMS_PATH}#{code}",
             title=kind.title,
@@ -179,4 +176,12 @@ class RequestProblem(Exception):  # noqa: N818 - a problem, as RFC 9457 has it
             hint=hint or kind.hint,
             state=state,
             errors=list(errors),
+        )
+        is_retryable = kind.status == http.HTTPStatus.SERVICE_UNAVAILABLE
+        retry_after = {"Retry-After": str(_RETRY_AFTER_SECONDS)} if is_retryable else {}
+        super().__init__(
+            detail=detail,
+            status_code=kind.status,
+            headers={**(headers or {}), **retry_after},
+            extra=msgspec.to_builtins(self.problem),  # the plugin writes these fields over its own
         )

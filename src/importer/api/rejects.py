@@ -1,4 +1,4 @@
-"""The rejects of an import, read from the ledger and sent on as CSV or JSON, however many there are."""
+"""The rejects of an import, streamed from the ledger as CSV or JSON."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import msgspec
 from litestar import get
 from litestar.response import Stream
 
-from importer.api.limits import ConcurrencyLimit, begun
-from importer.api.lookup import AnyRequest, FromService, ImportId, find
+from importer.api.limits import ConcurrencyLimit, prefetch_first_chunk
 from importer.api.openapi import IMPORTS, problem_responses
 from importer.api.problems import ProblemCode, RequestProblem
+from importer.api.requests import AnyRequest, FromService, ImportId, find
 from importer.api.schemas import Reject
 from loader import rejects
 from loader.contract import FailureCode
@@ -27,18 +27,19 @@ from loader.schema import COLUMNS
 
 Format = Literal["text/csv", "application/json"]
 
-# What is sent at a time; reading stands still while the client does not take it.
-CHUNK_BYTES = 64 * 1024
+# The unit of sending. The service reads the next one when the client has taken this one.
+_CHUNK_BYTES = 64 * 1024
 
 
 @get(
     "/imports/{import_id:uuid}/rejects",
     operation_id="listRejects",
     tags=[IMPORTS],
-    summary="Get the rows that were set aside",
-    description="As CSV, a file like the imported one: a header, and the rows byte for byte. Or, if Accept prefers it, as"
-    " JSON with line, column and reason of each. While the import runs, those of what is committed so far.",
-    response_description="The rejects, in the order of the file.",
+    summary="Get the rejected rows",
+    description="A CSV file like the imported one: a header, then the rejected rows, byte for byte. If Accept prefers"
+    " JSON: an array with the line, column and reason of each row. While the import runs, the rejects of the parts that are"
+    " committed.",
+    response_description="The rejected rows, in the order of the file.",
     responses=problem_responses(
         ProblemCode.IMPORT_NOT_FOUND,
         ProblemCode.NOTHING_LOADED,
@@ -47,18 +48,18 @@ CHUNK_BYTES = 64 * 1024
     ),
 )
 async def list_rejects(request: AnyRequest, service: FromService, import_id: ImportId) -> Stream:
-    """Answer GET /imports/{id}/rejects."""
+    """Handle GET /imports/{id}/rejects."""
     found = await find(service, import_id)
     is_json = request.accept.best_match(["text/csv", "application/json"]) == "application/json"
     form: Format = "application/json" if is_json else "text/csv"
     try:
-        listing = await begun(_chunks(service.listings, service.database_url, import_id, form))
+        listing = await prefetch_first_chunk(_chunks(service.listings, service.database_url, import_id, form))
     except LoaderError as error:
         if error.code is not FailureCode.IMPORT_NOT_FOUND:
             raise
         raise RequestProblem(
             ProblemCode.NOTHING_LOADED,
-            f"The database has nothing of import {import_id}, which is {found.state}.",
+            f"The database has no rows of import {import_id}, which is {found.state}.",
             state=found.state,
         ) from error
     extension = "json" if is_json else "csv"
@@ -68,12 +69,12 @@ async def list_rejects(request: AnyRequest, service: FromService, import_id: Imp
 
 
 async def _chunks(
-    places: ConcurrencyLimit, database_url: str, import_id: UUID, form: Format
+    limit: ConcurrencyLimit, database_url: str, import_id: UUID, form: Format
 ) -> AsyncGenerator[bytes]:
-    """Yield the listing. Raises LoaderError, IMPORT_NOT_FOUND where the ledger has nothing of the import."""
+    """Yield the listing. Raises LoaderError: IMPORT_NOT_FOUND if the ledger does not have the import."""
     with contextlib.ExitStack() as held:
-        held.enter_context(places.taken())
-        # One thread for one connection: what a client that leaves has begun, `close` waits for without us.
+        held.enter_context(limit.acquire())
+        # A thread of its own: when a client leaves during a read, the connection is closed in it after that read.
         executor = ThreadPoolExecutor(1, "rejects")
         loop = asyncio.get_running_loop()
         reading = _read(database_url, import_id, form)
@@ -81,9 +82,9 @@ async def _chunks(
             while chunk := await loop.run_in_executor(executor, next, reading, b""):
                 yield chunk
         finally:
-            place = held.pop_all()  # until the thread has ended
+            slot = held.pop_all()  # released when the connection is closed
             closing = executor.submit(reading.close)
-            closing.add_done_callback(lambda _: _call_soon(loop, place.close))
+            closing.add_done_callback(lambda _: _call_soon(loop, slot.close))
             executor.shutdown(wait=False)
 
 
@@ -97,13 +98,13 @@ def _read(database_url: str, import_id: UUID, form: Format) -> Generator[bytes]:
         found = _find(connection, import_id)
         write = _csv if form == "text/csv" else _json
         pieces = write(found.column_count, ledger.rejects(connection, found.import_key))
-        waiting = bytearray()
+        chunk = bytearray()
         for piece in pieces:
-            waiting += piece
-            if len(waiting) >= CHUNK_BYTES:
-                yield bytes(waiting)
-                waiting.clear()
-        yield bytes(waiting)
+            chunk += piece
+            if len(chunk) >= _CHUNK_BYTES:
+                yield bytes(chunk)
+                chunk.clear()
+        yield bytes(chunk)
 
 
 def _find(connection: Connection, import_id: UUID) -> ledger.Import:
@@ -113,7 +114,7 @@ def _find(connection: Connection, import_id: UUID) -> ledger.Import:
 
 
 def _csv(column_count: int, found: Iterable[rejects.Reject]) -> Iterator[bytes]:
-    """Yield a file like the imported one: the usual header, then the rows as they were, byte for byte."""
+    """Yield a file like the imported one: the standard header, then the original rows, byte for byte."""
     yield ",".join(column.header for column in COLUMNS[:column_count]).encode() + b"\n"
     for reject in found:
         yield reject.original + b"\n"

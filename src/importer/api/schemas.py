@@ -1,6 +1,6 @@
-"""What clients send and see: the JSON of the API as structs, and how an import of the control DB becomes one of them.
+"""The JSON that clients receive, as structs, and the conversion of an import of the control DB into one.
 
-The descriptions are those of the OpenAPI document. An address is shown without credentials and query, times are UTC.
+The OpenAPI document has the descriptions. A URL is shown without credentials and query. Times are UTC.
 """
 
 from __future__ import annotations
@@ -17,16 +17,11 @@ from importer.model import Attempt as StoredAttempt
 from importer.model import Import as StoredImport
 from importer.model import State
 from loader import contract
-from loader.contract import Job
 from loader.http.url import parse_address
-
-# Signed addresses have some hundred characters; RFC 9110, 4.1, asks for at least 8,000 to be supported.
-MAX_URL = 8_000
-MAX_WORKERS = 64
 
 
 class Mode(enum.StrEnum):
-    """What becomes of the rows that trips holds already."""
+    """What happens to the rows that are in trips."""
 
     APPEND = "append"
     REPLACE = "replace"
@@ -42,164 +37,108 @@ class Phase(enum.StrEnum):
     ROLLING_BACK = "rolling_back"
 
 
-SourceUrl = Annotated[
-    str,
-    Meta(
-        description="Where the CSV is, plain, gzip or zstd: http or https. Credentials and query are used, never shown.",
-        min_length=1,
-        max_length=MAX_URL,
-        examples=["https://example.org/fhvhv_tripdata_2024-01.csv"],
-        extra_json_schema={"format": "uri"},
-    ),
-]
-
-
-class NewImport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A file to import, and how."""
-
-    url: SourceUrl
-    mode: Annotated[
-        Mode, Meta(description="Add to trips, or replace all that it holds at the moment of publish.")
-    ] = Mode.APPEND
-    max_rejects: Annotated[
-        Annotated[int, Meta(ge=0, le=2**53)]
-        | Annotated[str, Meta(pattern=r"^([0-9]{1,15}|([0-9]{1,2}(\.[0-9]{1,6})?|100)%)(?!\n)$")],
-        Meta(
-            description="How many rows may be set aside: a count, or a percentage of all rows as text.",
-            examples=[0, "0.5%"],
-        ),
-    ] = 0
-    workers: Annotated[
-        Annotated[int, Meta(ge=1, le=MAX_WORKERS)] | None,
-        Meta(description="Connections that load at a time; null: the service's choice."),
-    ] = None
-    force: Annotated[bool, Meta(description="Import even if this very file is published already.")] = False
-    require_verified_length: Annotated[
-        bool, Meta(description="Refuse a file whose end nothing announces: it could be cut off unseen.")
-    ] = False
-
-    def job(self, import_id: UUID) -> Job:
-        """Return the job as the control DB keeps it."""
-        return Job(
-            source=self.url,
-            import_id=str(import_id),
-            mode="replace" if self.mode is Mode.REPLACE else "append",
-            workers=self.workers,
-            max_rejects=str(self.max_rejects),
-            force=self.force,
-            require_verified_length=self.require_verified_length,
-        )
-
-
-class RetryImport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is to change when an import is tried again. What is left out stays as it is."""
-
-    url: Annotated[
-        SourceUrl | None,
-        Meta(description="Another URL of the same file, such as one with a new signature; null: as before."),
-    ] = None
-
-
 class Progress(msgspec.Struct, frozen=True):
-    """Where an import stands. Null is what is not known; nothing is invented."""
+    """The progress of an import. An unknown value is null, never a guess."""
 
-    bytes_done: Annotated[int, Meta(description="Of the file as transferred, compressed or not.")] = 0
+    bytes_done: Annotated[int, Meta(description="Bytes of the file as transferred, compressed or not.")] = 0
     bytes_total: Annotated[int | None, Meta(description="The file's size as transferred.")] = None
     percent: Annotated[
         float | None,
-        Meta(description="Below 100 until the rows are visible. Counts the roll back while there is one."),
+        Meta(description="Below 100 until the rows are visible. During a roll back: of the roll back."),
     ] = None
     rows_loaded: Annotated[
-        int, Meta(description="Visible to readers of trips only once the import has succeeded.")
+        int,
+        Meta(description="Rows in the database. Readers of trips see them once the import has succeeded."),
     ] = 0
-    rows_rejected: Annotated[int, Meta(description="Set aside; see the import's rejects.")] = 0
-    bytes_per_second: Annotated[float | None, Meta(description="Of the last ten seconds.")] = None
-    rows_per_second: Annotated[float | None, Meta(description="Of the last ten seconds.")] = None
-    eta_seconds: Annotated[float | None, Meta(description="Until the rows are visible, at this rate.")] = None
+    rows_rejected: Annotated[
+        int, Meta(description="Rejected rows; GET /imports/{id}/rejects lists them.")
+    ] = 0
+    bytes_per_second: Annotated[float | None, Meta(description="The mean of the last ten seconds.")] = None
+    rows_per_second: Annotated[float | None, Meta(description="The mean of the last ten seconds.")] = None
+    eta_seconds: Annotated[
+        float | None, Meta(description="Seconds until the rows are visible, at this rate.")
+    ] = None
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """Why an import, or one attempt at it, ended without rows: what happened, where, what to do next."""
+    """Why an import or an attempt failed: what happened, where, what to do next."""
 
     code: Annotated[
         str,
-        Meta(description="For programs; /schema/problems lists all. More may come.", examples=["bad_row"]),
+        Meta(
+            description="For programs. /schema/problems lists the codes; new ones may come.",
+            examples=["bad_row"],
+        ),
     ]
     message: Annotated[str, Meta(description="What happened, for people.")]
     hint: Annotated[str, Meta(description="What to do next.")]
-    retryable: Annotated[bool, Meta(description="The same import may well succeed when it is tried again.")]
-    line: Annotated[int | None, Meta(description="Of the file; the header is line 1.")] = None
-    byte_offset: Annotated[int | None, Meta(description="Of the row in the decompressed file.")] = None
-    column: Annotated[str | None, Meta(description="As trips names it.")] = None
-    value: Annotated[str | None, Meta(description="The beginning of what was found there.")] = None
+    retryable: Annotated[bool, Meta(description="Whether a retry may succeed.")]
+    line: Annotated[int | None, Meta(description="Line of the file; the header is line 1.")] = None
+    byte_offset: Annotated[int | None, Meta(description="Offset of the row in the decompressed file.")] = None
+    column: Annotated[str | None, Meta(description="The column of trips.")] = None
+    value: Annotated[str | None, Meta(description="The beginning of the value.")] = None
 
 
 class Receipt(msgspec.Struct, frozen=True):
-    """What a published import proves: rows parsed - rejected = copied = published, and each byte was read once."""
+    """The proof of a published import: parsed - rejected = copied = published rows, and each byte was read once."""
 
     import_key: Annotated[int, Meta(description="`trips.import_key` of its rows.")]
     source: Annotated[str, Meta(description="Without credentials and query.")]
-    validator: Annotated[
-        str | None, Meta(description="The ETag or Last-Modified that every response carried.")
-    ]
-    source_bytes: Annotated[int, Meta(description="As transferred, compressed or not.")]
-    data_bytes: Annotated[int, Meta(description="Decompressed, with the header.")]
-    length_verified: Annotated[
-        bool, Meta(description="A response announced the file's end or marked it, and the file ended there.")
-    ]
-    blocks: Annotated[int, Meta(description="Byte ranges that were encoded.")]
-    parts: Annotated[int, Meta(description="Tables that were committed.")]
-    rows_parsed: Annotated[int, Meta(description="Rows of the file.")]
-    rows_copied: Annotated[int, Meta(description="Rows that the database took, by its own count.")]
-    rows_published: Annotated[int, Meta(description="Rows that became visible in trips.")]
-    rows_rejected: Annotated[int, Meta(description="Rows that were set aside.")]
-    attempts: Annotated[int, Meta(description="Attempts that it took.")]
-    seconds: Annotated[float, Meta(description="That the last attempt took.")]
+    validator: Annotated[str | None, Meta(description="The ETag or Last-Modified of every response.")]
+    source_bytes: Annotated[int, Meta(description="Size of the file as transferred, compressed or not.")]
+    data_bytes: Annotated[int, Meta(description="Size of the decompressed file, with its header.")]
+    length_verified: Annotated[bool, Meta(description="The file ended where its length or an end mark said.")]
+    blocks: Annotated[int, Meta(description="Byte ranges of the file, each encoded as one.")]
+    parts: Annotated[int, Meta(description="Tables, each committed in one transaction.")]
+    rows_parsed: Annotated[int, Meta(description="Rows in the file.")]
+    rows_copied: Annotated[int, Meta(description="Rows that PostgreSQL counted during COPY.")]
+    rows_published: Annotated[int, Meta(description="Rows that are visible in trips.")]
+    rows_rejected: Annotated[int, Meta(description="Rows that were rejected.")]
+    attempts: Annotated[int, Meta(description="Number of attempts.")]
+    seconds: Annotated[float, Meta(description="Duration of the last attempt.")]
     published_at: datetime.datetime
-    notes: Annotated[list[str], Meta(description="What a person may want to know about the file.")]
+    notes: Annotated[list[str], Meta(description="Remarks about the file, for people.")]
 
 
 class Links(msgspec.Struct, frozen=True):
     """Paths on this server."""
 
     itself: Annotated[str, Meta(description="The import.")] = msgspec.field(name="self")
-    events: Annotated[str, Meta(description="Its changes as server-sent events.")]
+    events: Annotated[str, Meta(description="Its changes, as server-sent events.")]
     attempts: Annotated[str, Meta(description="Its attempts, with their errors and logs.")]
-    rejects: Annotated[str, Meta(description="The rows that were set aside.")]
+    rejects: Annotated[str, Meta(description="Its rejected rows.")]
     cancel: Annotated[str, Meta(description="POST here to cancel it.")]
-    retry: Annotated[str, Meta(description="POST here to try it again after it failed or was cancelled.")]
+    retry: Annotated[str, Meta(description="POST here to retry it.")]
 
 
 class Import(msgspec.Struct, frozen=True):
-    """One file that is, was, or will be loaded into trips, once: all of its rows or none."""
+    """One file that is loaded into trips once: all of its rows or none."""
 
     id: UUID
     url: Annotated[str, Meta(description="Without credentials and query.")]
     mode: Mode
     max_rejects: Annotated[str, Meta(description="A count or a percentage.", examples=["0", "0.5%"])]
-    workers: Annotated[int | None, Meta(description="As asked for.")]
-    force: Annotated[bool, Meta(description="As asked for.")]
-    require_verified_length: Annotated[bool, Meta(description="As asked for.")]
+    workers: Annotated[int | None, Meta(description="As requested.")]
+    force: Annotated[bool, Meta(description="As requested.")]
+    require_verified_length: Annotated[bool, Meta(description="As requested.")]
     state: State
     phase: Annotated[
         Phase | None,
-        Meta(description="What its loader is doing; null: no loader runs, or it has not said so yet."),
+        Meta(description="What its loader does; null: no loader runs, or it has not reported yet."),
     ]
-    attempt: Annotated[
-        int, Meta(description="Of the loader that runs, or ran last; 0: none was started yet.")
-    ]
+    attempt: Annotated[int, Meta(description="Number of the current or last attempt; 0: there was none.")]
     progress: Progress
     created_at: datetime.datetime
-    started_at: Annotated[datetime.datetime | None, Meta(description="Of the first attempt.")]
+    started_at: Annotated[datetime.datetime | None, Meta(description="Start of the first attempt.")]
     finished_at: datetime.datetime | None
     next_attempt_at: Annotated[
-        datetime.datetime | None, Meta(description="While it is queued because an attempt failed.")
+        datetime.datetime | None, Meta(description="While it is queued after a failed attempt.")
     ]
     error: Annotated[
         Failure | None,
         Meta(
-            description="Why it failed; while it is queued, why its last attempt did; while it is cancelling or removing,"
-            " why something of it is still there."
+            description="Why it failed. While queued: why the last attempt failed. While running: why it waits for the"
+            " database. While cancelling or removing: why this takes long."
         ),
     ]
     receipt: Annotated[Receipt | None, Meta(description="Once it has succeeded.")]
@@ -207,7 +146,7 @@ class Import(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, stored: StoredImport) -> Self:
-        """Show an import of the control DB."""
+        """Convert an import of the control DB."""
         job = stored.job
         return cls(
             id=stored.id,
@@ -232,37 +171,40 @@ class Import(msgspec.Struct, frozen=True):
 
 
 class ImportPage(msgspec.Struct, frozen=True):
-    """Imports, newest first, and how to get the next ones."""
+    """Imports, newest first, and the link to the next page."""
 
     imports: list[Import]
-    next_cursor: Annotated[str | None, Meta(description="`cursor` of the next page; null: there is none.")]
+    next_cursor: Annotated[
+        str | None, Meta(description="`cursor` of the next page; null: this is the last page.")
+    ]
     links: PageLinks
 
 
 class PageLinks(msgspec.Struct, frozen=True):
     """Paths on this server."""
 
-    next: Annotated[str | None, Meta(description="The next page; null: there is none.")]
+    next: Annotated[str | None, Meta(description="The next page; null: this is the last page.")]
 
 
 class Attempt(msgspec.Struct, frozen=True):
-    """One loader process that was started for an import."""
+    """One attempt at an import: one loader process."""
 
     number: Annotated[int, Meta(description="From 1.")]
     started_at: datetime.datetime
-    finished_at: Annotated[datetime.datetime | None, Meta(description="Null: it runs.")]
+    finished_at: Annotated[datetime.datetime | None, Meta(description="Null: it is running.")]
     exit_code: Annotated[
         int | None,
         Meta(
-            description="As sysexits.h has them; negative: the signal that killed it; null: it runs, or nobody saw it end."
+            description="From sysexits.h; negative: the signal that killed it; null: it is running, or its end was not"
+            " observed."
         ),
     ]
     error: Failure | None
-    log: Annotated[str, Meta(description="The end of what it wrote to its stderr.")]
+    log: Annotated[str, Meta(description="The end of its stderr.")]
 
     @classmethod
     def of(cls, stored: StoredAttempt) -> Self:
-        """Show an attempt of the control DB."""
+        """Convert an attempt of the control DB."""
         return cls(
             number=stored.number,
             started_at=stored.started_at,
@@ -274,26 +216,26 @@ class Attempt(msgspec.Struct, frozen=True):
 
 
 class Reject(msgspec.Struct, frozen=True):
-    """One row that was set aside."""
+    """One rejected row."""
 
-    line: Annotated[int, Meta(description="Of the file; the header is line 1.")]
-    byte_offset: Annotated[int, Meta(description="Of the row in the decompressed file.")]
-    column: Annotated[str | None, Meta(description="As trips names it; null: the row as a whole.")]
+    line: Annotated[int, Meta(description="Line of the file; the header is line 1.")]
+    byte_offset: Annotated[int, Meta(description="Offset of the row in the decompressed file.")]
+    column: Annotated[str | None, Meta(description="The column of trips; null: the row as a whole.")]
     value: Annotated[
         str | None, Meta(description="The beginning of the field, or of the row; undecodable bytes as \\xNN.")
     ]
-    reason: Annotated[str, Meta(description="For people.", examples=["not a timestamp"])]
+    reason: Annotated[str, Meta(description="Why it was rejected, for people.", examples=["not a timestamp"])]
     original: Annotated[str, Meta(description="The whole row; undecodable bytes as \\xNN.")]
 
 
 class Health(msgspec.Struct, frozen=True):
-    """The service is well."""
+    """The service is live or ready."""
 
     status: Annotated[str, Meta(examples=["ready"])]
 
 
 def _progress(stored: StoredImport) -> Progress:
-    """Return where it stands: at the end the receipt's numbers, and no rate where no loader reports one."""
+    """Return the progress: from the receipt if there is one, without rates while no loader runs."""
     if stored.receipt is not None:
         return Progress(
             bytes_done=stored.receipt.source_bytes,

@@ -1,4 +1,4 @@
-"""What handlers use: the service's parts, and the limits on requests that last."""
+"""What handlers use: the parts of the service, and the limits on long-lasting requests."""
 
 from __future__ import annotations
 
@@ -8,37 +8,32 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from importer.api.limits import ConcurrencyLimit
-from importer.api.metrics import Metrics
 from importer.api.readiness import Readiness
 from importer.store.store import Store
 from importer.supervisor.supervisor import Supervisor
 
 T = TypeVar("T")
 
-# Listings of rejects that are read at a time: each holds a thread, and a connection to the target database.
-_LISTINGS = 8
+# Each listing of rejects holds a thread and a connection to the target database.
+_MAX_LISTINGS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What handlers use."""
+    """The parts of the service that handlers use."""
 
     store: Store
     supervisor: Supervisor
     database_url: str
     readiness: Readiness
-    metrics: Metrics
-    watchers: ConcurrencyLimit  # of an import's changes
-    listings: ConcurrencyLimit = field(default_factory=lambda: ConcurrencyLimit(_LISTINGS))  # of rejects
-    closing: asyncio.Event = field(default_factory=asyncio.Event)  # the service is about to stop
+    watchers: ConcurrencyLimit  # event streams and long polls
+    listings: ConcurrencyLimit = field(default_factory=lambda: ConcurrencyLimit(_MAX_LISTINGS))  # of rejects
+    closing: asyncio.Event = field(default_factory=asyncio.Event)  # set when the service is about to stop
 
     async def unless_closing(
         self, wait: Coroutine[object, object, T], *ends: Coroutine[object, object, object]
     ) -> T | None:
-        """Return what `wait` does; None as soon as the service is about to stop, so that no answer holds it up.
-
-        `ends`: what else ends the waiting when it returns.
-        """
+        """Return the result of `wait`; None as soon as one of `ends` returns or the service is about to stop."""
         waiting = asyncio.ensure_future(wait)
         others = [asyncio.ensure_future(each) for each in (self.closing.wait(), *ends)]
         try:

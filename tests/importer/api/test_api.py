@@ -298,3 +298,17 @@ def test_metrics_count_what_has_ended(service: LiveService, source: HttpServer, 
     rows = sample.count(b"\n") - 1
     assert [new - old for new, old in zip(values(), before, strict=True)] == [len(sample), rows, 1, 1, 1]
     assert service.metric("importer_queue_depth") == 0
+
+
+def test_metrics_count_requests_by_the_template_of_their_path_and_by_status(service: LiveService) -> None:
+    def values() -> list[float]:
+        requests = 'importer_http_requests_total{app_name="importer",method="GET",path='
+        found = (('"/imports/{import_id}"', 404), ('"/imports"', 200))
+        return [service.metric(f'{requests}{path},status_code="{status}"}}') for path, status in found]
+
+    service.client.get(f"/imports/{UNKNOWN}")
+    service.client.get("/imports")
+    before = values()
+    service.client.get(f"/imports/{UNKNOWN}")
+    service.client.get("/imports", headers={"Host": "evil.example"})  # refused: not counted as a 200
+    assert [new - old for new, old in zip(values(), before, strict=True)] == [1, 0]

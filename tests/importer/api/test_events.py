@@ -199,4 +199,4 @@ def test_the_service_stops_while_many_wait_for_news(
 def test_a_silent_stream_shows_that_it_lives(service: LiveService, source: HttpServer) -> None:
     _, queued = with_a_silent_one(service, source)
     with service.client.stream("GET", queued["links"]["events"]) as answer:
-        assert [event.data for event in itertools.islice(events(answer), 3)][2] == "nothing new"
+        assert [event.data for event in itertools.islice(events(answer), 3)][2] == "no change"

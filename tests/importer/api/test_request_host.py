@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from importer.api.host_check import is_meant
+from importer.api.host_check import is_known_host
 
 NAMES = frozenset({"importer.example.org", "importer.jobs"})
 
@@ -34,7 +34,7 @@ NAMES = frozenset({"importer.example.org", "importer.jobs"})
     ],
 )
 def test_a_host_that_means_this_service_is_answered(host: str) -> None:
-    assert is_meant(host, NAMES)
+    assert is_known_host(host, NAMES)
 
 
 @pytest.mark.parametrize(
@@ -59,4 +59,4 @@ def test_a_host_that_means_this_service_is_answered(host: str) -> None:
     ],
 )
 def test_a_host_that_could_be_anybodys_is_refused(host: str) -> None:
-    assert not is_meant(host, NAMES)
+    assert not is_known_host(host, NAMES)

@@ -1,6 +1,6 @@
-"""The pages at /schema: Swagger UI from an installed package, and what the codes of problems and failures mean.
+"""The pages at /schema: Swagger UI from an installed package, and the table of problem and failure codes.
 
-A browser needs nothing but this server for them, and a Content-Security-Policy keeps it that way.
+The pages load files of this server only; a Content-Security-Policy enforces that.
 """
 
 from __future__ import annotations
@@ -11,21 +11,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
-import yaml
 from litestar import Router, get
+from litestar.openapi.plugins import OpenAPIRenderPlugin
 from litestar.params import PathParameter
 from litestar.response import File
 
 from importer.api.problems import PROBLEM_KINDS, ProblemCode, RequestProblem
+from importer.api.requests import AnyRequest
 from loader.contract import FAILURE_KINDS
 
-# Swagger UI sets styles of single elements and draws its icons from data: URLs. Scripts are files of ours, nothing else.
+# Swagger UI sets styles of single elements and draws its icons from data: URLs. Scripts are files of this server.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:;"
     " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _HEADERS = {"Content-Security-Policy": CONTENT_SECURITY_POLICY, "Referrer-Policy": "no-referrer"}
+# A list: the folder also has an editor, source maps and pages with inline scripts.
 _ASSET_TYPES = {
     "swagger-ui.css": "text/css",
     "swagger-ui-bundle.js": "text/javascript",
@@ -62,43 +63,31 @@ _SWAGGER_START = """SwaggerUIBundle({
 """
 
 
-def schema_router(document: Mapping[str, object]) -> Router:
-    """Return what answers under /schema: the page, its files, the document as JSON and YAML, the codes."""
-    as_json = msgspec.json.encode(document)
+class SwaggerPage(OpenAPIRenderPlugin):
+    """Swagger UI at /schema. Litestar's own plugin starts it by an inline script, which the policy forbids."""
 
-    @get("/openapi.json", media_type="application/vnd.oai.openapi+json", sync_to_thread=False)
-    def get_json() -> bytes:
-        return as_json
+    def __init__(self) -> None:
+        super().__init__(path="/")
 
-    @get("/openapi.yaml", media_type="application/vnd.oai.openapi", sync_to_thread=True)
-    def get_yaml() -> str:
-        return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
-
-    return Router(
-        "/schema",
-        route_handlers=[get_page, get_start, get_asset, get_problems, get_json, get_yaml],
-        include_in_schema=False,
-        response_headers=_HEADERS,
-    )
-
-
-@get("/", media_type="text/html", sync_to_thread=False)
-def get_page() -> str:
-    """Answer with the page that shows the document, and tries its operations."""
-    return _PAGE.format(title="Large file importer", head=_SWAGGER_HEAD, body='<div id="swagger-ui"></div>')
+    def render(self, request: AnyRequest, openapi_schema: Mapping[str, object]) -> bytes:  # noqa: ARG002 - Litestar's signature
+        """Return the page; it loads the document itself."""
+        page = _PAGE.format(
+            title="Large file importer", head=_SWAGGER_HEAD, body='<div id="swagger-ui"></div>'
+        )
+        return page.encode()
 
 
 @get("/start.js", media_type="text/javascript", sync_to_thread=False)
 def get_start() -> str:
-    """Answer with what starts Swagger UI; in a file, so that no inline script is needed."""
+    """Return the script that starts Swagger UI."""
     return _SWAGGER_START
 
 
 @get("/assets/{name:str}", sync_to_thread=False)
 def get_asset(name: Annotated[str, PathParameter()]) -> File:
-    """Answer with a file of Swagger UI."""
+    """Return a file of Swagger UI."""
     if name not in _ASSET_TYPES:
-        raise RequestProblem(ProblemCode.PATH_NOT_FOUND, "Nothing is at this path.")
+        raise _path_not_found()
     return File(
         _assets_folder() / name,
         media_type=_ASSET_TYPES[name],
@@ -110,10 +99,10 @@ def get_asset(name: Annotated[str, PathParameter()]) -> File:
 
 @get("/problems", media_type="text/html", sync_to_thread=False)
 def get_problems() -> str:
-    """Answer with the table of codes; a problem's `type` leads here."""
+    """Return the table of codes; the `type` of a problem is a link to its row."""
     problems = [(code, str(kind.status), f"{kind.title} {kind.hint}") for code, kind in PROBLEM_KINDS.items()]
     failures = [
-        (code, "may be tried again" if kind.retryable else "final", kind.meaning)
+        (code, "retryable" if kind.retryable else "final", kind.meaning)
         for code, kind in FAILURE_KINDS.items()
     ]
     body = (
@@ -124,6 +113,27 @@ def get_problems() -> str:
     )
     head = "<style>body {font-family: sans-serif} td {padding: 0.2em 1em; vertical-align: top}</style>"
     return _PAGE.format(title="Problems and failures", head=head, body=body)
+
+
+def schema_router() -> Router:
+    """Return the router of /schema, to which Litestar adds the page and the document as JSON and YAML."""
+    return Router(
+        "/schema",
+        route_handlers=[get_start, get_asset, get_problems],
+        before_request=_refuse_unknown_path,
+        include_in_schema=False,
+        response_headers=_HEADERS,
+    )
+
+
+def _refuse_unknown_path(request: AnyRequest) -> None:
+    """Raise PATH_NOT_FOUND for a path that only Litestar's catch-all route matches: that one returns HTML."""
+    if request.scope["path_template"] == "/schema/{path}":
+        raise _path_not_found()
+
+
+def _path_not_found() -> RequestProblem:
+    return RequestProblem(ProblemCode.PATH_NOT_FOUND, "No resource has this path.")
 
 
 def _table(rows: Sequence[tuple[str, str, str]], anchor: str = "") -> str:
@@ -138,7 +148,7 @@ def _table(rows: Sequence[tuple[str, str, str]], anchor: str = "") -> str:
 
 
 def _assets_folder() -> Path:
-    """Return where the package swagger-ui-py has Swagger UI; its code, which is not needed, is not imported."""
+    """Return the folder with Swagger UI in the package swagger-ui-py. The package's code is not imported."""
     found = importlib.util.find_spec("swagger_ui")
     if found is None or found.origin is None:
         raise ModuleNotFoundError("swagger_ui")

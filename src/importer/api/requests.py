@@ -1,4 +1,4 @@
-"""What most handlers begin with: the request and its parameters, the service, and the import that a path names."""
+"""What handlers share: the types of their parameters, and the import that a path names."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from importer.model import Import
 
 AnyRequest = Request[object, object, State]
 FromService = NamedDependency[SkipValidation[Service]]
-ImportId = Annotated[UUID, PathParameter(description="The import's id.")]
+ImportId = Annotated[UUID, PathParameter(description="The id of the import.")]
 
 
 def refuse_unknown_parameters(request: AnyRequest) -> None:
-    """Raise INVALID_REQUEST if a query has what the operation does not take: a misspelt one would go unnoticed."""
+    """Raise INVALID_REQUEST if the operation does not know a query parameter, such as a misspelt one."""
     known = [
         each.kwarg_definition.name or name
         for name, each in request.route_handler.parsed_fn_signature.parameters.items()
@@ -45,5 +45,5 @@ async def find(service: Service, import_id: UUID) -> Import:
 
 
 def not_found(import_id: UUID) -> RequestProblem:
-    """Return the problem of an id that is not, or no longer, an import's."""
+    """Return the problem of an id that no import has, or has any more."""
     return RequestProblem(ProblemCode.IMPORT_NOT_FOUND, f"There is no import {import_id}.")

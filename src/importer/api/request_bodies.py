@@ -1,0 +1,137 @@
+"""The bodies of requests as structs, and how they are read: strictly, with every URL checked.
+
+Litestar's own reading takes "2" for the number 2 and ignores the Content-Type.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeVar
+from uuid import UUID
+
+import msgspec
+import uuid_utils.compat
+from msgspec import Meta
+
+from importer.api.problems import FieldError, ProblemCode, RequestProblem
+from importer.api.requests import AnyRequest
+from importer.api.schemas import Mode
+from importer.settings import MAX_WORKERS
+from loader.contract import Job
+from loader.http.url import InvalidAddress, parse_address
+
+MAX_BODY_BYTES = 64 * 1024  # several times the longest URL
+# Signed URLs have some hundred characters; RFC 9110, 4.1, recommends to support at least 8,000.
+MAX_URL_CHARACTERS = 8_000
+
+T = TypeVar("T")
+
+SourceUrl = Annotated[
+    str,
+    Meta(
+        description="The http or https URL of the CSV file: plain, gzip or zstd. Credentials and query are used, never"
+        " shown.",
+        min_length=1,
+        max_length=MAX_URL_CHARACTERS,
+        examples=["https://example.org/fhvhv_tripdata_2024-01.csv"],
+        extra_json_schema={"format": "uri"},
+    ),
+]
+
+
+class NewImport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file to import, and how."""
+
+    url: SourceUrl
+    mode: Annotated[
+        Mode, Meta(description="Append to trips, or replace all rows of trips when the import is published.")
+    ] = Mode.APPEND
+    max_rejects: Annotated[
+        Annotated[int, Meta(ge=0, le=2**53)]
+        | Annotated[str, Meta(pattern=r"^([0-9]{1,15}|([0-9]{1,2}(\.[0-9]{1,6})?|100)%)(?!\n)$")],
+        Meta(
+            description="The rows that may be rejected: a count, or a percentage of all rows as text.",
+            examples=[0, "0.5%"],
+        ),
+    ] = 0
+    workers: Annotated[
+        Annotated[int, Meta(ge=1, le=MAX_WORKERS)] | None,
+        Meta(description="Database connections that load in parallel; null: the service's setting."),
+    ] = None
+    force: Annotated[bool, Meta(description="Import the file even if it is published already.")] = False
+    require_verified_length: Annotated[
+        bool,
+        Meta(
+            description="Refuse a file without an announced length: a truncated download can't be detected."
+        ),
+    ] = False
+
+    def job(self, import_id: UUID) -> Job:
+        """Return the job as the control DB keeps it."""
+        return Job(
+            source=self.url,
+            import_id=str(import_id),
+            mode="replace" if self.mode is Mode.REPLACE else "append",
+            workers=self.workers,
+            max_rejects=str(self.max_rejects),
+            force=self.force,
+            require_verified_length=self.require_verified_length,
+        )
+
+
+class RetryImport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a retry changes. An omitted field stays as it is."""
+
+    url: Annotated[
+        SourceUrl | None,
+        Meta(description="Another URL of the same file, such as one with a new signature; null: no change."),
+    ] = None
+
+
+def read_job(request: AnyRequest, body: bytes) -> Job:
+    """Return the requested job, with a new id. Raises UNSUPPORTED_MEDIA_TYPE, INVALID_REQUEST, INVALID_URL."""
+    new_import = _read(request, body, NewImport)
+    _check_url(new_import.url)
+    return new_import.job(uuid_utils.compat.uuid7())
+
+
+def read_retry(request: AnyRequest, body: bytes) -> RetryImport:
+    """Return the requested changes; an empty body changes nothing. Raises as read_job does."""
+    if not body:
+        return RetryImport()
+    changes = _read(request, body, RetryImport)
+    if changes.url is not None:
+        _check_url(changes.url)
+    return changes
+
+
+def _check_url(url: str) -> None:
+    try:
+        parse_address(url)
+    except InvalidAddress as error:
+        raise RequestProblem(ProblemCode.INVALID_URL, f"The url is not valid: {error}.") from error
+
+
+def _number(text: str) -> float:
+    """Return a number of the body: 2.0 is an integer for JSON Schema and for JavaScript."""
+    value = float(text)
+    return int(value) if value.is_integer() else value
+
+
+_DECODER = msgspec.json.Decoder(float_hook=_number)
+
+
+def _read(request: AnyRequest, body: bytes, body_type: type[T]) -> T:
+    # A browser lets a page of another site send every other type without a preflight request.
+    media_type, _ = request.content_type
+    if media_type.lower() != "application/json":
+        raise RequestProblem(
+            ProblemCode.UNSUPPORTED_MEDIA_TYPE, f"The Content-Type is {media_type or 'missing'!a}."
+        )
+    try:
+        return msgspec.convert(_DECODER.decode(body), body_type)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$.")
+        fault = FieldError(path.removesuffix("`"), message)
+        raise RequestProblem(ProblemCode.INVALID_REQUEST, f"{error}.", errors=[fault]) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # nested too deeply
+        raise RequestProblem(ProblemCode.INVALID_REQUEST, f"The body is not valid JSON: {error}.") from error
