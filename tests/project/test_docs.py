@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,6 +17,7 @@ from importer.cli.main import _EXAMPLES as IMPORTER_EXAMPLES  # pyright: ignore[
 from importer.model import TRANSITIONS, State
 from loader.cli.main import _EXAMPLES as LOADER_EXAMPLES  # pyright: ignore[reportPrivateUsage]
 from loader.contract import FailureCode
+from tests.support.command_help import options_of
 from tests.support.paths import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -143,12 +141,3 @@ def test_commands_and_options_in_a_page_exist(page: Path) -> None:
     ):
         options = set(re.findall(r"--[a-z-]+", rest))
         assert options <= options_of(program, command) | {"--help"}, (command, rest)
-
-
-@cache
-def options_of(program: str, command: str) -> set[str]:
-    """Return the options that `PROGRAM COMMAND --help` shows."""
-    shown = subprocess.run(
-        [sys.executable, "-m", program, command, "--help"], capture_output=True, text=True, check=True
-    )
-    return set(re.findall(r"--[a-z-]+", shown.stdout))
