@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from importer.api.schemas import NewImport
+from importer.api.request_bodies import NewImport
 from importer.settings import InvalidSettings, Settings
 from loader.contract import Job
 from loader.encoding.fields import encode_field
