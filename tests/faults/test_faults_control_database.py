@@ -241,7 +241,7 @@ def test_a_damaged_control_db_is_refused_at_start_and_kept(tmp_path: Path, datab
     content = damage(tmp_path / "importer.sqlite")
     said = refusal(tmp_path, database_url)
     assert "is damaged" in said
-    assert "kept as it is" in said
+    assert "not changed" in said
     assert (tmp_path / "importer.sqlite").read_bytes() == content
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from importer.model import FINISHED, State
-from importer.supervisor import cleanup, process
+from importer.supervisor.limits import LIMITS, Limits
 from loader.contract import FailureCode
 from tests.support.http_server import HttpServer
 from tests.support.loader_process import row_count, start_over
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(1200)]
 # Three parts.
 ROWS = 7_000
 # Loaders take a second or two from one report that is new to the next, and more on a busy machine.
-STALL_SECONDS = 6
+QUICK = Limits(stall_seconds=6)
 
 
 @pytest.fixture
@@ -39,12 +39,12 @@ def steps(every_step: bool) -> Iterable[int]:
 
 @asynccontextmanager
 async def arming(
-    folder: Path, database_url: str, what: str, command: str = "run"
+    folder: Path, database_url: str, what: str, command: str = "run", limits: Limits = LIMITS
 ) -> AsyncGenerator[SupervisorHarness]:
     """Supervise loaders of which the first has a failpoint; see at the end that nothing is left, and start over."""
     folder.mkdir()
     program = (sys.executable, str(PROGRAMS / "failpoint_loader.py"), command, what, str(folder / "stderr"))
-    async with supervising(folder, database_url, command=program) as scene:
+    async with supervising(folder, database_url, command=program, limits=limits) as scene:
         yield scene
     await assert_all_gone(database_url)
     start_over(database_url)
@@ -62,12 +62,10 @@ async def test_a_loader_that_dies_or_hangs_at_any_step_is_followed_by_one_that_g
     tmp_path: Path,
     database_url: str,
     small_server: HttpServer,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(process, "STALL_SECONDS", STALL_SECONDS)
     for step in steps:
         folder = tmp_path / str(step)
-        async with arming(folder, database_url, f"{what}@{step}") as scene:
+        async with arming(folder, database_url, f"{what}@{step}", limits=QUICK) as scene:
             import_id = await scene.submit(small_server.url)
             assert (await scene.receipt(import_id)).rows_published == row_count(database_url) == ROWS
             codes = await scene.exit_codes(import_id)
@@ -118,11 +116,10 @@ async def test_cancelled_while_any_step_hangs_a_loader_ends_by_itself(
 
 @pytest.mark.long
 async def test_a_removal_that_hangs_is_killed_and_gone_on_with(
-    tmp_path: Path, database_url: str, small_server: HttpServer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, database_url: str, small_server: HttpServer
 ) -> None:
-    monkeypatch.setattr(cleanup, "DROP_SECONDS", 5)
     folder = tmp_path / "here"
-    async with arming(folder, database_url, "hang@2", "drop") as scene:
+    async with arming(folder, database_url, "hang@2", "drop", Limits(drop_seconds=5)) as scene:
         import_id = await scene.submit(small_server.url)
         await scene.receipt(import_id)
         await scene.supervisor.remove(import_id)

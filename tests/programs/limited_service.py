@@ -12,10 +12,10 @@ import socket
 import sys
 from pathlib import Path
 
-from importer.supervisor import process
+from importer.supervisor import loaders
 
 program = os.environ.get("NARROW_SERVICE_LOADER", "small_loader.py")
-process.LOADER = (sys.executable, str(Path(__file__).with_name(program)))
+loaders.LOADER = (sys.executable, str(Path(__file__).with_name(program)))
 
 from importer import log  # noqa: E402 - after the command that they take over
 from importer.api import state  # noqa: E402

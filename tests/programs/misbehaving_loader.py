@@ -9,6 +9,7 @@ import json
 import os
 import resource
 import signal
+import subprocess
 import sys
 import time
 from typing import NoReturn
@@ -129,6 +130,19 @@ def floods(size: str) -> None:
     sys.stderr.write("y" * 3_000_000)
     sys.stderr.write("the very end\n")
     sys.stderr.flush()
+    end("bad_row", 65)
+
+
+def leaves_a_child(_: str) -> None:
+    """End while a process that it started still holds its pipes."""
+    child = subprocess.Popen(["sleep", "600"], stdin=subprocess.DEVNULL)
+    sys.stderr.write(f"{child.pid}\n")
+    sys.stderr.flush()
+    end("bad_row", 65)
+
+
+def writes_a_long_line(size: str) -> None:
+    print("x" * int(size))
     end("bad_row", 65)
 
 

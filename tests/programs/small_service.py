@@ -9,7 +9,7 @@ from pathlib import Path
 
 from importer.cli.main import main
 from importer.server import lifespan
-from importer.supervisor import process
+from importer.supervisor.limits import LIMITS, Limits
 from importer.supervisor.outcome import RetryPolicy
 from importer.supervisor.supervisor import Supervisor
 
@@ -18,9 +18,10 @@ SMALL = (sys.executable, str(Path(__file__).with_name("small_loader.py")))
 # Twelve attempts that commit nothing take 40 s and more: a database that was killed is back by then.
 RETRIES = RetryPolicy(attempts=12, first_delay_seconds=0.02)
 
-setattr(lifespan, "Supervisor", partial(Supervisor, command=SMALL, retries=RETRIES))  # noqa: B010
-
+limits = LIMITS
 if seconds := os.environ.get("SMALL_SERVICE_SILENCE_SECONDS"):
-    process.SILENCE_SECONDS = int(seconds)
+    limits = Limits(silence_seconds=int(seconds))
+
+setattr(lifespan, "Supervisor", partial(Supervisor, command=SMALL, retries=RETRIES, limits=limits))  # noqa: B010
 
 main()

@@ -22,6 +22,7 @@ import uuid_utils.compat
 from importer.model import FINISHED, Attempt, Import, State
 from importer.settings import Settings
 from importer.store.store import Store
+from importer.supervisor.limits import LIMITS, Limits
 from importer.supervisor.outcome import RetryPolicy
 from importer.supervisor.supervisor import Supervisor
 from loader.contract import Job, Phase, Receipt
@@ -124,6 +125,7 @@ async def supervising(
     slots: int = 2,
     grace_seconds: int = 30,
     retries: RetryPolicy = QUICK,
+    limits: Limits = LIMITS,
 ) -> AsyncGenerator[SupervisorHarness]:
     """Supervise until the end of the block; then stop, as a service does."""
     settings = Settings(
@@ -131,7 +133,9 @@ async def supervising(
     )
     store = await Store.open(folder / "importer.sqlite")
     try:
-        supervisor = Supervisor(store, settings, database_url, command=command, retries=retries)
+        supervisor = Supervisor(
+            store, settings, database_url, command=command, retries=retries, limits=limits
+        )
         try:
             await supervisor.start()
             yield SupervisorHarness(store, supervisor, database_url)

@@ -56,11 +56,11 @@ def metrics_text(counts: dict[State, int], *, is_database_up: bool) -> bytes:
 class MeasuredStore(Store):
     """The control DB; each end of an attempt is counted after it is written."""
 
-    async def finish_attempt(self, import_id: UUID, ending: AttemptResult) -> Import | None:
+    async def finish_attempt(self, import_id: UUID, result: AttemptResult) -> Import | None:
         """Do what Store does, and count it."""
-        ended = await super().finish_attempt(import_id, ending)
+        ended = await super().finish_attempt(import_id, result)
         if ended is not None:
-            _count(ended, ending.exit_code)
+            _count(ended, result.exit_code)
         return ended
 
 

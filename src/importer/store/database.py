@@ -1,205 +1,137 @@
-"""The control DB's file: who may open it, whether it is whole and of our version, and its connections.
+"""The control DB's file: its lock, its check, its migrations, and a connection each for writing and for reading.
 
-One connection writes and one reads, each in a thread of its own, so that a GET never waits for an fsync or for a lock:
-in WAL mode readers are not blocked (https://www.sqlite.org/wal.html). A transaction is one function that runs in the
-writer's thread from BEGIN to COMMIT; cancelling who awaits it can't leave it half done. A third connection reads single
-rows in the event loop itself: that takes 30 µs, where a thread has to be woken twice, for milliseconds on a busy machine.
+In WAL mode a read never waits for a write or an fsync (https://www.sqlite.org/wal.html).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import fcntl
 import os
 import sqlite3
-from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack
 from importlib import resources
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, Self, TypeVar
 
-import msgspec
+import aiosqlite
 
-from importer.store.errors import StoreBusy, StoreCorrupt, StoreError, StoreFull, StoreLocked, StoreNewer
+from importer.store import rows
+from importer.store.errors import StoreLocked, StoreNewer, store_error, translated_errors
+from importer.tasks import uninterrupted
 
 R = TypeVar("R")
 
-# The n-th brings a file from version n-1 to n; the version is SQLite's user_version, 0 in a new file.
+# The n-th migrates a file from version n-1 to n; the version is SQLite's user_version, 0 in a new file.
 MIGRATIONS = tuple(
     resources.files("importer.store").joinpath(f"schema_{version}.sql").read_text() for version in (1, 2)
 )
 
-# No other program writes here, but a backup or somebody's shell may hold a lock for a moment.
+# No other service writes here, but a backup or a shell may hold a lock for a moment.
 BUSY_TIMEOUT_SECONDS = 2.0
-
-# By extended or primary result code (https://www.sqlite.org/rescode.html). A used up quota and a file size limit are
-# told as errors of write().
-_MEANINGS: dict[int, tuple[type[StoreError], str, str]] = {
-    sqlite3.SQLITE_BUSY: (
-        StoreBusy,
-        "is locked by another program",
-        "Nothing was changed. Try again; end the program that has the file open.",
-    ),
-    **dict.fromkeys(
-        (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE),
-        (
-            StoreFull,
-            "can't be written: the disk or a quota is full",
-            "Nothing was changed. Make room on its disk and try again.",
-        ),
-    ),
-    **dict.fromkeys(
-        (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB),
-        (
-            StoreCorrupt,
-            "is damaged, or not a SQLite database",
-            "It is kept as it is. Restore it from a backup, or move it away to begin with an empty one;"
-            " what is loaded, the ledger in Postgres knows.",
-        ),
-    ),
-}
 
 
 class ControlDatabase:
-    """The open file. No other service can open it meanwhile."""
+    """The open file. To be used in one event loop. No other service can open the file in the meantime.
 
-    def __init__(self, path: Path) -> None:
-        """Open it, or make it, and bring it to our version; raises StoreError. Takes as long as reading the file does."""
+    Transactions and reads run in tasks of their own: cancelling the caller does not take a statement out of aiosqlite's
+    queue, so each runs to its end before the next one starts.
+    """
+
+    def __init__(
+        self, path: Path, writer: aiosqlite.Connection, reader: aiosqlite.Connection, opened: AsyncExitStack
+    ) -> None:
+        """`opened` closes both connections and releases the lock."""
         self._path = path
-        with contextlib.ExitStack() as opened, self._explained():
-            opened.callback(os.close, _lock(path))
-            _make_private(path)
-            self._check()
-            self._writer = self._connect("rw")
-            opened.callback(self._writer.close)
-            self._writer.execute("PRAGMA journal_mode = WAL")
-            self._migrate()
-            self._reader = self._connect("ro")
-            # The writer is closed last, and so writes all into the one file and removes the others.
-            opened.callback(self._reader.close)
-            self._looker = self._connect("ro", timeout_seconds=0)
-            opened.callback(self._looker.close)
-            self._opened = opened.pop_all()
-        self._writer_thread = ThreadPoolExecutor(1, thread_name_prefix="control-db-writer")
-        self._reader_thread = ThreadPoolExecutor(1, thread_name_prefix="control-db-reader")
+        self._writer = writer
+        self._reader = reader
+        self._opened = opened
+        self._write_lock = asyncio.Lock()
+        # Overlapping statements of one connection share the snapshot of the first, and would miss later commits.
+        self._read_lock = asyncio.Lock()
+        self._tasks: set[asyncio.Task[object]] = set()
 
-    def write(
-        self, transaction: Callable[[sqlite3.Connection], R], *, durable: bool = True
-    ) -> asyncio.Future[R]:
-        """Begin a transaction that goes on whatever becomes of the caller; raises StoreBusy, StoreFull, StoreError.
+    @classmethod
+    async def open(cls, path: Path) -> Self:
+        """Open or create the file and migrate it to this program's version. Takes as long as reading the file does.
 
-        Not durable: at once visible and safe from the end of this process, but not yet from that of the machine.
+        Raises StoreLocked, StoreCorrupt, StoreNewer, StoreError.
         """
-        return asyncio.get_running_loop().run_in_executor(
-            self._writer_thread, self._transact, transaction, durable
-        )
+        async with AsyncExitStack() as opened:  # an unclosed connection's thread would keep the process alive
+            with translated_errors(path):
+                opened.callback(os.close, _lock(path))
+                _make_private(path)
+                await _check(path)
+                writer = await opened.enter_async_context(_connect(path, "rw"))
+                await writer.executescript("PRAGMA journal_mode = WAL")
+                await _migrate(writer, path)
+                # Closed before the writer, which then moves the log into the file and deletes it.
+                reader = await opened.enter_async_context(_connect(path, "ro"))
+                return cls(path, writer, reader, opened.pop_all())
 
-    async def read(self, query: Callable[[sqlite3.Connection], R]) -> R:
-        """Return what a query finds, everything committed before this call included; raises StoreError."""
-        return await asyncio.get_running_loop().run_in_executor(self._reader_thread, self._query, query)
+    async def write(
+        self,
+        transaction: Callable[[aiosqlite.Connection], Awaitable[R]],
+        *,
+        durable: bool = True,
+        on_commit: Callable[[R], None] | None = None,
+    ) -> R:
+        """Commit a transaction, even if the caller is cancelled, and return its result.
 
-    def look(self, query: Callable[[sqlite3.Connection], R]) -> R:
-        """Return, without waiting, what a query for a row by its key finds; raises StoreError."""
-        with self._explained():
-            return query(self._looker)
+        `on_commit` gets the result right after the commit. Not durable: the commit survives the end of this process, but a
+        power cut may undo it. Raises StoreBusy, StoreFull, StoreError; nothing is changed then.
+        """
+        return await self._in_own_task(self._write(transaction, durable, on_commit))
 
-    def close(self) -> None:
-        """Finish what was begun, and let go of the file."""
-        self._writer_thread.shutdown()
-        self._reader_thread.shutdown()
-        self._opened.close()
+    async def read(self, query: Callable[[aiosqlite.Connection], Awaitable[R]]) -> R:
+        """Return the result of a query, which sees everything that was committed before this call. Raises StoreError."""
+        return await self._in_own_task(self._read(query))
 
-    def _transact(self, transaction: Callable[[sqlite3.Connection], R], durable: bool) -> R:
+    async def close(self) -> None:
+        """Finish what was started, close the connections and release the lock, even if cancelled in the meantime."""
+        await uninterrupted(self._close())
+
+    async def _in_own_task(self, work: Coroutine[None, None, R]) -> R:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)  # the event loop keeps only a weak reference
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
+    async def _write(
+        self,
+        transaction: Callable[[aiosqlite.Connection], Awaitable[R]],
+        durable: bool,
+        on_commit: Callable[[R], None] | None,
+    ) -> R:
         connection = self._writer
-        with self._explained():
-            # FULL syncs the log at each commit, NORMAL at checkpoints: https://www.sqlite.org/pragma.html#pragma_synchronous
-            connection.execute("PRAGMA synchronous = FULL" if durable else "PRAGMA synchronous = NORMAL")
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                result = transaction(connection)
-                connection.execute("COMMIT")
-            finally:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
+        async with self._write_lock:
+            with translated_errors(self._path):
+                # FULL syncs the log at each commit, NORMAL at checkpoints: https://www.sqlite.org/pragma.html#pragma_synchronous
+                await connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                await connection.execute("BEGIN IMMEDIATE")
+                try:
+                    result = await transaction(connection)
+                    await connection.commit()
+                finally:
+                    if connection.in_transaction:
+                        await connection.rollback()
+            if on_commit is not None:
+                on_commit(result)
             return result
 
-    def _query(self, query: Callable[[sqlite3.Connection], R]) -> R:
-        with self._explained():
-            return query(self._reader)
+    async def _read(self, query: Callable[[aiosqlite.Connection], Awaitable[R]]) -> R:
+        async with self._read_lock:
+            with translated_errors(self._path):
+                return await query(self._reader)
 
-    def _connect(self, mode: str, timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            f"{self._path.absolute().as_uri()}?mode={mode}",
-            uri=True,
-            timeout=timeout_seconds,
-            isolation_level=None,  # every BEGIN is ours
-            check_same_thread=False,  # opened and closed in other threads than the one that uses it
-        )
-        connection.row_factory = sqlite3.Row
-        return connection
-
-    def _check(self) -> None:
-        """Raise StoreCorrupt or StoreNewer, before anything is written to the file."""
-        with contextlib.closing(self._connect("ro")) as connection:
-            (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-            if found != "ok":
-                raise self._error(sqlite3.SQLITE_CORRUPT, found)
-            if (version := _version(connection)) > len(MIGRATIONS):
-                raise StoreNewer(
-                    f"The control DB {self._path} is of version {version}, newer than {len(MIGRATIONS)}, this program's.",
-                    "Use the newer version of this program that wrote it, or another data folder.",
-                )
-
-    def _migrate(self) -> None:
-        """Bring the file to our version in one transaction, then have foreign keys enforced.
-
-        Not before: a migration that rebuilds a table drops it, which deletes the rows that refer to it. Inside a transaction
-        the setting can't be changed. Raises StoreCorrupt where a row refers to none; nothing is changed then.
-        """
-        self._writer.execute("PRAGMA foreign_keys = OFF")
-        if (version := _version(self._writer)) < len(MIGRATIONS):
-            script = ";".join(MIGRATIONS[version:])
-            self._writer.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {len(MIGRATIONS)};")
-            orphan = self._writer.execute("PRAGMA foreign_key_check").fetchone()
-            if orphan is not None:
-                table, row, parent, _ = orphan
-                raise self._error(
-                    sqlite3.SQLITE_CORRUPT,
-                    f"row {row} of {table} refers to a row of {parent} that is not there",
-                )
-            self._writer.execute("COMMIT")
-        self._writer.execute("PRAGMA foreign_keys = ON")
-
-    @contextlib.contextmanager
-    def _explained(self) -> Generator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise self._error(None, str(error)) from error
-        except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
-            raise  # ours to correct, nobody else's
-        except msgspec.DecodeError as error:  # of rows.py
-            raise self._error(sqlite3.SQLITE_CORRUPT, f"a row is none that was written: {error}") from error
-        except sqlite3.DatabaseError as error:
-            # Said by Python's module, and not by SQLite: with the text, and so with its secrets.
-            if not hasattr(error, "sqlite_errorcode"):
-                raise self._error(sqlite3.SQLITE_CORRUPT, "a text is not in UTF-8") from None
-            raise self._error(error.sqlite_errorcode, str(error)) from error
-
-    def _error(self, code: int | None, detail: str) -> StoreError:
-        for known in (code, code & 0xFF) if code is not None else ():  # the low byte is the primary code
-            if known in _MEANINGS:
-                kind, what, hint = _MEANINGS[known]
-                return kind(f"The control DB {self._path} {what} ({detail}).", hint)
-        return StoreError(
-            f"The control DB {self._path} can't be used ({detail}).",
-            "Look at the rights and the disk of its folder.",
-        )
+    async def _close(self) -> None:
+        async with self._write_lock, self._read_lock:
+            await self._opened.aclose()
 
 
 def _lock(path: Path) -> int:
-    """Become the one service of this file until the descriptor is closed: by us or, if we are killed, by the kernel."""
+    """Lock the file for this service and return the lock's descriptor. Closing it, or the end of the process, unlocks."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -214,16 +146,52 @@ def _lock(path: Path) -> int:
 
 
 def _make_private(path: Path) -> None:
-    """Make the file if it isn't there, for its owner only; SQLite gives its companions -wal and -shm the same mode."""
+    """Create the file if need be, for its owner only; SQLite gives the -wal and -shm files the same mode."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         os.fchmod(descriptor, 0o600)
     finally:
-        os.close(
-            descriptor
-        )  # and with it any POSIX lock of this process on the file: before SQLite takes one
+        # Releases any POSIX lock of this process on the file, so not after SQLite has taken one.
+        os.close(descriptor)
 
 
-def _version(connection: sqlite3.Connection) -> int:
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    return version
+def _connect(path: Path, mode: Literal["ro", "rw"]) -> aiosqlite.Connection:
+    return aiosqlite.connect(
+        f"{path.absolute().as_uri()}?mode={mode}",
+        uri=True,
+        timeout=BUSY_TIMEOUT_SECONDS,
+        isolation_level=None,  # Python's module starts no transactions
+    )
+
+
+async def _check(path: Path) -> None:
+    """Raise StoreCorrupt or StoreNewer, before anything is written to the file."""
+    async with _connect(path, "ro") as connection:
+        [(found,)] = await rows.select(connection, "PRAGMA quick_check(1)")
+        if found != "ok":
+            raise store_error(path, sqlite3.SQLITE_CORRUPT, found)
+        [(version,)] = await rows.select(connection, "PRAGMA user_version")
+        if version > len(MIGRATIONS):
+            raise StoreNewer(
+                f"The control DB {path} is of version {version}, newer than {len(MIGRATIONS)}, this program's.",
+                "Use the newer version of this program that wrote it, or another data folder.",
+            )
+
+
+async def _migrate(writer: aiosqlite.Connection, path: Path) -> None:
+    """Migrate the file to this program's version in one transaction, then enable foreign keys.
+
+    Not before: a migration that rebuilds a table drops it, which deletes the rows that refer to it. Inside a transaction the
+    setting can't be changed. Raises StoreCorrupt if a row refers to a missing one; nothing is changed then.
+    """
+    await writer.execute("PRAGMA foreign_keys = OFF")
+    [(version,)] = await rows.select(writer, "PRAGMA user_version")
+    if version < len(MIGRATIONS):
+        script = ";".join(MIGRATIONS[version:])
+        await writer.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {len(MIGRATIONS)};")
+        for table, row, parent, _ in await rows.select(writer, "PRAGMA foreign_key_check"):
+            raise store_error(
+                path, sqlite3.SQLITE_CORRUPT, f"row {row} of {table} refers to a missing row of {parent}"
+            )
+        await writer.commit()
+    await writer.execute("PRAGMA foreign_keys = ON")

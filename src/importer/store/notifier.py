@@ -1,4 +1,4 @@
-"""Who waits for which import to change. Pure: nothing is read for it, whoever changes an import tells."""
+"""Passes on changes of imports to the waiting requests, from memory: nothing is read for it."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from uuid import UUID
 
 from importer.model import Import
 
-Told = asyncio.Queue[Import | None]  # the import after each change; None: it is gone
+Changes = asyncio.Queue[Import | None]  # the import after each change; None: it was deleted
 
 
 class Notifier:
-    """Takes what changed to those who wait for it. To be used in one event loop."""
+    """The subscriptions to imports. To be used in one event loop."""
 
     def __init__(self) -> None:
-        self._waiting: defaultdict[UUID, set[Told]] = defaultdict(set)
+        self._subscriptions: defaultdict[UUID, set[Changes]] = defaultdict(set)
 
-    def tell(self, import_id: UUID, changed: Import | None) -> None:
-        """Tell that an import has changed, or is gone (None)."""
-        for told in self._waiting.get(import_id, ()):
-            told.put_nowait(changed)
+    def notify(self, import_id: UUID, changed: Import | None) -> None:
+        """Pass on an import that has changed; None: it was deleted."""
+        for changes in self._subscriptions.get(import_id, ()):
+            changes.put_nowait(changed)
 
     @contextmanager
-    def of(self, import_id: UUID) -> Generator[Told]:
-        """Gather what is told of an import. To be entered before looking at it: then no change falls between."""
-        told = Told()
-        self._waiting[import_id].add(told)
+    def subscribe(self, import_id: UUID) -> Generator[Changes]:
+        """Collect the changes of an import. Subscribe before reading the import, so that no change is missed."""
+        changes = Changes()
+        self._subscriptions[import_id].add(changes)
         try:
-            yield told
+            yield changes
         finally:
-            self._waiting[import_id].discard(told)
-            if not self._waiting[import_id]:
-                del self._waiting[import_id]
+            self._subscriptions[import_id].discard(changes)
+            if not self._subscriptions[import_id]:
+                del self._subscriptions[import_id]

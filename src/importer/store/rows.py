@@ -1,12 +1,13 @@
-"""The control DB's rows as structs, and structs as values for its columns: JSON, and times as text."""
+"""The control DB's rows as structs, and the values of its columns: JSON, and times as text."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from uuid import UUID
 
+import aiosqlite
 import msgspec
 
 from importer.model import Attempt, Import, State
@@ -14,7 +15,7 @@ from loader.contract import Failure, Job, Progress, Receipt
 
 Parameters = Mapping[str, str | int | None]
 
-# The columns are named as the structs' fields.
+# The columns have the names and the order of the structs' fields.
 IMPORT_COLUMNS = ", ".join(Import.__struct_fields__)
 ATTEMPT_COLUMNS = ", ".join(Attempt.__struct_fields__)
 
@@ -22,34 +23,45 @@ _JSON_COLUMNS = frozenset({"job", "progress", "error", "receipt"})
 _FLAG_COLUMNS = frozenset({"keeps_staging"})
 
 
-def imports(connection: sqlite3.Connection, sql: str, parameters: Parameters) -> list[Import]:
+async def select(
+    connection: aiosqlite.Connection, sql: str, parameters: Parameters | None = None
+) -> list[sqlite3.Row]:
+    """Execute a statement and return all its rows."""
+    # Closes the cursor also if a row can't be decoded: a statement that is still open makes COMMIT fail.
+    async with connection.execute(sql, parameters or {}) as cursor:
+        return list(await cursor.fetchall())
+
+
+async def imports(connection: aiosqlite.Connection, sql: str, parameters: Parameters) -> list[Import]:
     """Execute a statement that returns IMPORT_COLUMNS."""
-    return [msgspec.convert(_fields(row), Import) for row in connection.execute(sql, parameters).fetchall()]
+    found = await select(connection, sql, parameters)
+    return [msgspec.convert(_fields(Import.__struct_fields__, row), Import) for row in found]
 
 
-def attempts(connection: sqlite3.Connection, sql: str, parameters: Parameters) -> list[Attempt]:
+async def attempts(connection: aiosqlite.Connection, sql: str, parameters: Parameters) -> list[Attempt]:
     """Execute a statement that returns ATTEMPT_COLUMNS."""
-    return [msgspec.convert(_fields(row), Attempt) for row in connection.execute(sql, parameters).fetchall()]
+    found = await select(connection, sql, parameters)
+    return [msgspec.convert(_fields(Attempt.__struct_fields__, row), Attempt) for row in found]
 
 
-def update_import(
-    connection: sqlite3.Connection,
+async def update_import(
+    connection: aiosqlite.Connection,
     import_id: UUID,
     origins: Collection[State],
     assignments: str,
     parameters: Parameters,
 ) -> list[Import]:
-    """Change an import that is in one of these states; return it as it is then, or nothing."""
-    return imports(
+    """Change an import if it is in one of these states; return it as changed, or an empty list."""
+    return await imports(
         connection,
-        f"UPDATE import SET version = version + 1, {assignments} WHERE id = :id AND {among(origins)}"
+        f"UPDATE import SET version = version + 1, {assignments} WHERE id = :id AND {state_in(origins)}"
         f" RETURNING {IMPORT_COLUMNS}",
         {"id": str(import_id), **parameters},
     )
 
 
-def among(states: Collection[State]) -> str:
-    """Return the condition that an import is in one of these states."""
+def state_in(states: Collection[State]) -> str:
+    """Return the SQL condition that an import is in one of these states."""
     return "state IN (" + ", ".join(f"'{state}'" for state in states) + ")"
 
 
@@ -59,12 +71,12 @@ def json_text(value: Job | Progress | Failure | Receipt | None) -> str | None:
 
 
 def time_text(moment: datetime | None) -> str | None:
-    """Return the text for a column; that of a later time sorts behind it."""
+    """Return the text for a column; texts sort as their times do."""
     return None if moment is None else moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 
-def _fields(row: sqlite3.Row) -> dict[str, object]:
-    return {name: _value(name, row[name]) for name in row.keys()}  # noqa: SIM118 - a Row iterates over its values
+def _fields(names: Iterable[str], row: sqlite3.Row) -> dict[str, object]:
+    return {name: _value(name, stored) for name, stored in zip(names, row, strict=True)}
 
 
 def _value(name: str, stored: str | int | None) -> object:

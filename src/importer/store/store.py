@@ -1,33 +1,33 @@
-"""The control DB's imports and attempts: submit, claim, report, end, cancel, retry, remove, list, and wait for a change.
+"""The imports and attempts of the control DB: submit, claim, finish, cancel, retry, remove, list, and wait for a change.
 
-It alone says what was asked for. Every move is one UPDATE guarded by the states it may start from: whoever comes
-second gets None and looks again. What a call has begun is done and told to those who wait, even if its caller is
-cancelled. Any call may raise StoreError, those that write StoreBusy and StoreFull; nothing is changed then.
+Each transition is one UPDATE that is guarded by the states it may start from: the loser of a race gets None and reads the
+row again. A call that has started is finished, and waiting requests are notified, even if its caller is cancelled. Every
+call may raise StoreError, those that write also StoreBusy and StoreFull; nothing is changed then.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import sqlite3
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 from uuid import UUID
 
+import aiosqlite
 import msgspec
 
 from importer.model import FINISHED, Attempt, AttemptResult, Import, State
 from importer.store import rows, transitions
 from importer.store.database import MIGRATIONS, ControlDatabase
 from importer.store.notifier import Notifier
-from importer.store.rows import ATTEMPT_COLUMNS, IMPORT_COLUMNS, Parameters, among, json_text, time_text
+from importer.store.rows import ATTEMPT_COLUMNS, IMPORT_COLUMNS, Parameters, json_text, state_in, time_text
 from loader.contract import Failure, Job, Phase, Progress, Receipt
 
 
 def utc_now() -> datetime:
-    """Return the time."""
+    """Return the current time in UTC."""
     return datetime.now(UTC)
 
 
@@ -37,36 +37,35 @@ class Store:
     def __init__(self, database: ControlDatabase, clock: Callable[[], datetime]) -> None:
         self._database = database
         self._clock = clock
-        self._changes = Notifier()
+        self._notifier = Notifier()
 
     @classmethod
     async def open(cls, path: Path, clock: Callable[[], datetime] = utc_now) -> Self:
-        """Open the file, or make it; raises StoreLocked, StoreCorrupt, StoreNewer, StoreError."""
-        return cls(await asyncio.to_thread(ControlDatabase, path), clock)
+        """Open or create the file. Raises StoreLocked, StoreCorrupt, StoreNewer, StoreError."""
+        return cls(await ControlDatabase.open(path), clock)
 
     async def close(self) -> None:
-        """Finish what was begun, and let another service have the file."""
-        await asyncio.to_thread(self._database.close)
+        """Finish the calls that have started, then release the file."""
+        await self._database.close()
 
-    # What is asked for
+    # Requests
 
     async def submit(self, job: Job, idempotency_key: str | None) -> tuple[Import, bool]:
-        """Put a job into the queue; return the import, and whether it is new or the one this key was used for before.
+        """Queue a job; return the import, and whether it is new (False: an earlier request had the same key and job).
 
-        The job's import_id is the caller's choice, a UUIDv7. A key is known as long as its import is. Raises
-        IdempotencyConflict when the key came with another job; the import_id makes no difference.
+        The caller chooses the job's import_id, a UUIDv7. A key is known as long as its import exists. Raises
+        IdempotencyConflict if the key came with another job; import_ids are not compared.
         """
         now = self._clock()
-        submitting = self._database.write(
+        return await self._database.write(
             lambda connection: transitions.submit(connection, job, idempotency_key, now)
         )
-        return await asyncio.shield(submitting)
 
     async def request_cancel(self, import_id: UUID) -> Import | None:
-        """Ask for an import to end without rows. Asked for twice is once; None: it has ended, or there is none.
+        """Cancel an import; None: it has finished, or does not exist. A second request changes nothing.
 
-        Cancelled at once is what never ran. Where a loader runs, or has run, it is `cancelling` until
-        `finish_attempt` says that the staging is gone.
+        An import without attempts is cancelled at once. Any other is `cancelling` until `finish_attempt` reports that its
+        staging is removed.
         """
         moved = await self._move(
             import_id,
@@ -78,27 +77,28 @@ class Store:
         return found if moved or (found and found.state is State.CANCELLING) else None
 
     async def retry(self, import_id: UUID, source: str | None = None) -> Import | None:
-        """Have an import tried again as soon as a slot is free, from this URL if there is one.
+        """Queue the next attempt at once, with this URL if one is given.
 
-        One that failed, was cancelled, or waits after a failed attempt; None: it is in another state, or gone.
+        For an import that failed, was cancelled, or waits after a failed attempt; None: its state is another, or it does
+        not exist.
         """
         return _only(await self._change(lambda connection: transitions.retry(connection, import_id, source)))
 
     async def request_removal(self, import_id: UUID) -> Import | None:
-        """Ask for the rows and the record of a finished import to go; None: it is in another state, or gone."""
+        """Have the rows and the record of a finished import removed; None: it has not finished, or does not exist."""
         return await self._move(import_id, FINISHED, "state = 'removing', keeps_staging = 0")
 
-    # What happens to it
+    # Attempts and cleanup
 
     async def claim(self) -> Import | None:
-        """Begin an attempt at the first import in the queue that is due; None: there is none."""
+        """Start an attempt at the first import in the queue that is due; None: there is none."""
         now = self._clock()
         return _only(await self._change(lambda connection: transitions.claim(connection, now)))
 
     async def report(self, import_id: UUID, phase: Phase, progress: Progress) -> Import | None:
-        """Write down what a loader reports; None: no loader can be at this import.
+        """Record a loader's progress; None: the import has no loader.
 
-        Costs no fsync: a power cut may take the last reports, and the versions that they had, back.
+        Without an fsync: a power cut may undo the last reports, and their versions.
         """
         return await self._move(
             import_id,
@@ -108,21 +108,27 @@ class Store:
             durable=False,
         )
 
-    async def finish_attempt(self, import_id: UUID, ending: AttemptResult) -> Import | None:
-        """End the attempt that runs, if one does, and move the import from running or cancelling to `ending.state`.
+    async def show_outage(self, import_id: UUID, error: Failure | None) -> Import | None:
+        """Show why the import's loader can't proceed; `error` None: it can again. None: no loader runs."""
+        return await self._move(
+            import_id, [State.RUNNING], "error = :error", {"error": json_text(error)}, durable=False
+        )
 
-        None: that is no move from where it is (cancel was asked for meanwhile, or it has ended), nothing is changed. The
-        attempt keeps any error; the import shows that of a failure, or of one that it waits after.
+    async def finish_attempt(self, import_id: UUID, result: AttemptResult) -> Import | None:
+        """Finish the attempt that runs, if any, and move the import from running or cancelling to `result.state`.
+
+        None: its state does not allow that (it was cancelled in the meantime, or has finished); nothing is changed. The
+        attempt keeps any error; the import shows it if it failed or waits for the next attempt.
         """
         now = self._clock()
         return _only(
             await self._change(
-                lambda connection: transitions.finish_attempt(connection, import_id, ending, now)
+                lambda connection: transitions.finish_attempt(connection, import_id, result, now)
             )
         )
 
-    async def postpone_cleanup(self, import_id: UUID, error: Failure) -> Import | None:
-        """Show why what an import has in Postgres is still there; None: nothing of it is on its way out."""
+    async def show_cleanup_failure(self, import_id: UUID, error: Failure) -> Import | None:
+        """Show why the import's data are still in Postgres; None: it is neither cancelling nor removing."""
         return await self._move(
             import_id,
             [State.CANCELLING, State.REMOVING],
@@ -130,8 +136,8 @@ class Store:
             {"error": json_text(error)},
         )
 
-    async def found_published(self, import_id: UUID, receipt: Receipt) -> Import | None:
-        """Correct what was taken for a failure while the ledger could not be asked; None: it is none any more."""
+    async def mark_published(self, import_id: UUID, receipt: Receipt) -> Import | None:
+        """Correct a failure: the ledger has the import as published. None: it has not failed."""
         return await self._move(
             import_id,
             [State.FAILED],
@@ -140,56 +146,36 @@ class Store:
         )
 
     async def delete(self, import_id: UUID) -> bool:
-        """Delete the record of an import that is being removed; False: there is none such."""
-        deleted = await self._change(
-            lambda connection: rows.imports(
-                connection,
-                f"DELETE FROM import WHERE id = :id AND state = 'removing' RETURNING {IMPORT_COLUMNS}",
-                {"id": str(import_id)},
-            ),
-            gone=True,
-        )
-        return bool(deleted)
+        """Delete the record of an import that is being removed; False: there is no such import."""
+        sql = f"DELETE FROM import WHERE id = :id AND state = 'removing' RETURNING {IMPORT_COLUMNS}"
+        return bool(await self._delete(sql, {"id": str(import_id)}))
 
     async def prune(self, older_than: datetime, staged: Collection[UUID] = ()) -> int:
-        """Delete the records (not the rows in Postgres) of imports that finished before; return how many.
+        """Delete the records (not the rows in Postgres) of imports that finished before; return their number.
 
-        Not of those that have staging: without its record nobody would look for it.
+        Those in `staged` are kept: without its record an import's staging would never be removed.
         """
-        pruned = await self._change(
-            lambda connection: rows.imports(
-                connection,
-                f"DELETE FROM import WHERE {among(FINISHED)} AND finished_at < :older_than"
-                f" AND id NOT IN (SELECT value FROM json_each(:staged)) RETURNING {IMPORT_COLUMNS}",
-                {
-                    "older_than": time_text(older_than),
-                    "staged": msgspec.json.encode(list(staged)).decode(),
-                },
-            ),
-            gone=True,
+        sql = (
+            f"DELETE FROM import WHERE {state_in(FINISHED)} AND finished_at < :older_than"
+            f" AND id NOT IN (SELECT value FROM json_each(:staged)) RETURNING {IMPORT_COLUMNS}"
         )
-        return len(pruned)
+        parameters = {
+            "older_than": time_text(older_than),
+            "staged": msgspec.json.encode(list(staged)).decode(),
+        }
+        return len(await self._delete(sql, parameters))
 
-    async def show_outage(self, import_id: UUID, error: Failure | None) -> Import | None:
-        """Show why the loader that runs gets no further, or that it does again (None); None: no loader runs."""
-        return await self._move(
-            import_id, [State.RUNNING], "error = :error", {"error": json_text(error)}, durable=False
-        )
-
-    # What there is
+    # Queries
 
     async def require_writable(self) -> None:
-        """Return if something can be written now. Writes a page of the log: a full disk shows only then."""
+        """Return if the file can be written. Writes a page of the log, since only that shows a full disk."""
         await self._database.write(
             lambda connection: connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}"), durable=False
         )
 
     async def get(self, import_id: UUID) -> Import | None:
-        """Return an import as it is now."""
-        sql = f"SELECT {IMPORT_COLUMNS} FROM import WHERE id = :id"
-        return _only(
-            self._database.look(lambda connection: rows.imports(connection, sql, {"id": str(import_id)}))
-        )
+        """Return an import; None: it does not exist."""
+        return _only(await self._select("WHERE id = :id", {"id": str(import_id)}))
 
     async def attempts(self, import_id: UUID) -> list[Attempt]:
         """Return the attempts at an import, oldest first."""
@@ -197,11 +183,12 @@ class Store:
             f"SELECT {ATTEMPT_COLUMNS} FROM attempt WHERE import_sequence = (SELECT sequence FROM import WHERE id = :id)"
             " ORDER BY number"
         )
-        parameters: Parameters = {"id": str(import_id)}
-        return await self._database.read(lambda connection: rows.attempts(connection, sql, parameters))
+        return await self._database.read(
+            lambda connection: rows.attempts(connection, sql, {"id": str(import_id)})
+        )
 
     async def page(self, *, state: State | None, limit: int, before_sequence: int | None) -> list[Import]:
-        """Return imports, newest first: at most `limit`, in this state only, submitted before that one only."""
+        """Return at most `limit` imports, newest first, only those in this state and with a lower sequence than this."""
         conditions = ["true"]
         if state is not None:
             conditions.append("state = :state")
@@ -213,45 +200,41 @@ class Store:
         )
 
     async def unfinished(self) -> list[Import]:
-        """Return the imports that were in somebody's hands, oldest first: after a start there is nobody."""
+        """Return the imports that are running, cancelling or removing, oldest first."""
         return await self._select(
-            f"WHERE {among([State.RUNNING, State.CANCELLING, State.REMOVING])} ORDER BY sequence", {}
+            f"WHERE {state_in([State.RUNNING, State.CANCELLING, State.REMOVING])} ORDER BY sequence", {}
         )
 
     async def failed(self) -> list[UUID]:
-        """Return the imports that failed after a loader was at them."""
+        """Return the imports that failed after at least one attempt."""
         sql = "SELECT id FROM import WHERE state = 'failed' AND attempt_count > 0"
-        return await self._database.read(
-            lambda connection: [UUID(row["id"]) for row in connection.execute(sql)]
-        )
+        found = await self._database.read(lambda connection: rows.select(connection, sql))
+        return [UUID(import_id) for (import_id,) in found]
 
     async def next_due(self) -> datetime | None:
         """Return the earliest time in the future at which a queued import becomes due."""
         times = transitions.queue_times(self._clock())
-        (text,) = await self._database.read(
-            lambda connection: connection.execute(transitions.NEXT_DUE, times).fetchone()
+        [(text,)] = await self._database.read(
+            lambda connection: rows.select(connection, transitions.NEXT_DUE, times)
         )
         return None if text is None else datetime.fromisoformat(text)
 
     async def counts(self) -> dict[State, int]:
-        """Return how many imports there are in each state."""
-        rows = await self._database.read(
-            lambda connection: connection.execute(
-                "SELECT state, count(*) FROM import GROUP BY state"
-            ).fetchall()
-        )
-        return dict.fromkeys(State, 0) | {State(state): count for state, count in rows}
+        """Return the number of imports in each state."""
+        sql = "SELECT state, count(*) FROM import GROUP BY state"
+        found = await self._database.read(lambda connection: rows.select(connection, sql))
+        return dict.fromkeys(State, 0) | {State(state): count for state, count in found}
 
     async def wait_for_change(self, import_id: UUID, version: int, timeout_seconds: float) -> Import | None:
-        """Return the import once its version is another than this one, or as it is after the time; None: it is gone."""
-        with self._changes.of(import_id) as told:  # before looking, so that no change falls between
+        """Return the import as soon as its version differs, or unchanged after the timeout; None: it does not exist."""
+        with self._notifier.subscribe(import_id) as changes:
             found = await self.get(import_id)
             if found is None or found.version != version:
                 return found
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_seconds):
                     while found is not None and found.version <= version:
-                        found = await told.get()
+                        found = await changes.get()
             return found
 
     async def _move(
@@ -273,27 +256,30 @@ class Store:
 
     async def _change(
         self,
-        transaction: Callable[[sqlite3.Connection], list[Import]],
+        transaction: Callable[[aiosqlite.Connection], Awaitable[list[Import]]],
         *,
-        gone: bool = False,
         durable: bool = True,
     ) -> list[Import]:
-        """Commit a transaction and tell those who wait for one of the imports that it returns."""
+        """Commit a transaction; notify those who wait for one of the imports that it returns."""
 
-        def tell(change: asyncio.Future[list[Import]]) -> None:
-            for changed in change.result() if change.exception() is None else ():
-                self._changes.tell(changed.id, None if gone else changed)
+        def notify(changed: list[Import]) -> None:
+            for one in changed:
+                self._notifier.notify(one.id, one)
 
-        change = self._database.write(transaction, durable=durable)
-        change.add_done_callback(tell)
-        return await asyncio.shield(change)
+        return await self._database.write(transaction, durable=durable, on_commit=notify)
+
+    async def _delete(self, sql: str, parameters: Parameters) -> list[Import]:
+        def notify(deleted: list[Import]) -> None:
+            for one in deleted:
+                self._notifier.notify(one.id, None)
+
+        return await self._database.write(
+            lambda connection: rows.imports(connection, sql, parameters), on_commit=notify
+        )
 
     async def _select(self, clauses: str, parameters: Parameters) -> list[Import]:
-        return await self._database.read(
-            lambda connection: rows.imports(
-                connection, f"SELECT {IMPORT_COLUMNS} FROM import {clauses}", parameters
-            )
-        )
+        sql = f"SELECT {IMPORT_COLUMNS} FROM import {clauses}"
+        return await self._database.read(lambda connection: rows.imports(connection, sql, parameters))
 
 
 def _only(imports: list[Import]) -> Import | None:

@@ -1,11 +1,11 @@
-"""The moves of an import that are more than one UPDATE: each a transaction of the control DB, written out."""
+"""The transitions of an import that take more than one UPDATE. Each function runs inside a transaction of the control DB."""
 
 from __future__ import annotations
 
-import sqlite3
 from datetime import datetime, timedelta
 from uuid import UUID
 
+import aiosqlite
 import msgspec
 
 from importer.model import FINISHED, MAX_RETRY_DELAY_SECONDS, AttemptResult, Import, State, can_transition
@@ -14,27 +14,27 @@ from importer.store.errors import IdempotencyConflict
 from importer.store.rows import IMPORT_COLUMNS, Parameters, json_text, time_text
 from loader.contract import FailureCode, Job
 
-# The oldest import first, one that is to be tried again included: it holds staging, and others have waited less.
+# The oldest import first, retries included: a retried import holds staging, and later ones have waited less.
 NEXT_IN_QUEUE = (
     "SELECT sequence FROM import"
     " WHERE state = 'queued' AND (not_before IS NULL OR not_before <= :now OR not_before > :latest)"
     " ORDER BY sequence LIMIT 1"
 )
-# When the next one becomes due.
+# The time at which the next import becomes due.
 NEXT_DUE = "SELECT min(not_before) FROM import WHERE not_before > :now AND not_before <= :latest"
 
 
-def submit(
-    connection: sqlite3.Connection, job: Job, idempotency_key: str | None, now: datetime
+async def submit(
+    connection: aiosqlite.Connection, job: Job, idempotency_key: str | None, now: datetime
 ) -> tuple[Import, bool]:
-    """Put a job into the queue; return the import, and whether it is new. Raises IdempotencyConflict."""
+    """Queue a job; return the import, and whether it is new. Raises IdempotencyConflict."""
     row: Parameters = {
         "id": job.import_id,
         "key": idempotency_key,
         "job": json_text(job),
         "now": time_text(now),
     }
-    inserted = rows.imports(
+    inserted = await rows.imports(
         connection,
         "INSERT INTO import"
         " (id, idempotency_key, job, state, version, attempt_count, retry_count, locked_count, keeps_staging, created_at)"
@@ -44,27 +44,27 @@ def submit(
     )
     if inserted:
         return inserted[0], True
-    (known,) = rows.imports(
+    (known,) = await rows.imports(
         connection, f"SELECT {IMPORT_COLUMNS} FROM import WHERE idempotency_key = :key", row
     )
-    if _body(_submitted(connection, known)) != _body(job):
+    if _without_id(await _submitted_job(connection, known)) != _without_id(job):
         raise IdempotencyConflict(known.id)
     return known, False
 
 
-def retry(connection: sqlite3.Connection, import_id: UUID, source: str | None) -> list[Import]:
-    """Have an import tried again at once, from `source` if that is given; return it, or nothing where that is no move.
+async def retry(connection: aiosqlite.Connection, import_id: UUID, source: str | None) -> list[Import]:
+    """Queue the next attempt at once, from `source` if given; return the import, or an empty list if its state forbids it.
 
-    One that is queued without an error is due as it is, and has not failed.
+    A queued import without an error is due already, and has not failed.
     """
-    found = rows.imports(
+    found = await rows.imports(
         connection, f"SELECT {IMPORT_COLUMNS} FROM import WHERE id = :id", {"id": str(import_id)}
     )
     for one in found:
         if one.state is State.QUEUED and one.error is None:
             return []
         job = one.job if source is None else msgspec.structs.replace(one.job, source=source)
-        return rows.update_import(
+        return await rows.update_import(
             connection,
             import_id,
             [State.FAILED, State.CANCELLED, State.QUEUED],
@@ -79,17 +79,17 @@ def retry(connection: sqlite3.Connection, import_id: UUID, source: str | None) -
 def queue_times(now: datetime) -> Parameters:
     """Return the parameters of NEXT_IN_QUEUE and NEXT_DUE.
 
-    A `not_before` later than `latest` was written by a clock that was ahead, and counts as past: else the import would wait
-    until that clock was right.
+    A `not_before` later than `latest` was written by a clock that was ahead, and counts as past: the import would otherwise
+    wait until that time.
     """
     latest = now + timedelta(seconds=MAX_RETRY_DELAY_SECONDS)
     return {"now": time_text(now), "latest": time_text(latest)}
 
 
-def claim(connection: sqlite3.Connection, now: datetime) -> list[Import]:
-    """Begin an attempt at the first import in the queue that is due; return it, or nothing."""
+async def claim(connection: aiosqlite.Connection, now: datetime) -> list[Import]:
+    """Start an attempt at the first import in the queue that is due; return it, or an empty list."""
     row = queue_times(now)
-    claimed = rows.imports(
+    claimed = await rows.imports(
         connection,
         "UPDATE import SET state = 'running', version = version + 1, attempt_count = attempt_count + 1,"
         " started_at = coalesce(started_at, :now), not_before = NULL, error = NULL"
@@ -97,67 +97,69 @@ def claim(connection: sqlite3.Connection, now: datetime) -> list[Import]:
         row,
     )
     for one in claimed:
-        connection.execute(
+        await connection.execute(
             "INSERT INTO attempt (import_sequence, number, started_at) VALUES (:sequence, :number, :now)",
-            {"sequence": one.sequence, "number": one.attempt_count, **row},
+            {"sequence": one.sequence, "number": one.attempt_count, "now": row["now"]},
         )
     return claimed
 
 
-def finish_attempt(
-    connection: sqlite3.Connection, import_id: UUID, ending: AttemptResult, now: datetime
+async def finish_attempt(
+    connection: aiosqlite.Connection, import_id: UUID, result: AttemptResult, now: datetime
 ) -> list[Import]:
-    """End the attempt that runs, if one does, and move its import; return it, or nothing where that is no move."""
-    is_end = ending.state in FINISHED
+    """Finish the attempt that runs, if any, and move its import; return it, or an empty list if its state forbids that."""
+    is_finished = result.state in FINISHED
     origins = [
         origin
         for origin in (State.RUNNING, State.CANCELLING)
-        if (is_end or ending.state is State.QUEUED) and can_transition(origin, ending.state)
+        if (is_finished or result.state is State.QUEUED) and can_transition(origin, result.state)
     ]
-    keeps_staging = ending.state is State.FAILED and ending.keeps_staging
-    moved = rows.update_import(
+    keeps_staging = result.state is State.FAILED and result.keeps_staging
+    moved = await rows.update_import(
         connection,
         import_id,
         origins,
-        "state = :state, phase = NULL, finished_at = :finished_at, retry_count = retry_count + :retried,"
-        " locked_count = CASE WHEN :is_locked THEN locked_count + 1 WHEN :retried THEN 0 ELSE locked_count END,"
+        "state = :state, phase = NULL, finished_at = :finished_at, retry_count = retry_count + :is_retried,"
+        " locked_count = CASE WHEN :is_locked THEN locked_count + 1 WHEN :is_retried THEN 0 ELSE locked_count END,"
         " error = :error, receipt = :receipt, not_before = :not_before, keeps_staging = :keeps_staging,"
-        # what was rolled back has come nowhere, and what the roll back counted was no progress of the import
-        " progress = CASE WHEN :is_kept AND phase IS NOT 'rolling_back' THEN progress END",
+        # A roll back leaves no progress, and what it reported while it ran was not the import's.
+        " progress = CASE WHEN :keeps_progress AND phase IS NOT 'rolling_back' THEN progress END",
         {
-            "state": ending.state,
-            "finished_at": time_text(now) if is_end else None,
-            "is_locked": ending.error is not None and ending.error.code is FailureCode.TABLE_LOCKED,
-            "retried": ending.state is State.QUEUED and ending.error is not None and ending.is_retried,
-            "error": json_text(ending.error) if ending.state in (State.QUEUED, State.FAILED) else None,
-            "receipt": json_text(ending.receipt),
-            "not_before": time_text(ending.not_before),
-            "is_kept": ending.state in (State.QUEUED, State.SUCCEEDED) or keeps_staging,
+            "state": result.state,
+            "finished_at": time_text(now) if is_finished else None,
+            "is_locked": result.error is not None and result.error.code is FailureCode.TABLE_LOCKED,
+            "is_retried": result.state is State.QUEUED and result.error is not None and result.is_retried,
+            "error": json_text(result.error) if result.state in (State.QUEUED, State.FAILED) else None,
+            "receipt": json_text(result.receipt),
+            "not_before": time_text(result.not_before),
+            "keeps_progress": result.state in (State.QUEUED, State.SUCCEEDED) or keeps_staging,
             "keeps_staging": keeps_staging,
         },
     )
     for one in moved:
-        connection.execute(
+        await connection.execute(
             "UPDATE attempt SET finished_at = :now, exit_code = :exit_code, error = :error, log = :log"
             " WHERE import_sequence = :sequence AND finished_at IS NULL",
             {
                 "sequence": one.sequence,
                 "now": time_text(now),
-                "exit_code": ending.exit_code,
-                "error": json_text(ending.error),
-                "log": ending.log,
+                "exit_code": result.exit_code,
+                "error": json_text(result.error),
+                "log": result.log,
             },
         )
     return moved
 
 
-def _submitted(connection: sqlite3.Connection, one: Import) -> Job:
-    """Return the job as it was submitted, whatever a retry has made of it since."""
-    (text,) = connection.execute(
-        "SELECT coalesce(submitted, job) FROM import WHERE sequence = ?", [one.sequence]
-    ).fetchone()
+async def _submitted_job(connection: aiosqlite.Connection, one: Import) -> Job:
+    """Return the job as it was submitted: a retry may have changed its URL since."""
+    [(text,)] = await rows.select(
+        connection,
+        "SELECT coalesce(submitted, job) FROM import WHERE sequence = :sequence",
+        {"sequence": one.sequence},
+    )
     return msgspec.json.decode(text, type=Job)
 
 
-def _body(job: Job) -> Job:
+def _without_id(job: Job) -> Job:
     return msgspec.structs.replace(job, import_id=None)

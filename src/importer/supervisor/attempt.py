@@ -15,6 +15,7 @@ from importer.store.store import Store
 from importer.supervisor.backoff import jittered, until_stored
 from importer.supervisor.database_probe import DatabaseProbe
 from importer.supervisor.ledger import LedgerReader
+from importer.supervisor.loaders import Loaders
 from importer.supervisor.outcome import (
     Known,
     LoaderExit,
@@ -26,7 +27,7 @@ from importer.supervisor.outcome import (
     keeps_staging,
     needs_ledger,
 )
-from importer.supervisor.process import Loaders, counts
+from importer.supervisor.process import counters
 from loader.contract import Failure, ProgressMessage
 from loader.errors import LoaderError
 
@@ -141,7 +142,7 @@ class ImportRun:
             failpoint.hit()
             self._log.info("phase", phase=report.phase)
         # not by its phase: a loader that has lost the database probes the source again and again
-        if self._reported is None or counts(report) != counts(self._reported):
+        if self._reported is None or counters(report) != counters(self._reported):
             self._has_moved = True
         self._reported = report
         try:

@@ -1,10 +1,10 @@
-"""Waiting: between two tries, for a control DB that can't be used, for what must not be left half done."""
+"""Delays between two attempts, and retries of calls to a control DB that can't be used."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
 import structlog
@@ -44,17 +44,3 @@ async def until_stored(call: Callable[[], Awaitable[R]]) -> R:
         except StoreError as error:
             log.error("control DB unusable", error=error.message, hint=error.hint)
         await asyncio.sleep(_STORE_DELAY_SECONDS)
-
-
-async def uninterrupted(work: Coroutine[None, None, R]) -> R:
-    """Return what `work` returns. Cancelled meanwhile, be so only when it is done."""
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        raise cancelled
-    return task.result()

@@ -15,20 +15,17 @@ import structlog
 from importer import failpoint
 from importer.model import AttemptResult, Import, State
 from importer.store.store import Store
-from importer.supervisor.backoff import delays, uninterrupted, until_stored
+from importer.supervisor.backoff import delays, until_stored
 from importer.supervisor.ledger import LedgerReader
+from importer.supervisor.limits import LIMITS, Limits
+from importer.supervisor.loaders import Loaders
 from importer.supervisor.outcome import LedgerState, LoaderExit, Staged, failure_of
-from importer.supervisor.process import Loaders
-from importer.supervisor.tasks import KeyedTasks, UnhandledErrors
+from importer.tasks import KeyedTasks, UnhandledErrors, uninterrupted
 from loader.contract import FailureCode, Receipt
 from loader.errors import LoaderError
 
 # Processes at a time. More than one, because one may wait for a long report to let go of the tables.
 _PROCESSES = 4
-
-# A removal of 300 GB takes two minutes, and each wait for readers ten (publish.py). One that takes longer hangs; the
-# next goes on with the rest.
-DROP_SECONDS = 3600.0
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -37,22 +34,28 @@ class Cleanup:
     """A task for each import that is being cancelled and has no loader, and for each that is being removed."""
 
     def __init__(
-        self, store: Store, ledger: LedgerReader, loaders: Loaders, defects: UnhandledErrors
+        self,
+        store: Store,
+        ledger: LedgerReader,
+        loaders: Loaders,
+        defects: UnhandledErrors,
+        limits: Limits = LIMITS,
     ) -> None:
         self._store = store
         self._ledger = ledger
         self._loaders = loaders
+        self._limits = limits
         self._turns = asyncio.Semaphore(_PROCESSES)
         self._cancels = KeyedTasks(defects)
         self._removals = KeyedTasks(defects)
 
     def finish_cancel(self, import_id: UUID, end: LoaderExit | None = None) -> None:
         """See to it that an import becomes cancelled. `end`: of its last attempt, which is still open."""
-        self._cancels.begin(import_id, lambda: self._cancel(import_id, end))
+        self._cancels.start(import_id, lambda: self._cancel(import_id, end))
 
     def finish_removal(self, removing: Import) -> None:
         """See to it that an import's rows and its record go."""
-        self._removals.begin(removing.id, lambda: self._remove(removing))
+        self._removals.start(removing.id, lambda: self._remove(removing))
 
     async def stop(self, timeout_seconds: float) -> None:
         """Leave everything as it is now, for the next start to go on with."""
@@ -90,14 +93,14 @@ class Cleanup:
             except LoaderError as error:
                 failure = error.failure
             log.warning("cleanup pending", import_id=str(import_id), error=failure.message)
-            await until_stored(lambda failure=failure: self._store.postpone_cleanup(import_id, failure))
+            await until_stored(lambda failure=failure: self._store.show_cleanup_failure(import_id, failure))
             await asyncio.sleep(next(pauses))
 
     async def _drop(self, import_id: UUID, *, published: bool) -> LoaderExit:
         process = self._loaders.drop(import_id, published=published)
         try:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(DROP_SECONDS):
+                async with asyncio.timeout(self._limits.drop_seconds):
                     await process.end()
         finally:
             process.kill()  # nothing, unless it takes too long, or we are being stopped

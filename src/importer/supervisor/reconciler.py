@@ -16,12 +16,11 @@ from importer.store.errors import StoreError
 from importer.store.store import Store, utc_now
 from importer.supervisor.cleanup import Cleanup
 from importer.supervisor.ledger import LedgerReader
+from importer.supervisor.limits import LIMITS, Limits
 from loader.errors import LoaderError
 
 # A look at two small tables; a record that stays an hour longer disturbs nobody.
 _INTERVAL_SECONDS = 3600.0
-# After a look that failed: the database that was away, and left somebody's failure in doubt, may be back.
-_POSTPONED_SECONDS = 30.0
 # What a failed import has committed and a retry can use, where the failure spoils nothing of it, waits for a day.
 _KEPT = datetime.timedelta(hours=24)
 
@@ -31,10 +30,13 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 class Reconciler:
     """Makes ledger and control DB agree about what has ended. What it can't do now, it does the next time."""
 
-    def __init__(self, store: Store, ledger: LedgerReader, cleanup: Cleanup, history_days: int) -> None:
+    def __init__(
+        self, store: Store, ledger: LedgerReader, cleanup: Cleanup, history_days: int, limits: Limits = LIMITS
+    ) -> None:
         self._store = store
         self._ledger = ledger
         self._cleanup = cleanup
+        self._limits = limits
         self._history = datetime.timedelta(days=history_days)
         self._called = asyncio.Event()
         self._started_at = utc_now()
@@ -48,13 +50,13 @@ class Reconciler:
         """Put in order what there is, for ever."""
         while True:
             self._called.clear()
-            seconds = _POSTPONED_SECONDS
+            seconds = self._limits.reconcile_retry_seconds
             try:
                 await self._correct_failures()  # first: the others look at what has failed
                 is_all_dropped = await self._drop_staging()
                 failpoint.hit()
                 await self._delete_records(await self._ledger.unpublished())
-                seconds = _INTERVAL_SECONDS if is_all_dropped else _POSTPONED_SECONDS
+                seconds = _INTERVAL_SECONDS if is_all_dropped else self._limits.reconcile_retry_seconds
             except (StoreError, LoaderError) as error:
                 log.warning("housekeeping postponed", error=str(error))
             # Not wait_for: before Python 3.12 it drops a cancellation that comes at the moment of a call, and who stops us
@@ -66,7 +68,7 @@ class Reconciler:
     async def _correct_failures(self) -> None:
         """Have those succeed of which a commit arrived that nobody got the answer of, and nobody could ask for."""
         for import_id, receipt in (await self._ledger.published(await self._store.failed())).items():
-            if await self._store.found_published(import_id, receipt) is not None:
+            if await self._store.mark_published(import_id, receipt) is not None:
                 log.info("found published", import_id=str(import_id))
 
     async def _drop_staging(self) -> bool:

@@ -17,14 +17,15 @@ from importer.settings import Settings
 from importer.store.errors import StoreError
 from importer.store.store import Store
 from importer.supervisor.attempt import ImportRun, RetryProgress
-from importer.supervisor.backoff import uninterrupted, until_stored
+from importer.supervisor.backoff import until_stored
 from importer.supervisor.cleanup import Cleanup
 from importer.supervisor.database_probe import DatabaseProbe
 from importer.supervisor.ledger import LedgerReader
+from importer.supervisor.limits import LIMITS, Limits
+from importer.supervisor.loaders import LOADER, Loaders
 from importer.supervisor.outcome import RETRIES, SERVICE_ENDED, RetryPolicy
-from importer.supervisor.process import LOADER, Loaders
 from importer.supervisor.reconciler import Reconciler
-from importer.supervisor.tasks import KeyedTasks, UnhandledErrors
+from importer.tasks import KeyedTasks, UnhandledErrors, uninterrupted
 
 # The queue is looked at this often even if nobody calls: clocks are set, and a full disk is emptied, without a word.
 _LOOK_SECONDS = 30.0
@@ -51,16 +52,17 @@ class Supervisor:
         *,
         command: Sequence[str] = LOADER,
         retries: RetryPolicy = RETRIES,
+        limits: Limits = LIMITS,
     ) -> None:
         self._store = store
         self._settings = settings
         self._retries = retries
-        self._loaders = Loaders(database_url, settings.workers, settings.allowed_hosts, command)
+        self._loaders = Loaders(database_url, settings.workers, settings.allowed_hosts, command, limits)
         self._ledger = LedgerReader(database_url)
         self.probe = DatabaseProbe(database_url, self.wake)
         self.defects = UnhandledErrors()
-        self._cleanup = Cleanup(store, self._ledger, self._loaders, self.defects)
-        self._janitor = Reconciler(store, self._ledger, self._cleanup, settings.history_days)
+        self._cleanup = Cleanup(store, self._ledger, self._loaders, self.defects, limits)
+        self._janitor = Reconciler(store, self._ledger, self._cleanup, settings.history_days, limits)
         self._runs: dict[UUID, ImportRun] = {}
         self._run_tasks = KeyedTasks(self.defects)
         self._reached: dict[UUID, RetryProgress] = {}
@@ -85,7 +87,7 @@ class Supervisor:
             asyncio.create_task(self._watch_database(), name="database probe"),
         ]
         for task in (self._claims, *self._background):
-            task.add_done_callback(self.defects.look)
+            task.add_done_callback(self.defects.check)
 
     def wake(self) -> None:
         """Look at the queue now: something was put into it."""
@@ -207,7 +209,7 @@ class Supervisor:
                 claimed, self._loaders, self._store, self._ledger, self.probe, self._retries, reached
             )
             self._runs[claimed.id] = run
-            self._run_tasks.begin((claimed.id, claimed.attempt_count), lambda: self._drive(run))
+            self._run_tasks.start((claimed.id, claimed.attempt_count), lambda: self._drive(run))
             return True
 
     def _has_slot(self) -> bool:

@@ -295,7 +295,7 @@ async def test_rates_are_shown_only_while_a_loader_reports_them(store: Store) ->
     queued = there(await finished(store, one, State.QUEUED))
     claimed = there(await store.claim())
     await store.request_cancel(one.id)
-    cancelling = there(await store.postpone_cleanup(one.id, FAILURE))
+    cancelling = there(await store.show_cleanup_failure(one.id, FAILURE))
     for found in (queued, claimed, cancelling):
         shown = schemas.Import.of(found).progress
         assert (shown.bytes_per_second, shown.eta_seconds) == (None, None)

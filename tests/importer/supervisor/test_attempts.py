@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from importer.model import State
-from importer.supervisor import process
+from importer.supervisor.limits import Limits
 from importer.supervisor.outcome import RetryPolicy
 from loader.contract import FailureCode
 from tests.conftest import SAMPLE_ROWS
@@ -47,18 +47,18 @@ async def test_a_killed_loader_is_followed_by_one_that_goes_on(
 
 
 async def test_a_loader_that_hangs_is_killed_and_followed(
-    scene: SupervisorHarness, server: HttpServer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
-    monkeypatch.setattr(process, "SILENCE_SECONDS", 5)
-    stall(server)
-    import_id = await scene.submit(server.url)
-    await scene.until_part()
-    loader().suspend()
-    resume_serving(server)
-    assert (await scene.receipt(import_id)).attempts == 2
-    first, _ = await scene.attempts(import_id)
-    assert first.error is not None
-    assert "said nothing" in first.error.message
+    async with supervising(tmp_path, database_url, limits=Limits(silence_seconds=5)) as scene:
+        stall(server)
+        import_id = await scene.submit(server.url)
+        await scene.until_part()
+        loader().suspend()
+        resume_serving(server)
+        assert (await scene.receipt(import_id)).attempts == 2
+        first, _ = await scene.attempts(import_id)
+        assert first.error is not None
+        assert "said nothing" in first.error.message
 
 
 async def test_a_loader_that_somebody_signals_is_followed_by_another(

@@ -15,9 +15,9 @@ from importer.model import FINISHED, State
 from importer.store.store import Store
 from importer.supervisor.cleanup import Cleanup
 from importer.supervisor.ledger import LedgerReader
+from importer.supervisor.loaders import Loaders
 from importer.supervisor.outcome import LoaderExit
-from importer.supervisor.process import Loaders
-from importer.supervisor.tasks import UnhandledErrors
+from importer.tasks import UnhandledErrors
 from loader.contract import FailureCode
 from tests.conftest import SAMPLE_ROWS
 from tests.support.http_server import HttpServer

@@ -16,9 +16,9 @@ from importer.model import State
 from importer.store.store import Store
 from importer.supervisor.cleanup import Cleanup
 from importer.supervisor.ledger import LedgerReader
-from importer.supervisor.process import Loaders
+from importer.supervisor.loaders import Loaders
 from importer.supervisor.reconciler import Reconciler
-from importer.supervisor.tasks import UnhandledErrors
+from importer.tasks import UnhandledErrors
 from tests.conftest import SAMPLE_ROWS
 from tests.support.http_server import HttpServer
 from tests.support.live_service import LiveService

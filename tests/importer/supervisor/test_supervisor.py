@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from importer.model import State
-from importer.supervisor.process import LOADER
+from importer.supervisor.loaders import LOADER
 from loader.contract import FailureCode
 from tests.conftest import SAMPLE_ROWS
 from tests.support.http_server import Fault, HttpServer

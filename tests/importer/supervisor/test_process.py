@@ -10,12 +10,15 @@ import sys
 import time
 from uuid import UUID
 
+import msgspec
 import psutil
 import pytest
 
-from importer.supervisor import process as loader_process
+from importer.supervisor.limits import Limits
+from importer.supervisor.loaders import Loaders, loader_environment
+from importer.supervisor.log_tail import LOG_BYTES
 from importer.supervisor.outcome import LoaderExit
-from importer.supervisor.process import LOG_BYTES, LoaderProcess, Loaders, loader_environment
+from importer.supervisor.process import LoaderProcess
 from loader.contract import Failed, FailureCode, Job
 from tests.support.paths import PROGRAMS
 
@@ -32,8 +35,9 @@ ODD = Loaders(
 PATIENCE_SECONDS = 30.0
 
 
-def start(behaviour: str) -> LoaderProcess:
-    return ODD.run(Job(source=f"https://example.org/{behaviour}", import_id="1"))
+def start(behaviour: str, **limits: int) -> LoaderProcess:
+    loaders = msgspec.structs.replace(ODD, limits=Limits(**limits))
+    return loaders.run(Job(source=f"https://example.org/{behaviour}", import_id="1"))
 
 
 async def end_of(process: LoaderProcess) -> LoaderExit:
@@ -86,6 +90,21 @@ async def test_a_flood_neither_blocks_it_nor_is_kept() -> None:
     assert end.log.endswith("y" * 1000 + "the very end\n")
 
 
+async def test_a_line_of_megabytes_is_kept_only_as_the_end_of_the_log() -> None:
+    end = await end_of(start(f"writes_a_long_line?{5_000_000}"))
+    assert isinstance(end.last, Failed)
+    assert (len(end.log), end.log[-1]) == (LOG_BYTES, "\n")
+
+
+async def test_a_child_of_the_loader_that_holds_its_pipes_delays_the_end_and_no_more() -> None:
+    end = await end_of(start("leaves_a_child"))
+    child = psutil.Process(int(end.log))
+    assert child.is_running()
+    child.kill()
+    assert isinstance(end.last, Failed)
+    assert end.exit_code == 65
+
+
 async def test_it_may_die_before_it_has_read_its_job() -> None:
     loaders = Loaders(DATABASE_URL, command=("/bin/sh", "-c", "exit 3"))
     assert await end_of(loaders.run(Job(source="https://example.org/", import_id="1"))) == LoaderExit(
@@ -132,15 +151,13 @@ async def test_who_is_stopped_is_killed_after_the_grace() -> None:
     assert (await end_of(process)).exit_code == -signal.SIGKILL
 
 
-async def test_who_is_silent_for_too_long_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader_process, "SILENCE_SECONDS", 2)
-    end = await end_of(start("is_silent"))
+async def test_who_is_silent_for_too_long_is_killed() -> None:
+    end = await end_of(start("is_silent", silence_seconds=2))
     assert (end.exit_code, end.was_silent) == (-signal.SIGKILL, True)
 
 
-async def test_who_reports_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader_process, "SILENCE_SECONDS", 2)
-    process = start("waits")
+async def test_who_reports_is_not_silent() -> None:
+    process = start("waits", silence_seconds=2)
     for _ in range(60):  # which take it three seconds and more
         await process.changed.wait()
         process.changed.clear()
@@ -149,15 +166,13 @@ async def test_who_reports_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not (await end_of(process)).was_silent
 
 
-async def test_who_reports_the_same_for_too_long_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader_process, "STALL_SECONDS", 2)
-    end = await end_of(start("waits"))
+async def test_who_reports_the_same_for_too_long_is_killed() -> None:
+    end = await end_of(start("waits", stall_seconds=2))
     assert (end.exit_code, end.was_silent, end.was_stalled) == (-signal.SIGKILL, False, True)
 
 
-async def test_who_builds_indexes_may_report_the_same_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader_process, "STALL_SECONDS", 2)
-    process = start("waits?indexing")
+async def test_who_builds_indexes_may_report_the_same_for_long() -> None:
+    process = start("waits?indexing", stall_seconds=2)
     for _ in range(60):  # which take it three seconds and more
         await process.changed.wait()
         process.changed.clear()

@@ -57,7 +57,7 @@ OPERATIONS: dict[State, list[Operation]] = {
     State.CANCELLING: [ending(State.CANCELLING), lambda store, one: store.request_cancel(one.id)],
     State.SUCCEEDED: [
         ending(State.SUCCEEDED),
-        lambda store, one: store.found_published(one.id, receipt(one)),
+        lambda store, one: store.mark_published(one.id, receipt(one)),
     ],
     State.FAILED: [ending(State.FAILED)],
     State.CANCELLED: [ending(State.CANCELLED), lambda store, one: store.request_cancel(one.id)],
@@ -132,7 +132,7 @@ async def test_progress_is_taken_only_while_a_loader_may_be_there(tmp_path: Path
 async def test_why_something_is_still_there_is_shown_until_it_is_gone(tmp_path: Path, state: State) -> None:
     store = await Store.open(tmp_path / "control.db")
     one = await brought_to(store, state)
-    after = await store.postpone_cleanup(one.id, FAILURE)
+    after = await store.show_cleanup_failure(one.id, FAILURE)
     if state in (State.CANCELLING, State.REMOVING):
         assert (there(after).state, there(after).phase, there(after).error) == (state, None, FAILURE)
     else:
@@ -315,7 +315,7 @@ class Lives(RuleBasedStateMachine):
     def find_published(self, number: int) -> None:
         if one := self.pick(number):
             proof = receipt(there(self.run(self.store.get(one))))
-            answer = self.run(self.store.found_published(one, proof))
+            answer = self.run(self.store.mark_published(one, proof))
             if self.expect(one, answer, State.SUCCEEDED, (State.FAILED,)):
                 assert there(answer).receipt == proof
                 assert there(answer).error is None

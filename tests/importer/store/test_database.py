@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import random
 import resource
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 import traceback
 from collections.abc import AsyncGenerator, Generator
 from contextlib import closing, contextmanager
@@ -17,7 +21,7 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from importer.model import FINISHED, AttemptResult, State
+from importer.model import FINISHED, AttemptResult, Import, State
 from importer.store.database import MIGRATIONS
 from importer.store.errors import StoreBusy, StoreCorrupt, StoreError, StoreFull, StoreLocked, StoreNewer
 from importer.store.store import Store
@@ -62,7 +66,7 @@ async def test_a_loader_that_outlives_the_service_keeps_nothing_locked(path: Pat
 
 async def test_a_killed_service_leaves_all_it_was_told_and_no_lock(path: Path) -> None:
     child = subprocess.Popen(
-        [sys.executable, "-m", "tests.importer.store.test_control_database", str(path)],
+        [sys.executable, "-m", "tests.importer.store.test_database", str(path)],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -339,6 +343,103 @@ async def test_a_lock_of_another_program_lets_reading_go_on(store: Store, path: 
     assert there(await store.request_cancel(one.id)).state is State.CANCELLED
 
 
+@pytest.mark.parametrize("damage", ["damaged", "newer", "locked", "unclosed", "cancelled"])
+def test_a_process_whose_open_fails_or_is_cancelled_exits(path: Path, damage: str) -> None:
+    """The thread of an aiosqlite connection is no daemon: one that is left open would keep the process alive."""
+    with closing(sqlite3.connect(path)) as other:
+        if damage == "newer":
+            other.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+        if damage == "locked":
+            other.execute("BEGIN EXCLUSIVE")
+        if damage == "damaged":
+            path.write_bytes(b"import,state\n1,queued\n" * 1000)
+        program = ["-m", "tests.importer.store.test_database", str(path), damage]
+        ended = subprocess.run([sys.executable, *program], cwd=ROOT, capture_output=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+
+
+async def test_an_open_that_is_cancelled_at_any_moment_leaves_no_thread_and_no_lock(path: Path) -> None:
+    await make_database(path)
+    threads = set(threading.enumerate())
+    began = time.perf_counter()
+    await (await Store.open(path)).close()
+    duration_seconds = time.perf_counter() - began
+    for number in range(30):
+        opening = asyncio.create_task(Store.open(path))
+        await asyncio.sleep(duration_seconds * number / 20)  # the moment is what is tried here
+        opening.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await (await opening).close()
+    await (await Store.open(path)).close()  # the lock is free
+    async with asyncio.timeout(30):
+        while set(threading.enumerate()) - threads:
+            await asyncio.sleep(0.01)
+
+
+async def test_hundreds_of_cancelled_callers_leave_no_open_transaction_and_consistent_counts(
+    store: Store, path: Path
+) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    returned: list[Import] = []
+
+    async def call(key: str, state: State) -> None:
+        one, _ = await store.submit(job("https://example.org/a"), key)
+        returned.append(one)
+        found = await store.claim()
+        if found is not None:
+            returned.append(found)
+            found = await store.report(found.id, "loading", PROGRESS)
+        if found is not None:
+            returned.append(found)
+            await store.counts()
+            found = await store.request_cancel(found.id) if state is State.CANCELLED else found
+        if found is not None:
+            found = await finished(store, found, state)
+        if found is not None:
+            returned.append(found)
+        await store.page(state=None, limit=10, before_sequence=None)
+
+    async def cancel(call: asyncio.Task[None], delay_seconds: float) -> None:
+        await asyncio.sleep(delay_seconds)
+        call.cancel()
+
+    states = [State.QUEUED, State.SUCCEEDED, State.FAILED, State.CANCELLED]
+    calls = [asyncio.create_task(call(f"key {number % 250}", chance.choice(states))) for number in range(500)]
+    cancels = [asyncio.create_task(cancel(each, chance.uniform(0, 1))) for each in chance.sample(calls, 400)]
+    ended = await asyncio.gather(*calls, return_exceptions=True)
+    await asyncio.gather(*cancels)
+    assert {type(each) for each in ended} <= {type(None), asyncio.CancelledError}
+    assert any(isinstance(each, asyncio.CancelledError) for each in ended)
+    await store.require_writable()  # after all that was started
+
+    with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        counts = dict(other.execute("SELECT state, count(*) FROM import GROUP BY state"))
+        assert counts == {state: count for state, count in (await store.counts()).items() if count}
+        assert other.execute(
+            "SELECT count(*) FROM import WHERE attempt_count <> (SELECT count(*) FROM attempt"
+            " WHERE import_sequence = sequence) OR (state IN ('running', 'cancelling')) <>"
+            " EXISTS (SELECT 1 FROM attempt WHERE import_sequence = sequence AND finished_at IS NULL)"
+        ).fetchone() == (0,)
+        other.execute("ROLLBACK")
+        busy, *_ = other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        assert not busy  # no read is open either
+    for one in returned:
+        assert there(await store.get(one.id)).version >= one.version
+
+
+async def open_and_fail(path: Path, damage: str) -> None:
+    """Be a process whose control DB can't be opened, is left open, or is opened and given up."""
+    opening = asyncio.create_task(Store.open(path))
+    if damage == "cancelled":
+        await asyncio.sleep(0.001)
+        opening.cancel()
+    with contextlib.suppress(StoreError, asyncio.CancelledError):
+        await opening
+
+
 async def serve_until_killed(path: Path) -> None:
     """Be a service that is at work: the process that is killed by a test above."""
     store = await Store.open(path)
@@ -349,4 +450,7 @@ async def serve_until_killed(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve_until_killed(Path(sys.argv[1])))
+    if len(sys.argv) == 2:
+        asyncio.run(serve_until_killed(Path(sys.argv[1])))
+    else:
+        asyncio.run(open_and_fail(Path(sys.argv[1]), sys.argv[2]))

@@ -15,6 +15,7 @@ import pytest
 from importer.model import State
 from importer.store.rows import time_text
 from importer.supervisor import reconciler
+from importer.supervisor.limits import Limits
 from importer.supervisor.outcome import RetryPolicy
 from loader.contract import FailureCode
 from loader.postgres import import_lock
@@ -36,6 +37,8 @@ STAGED = (
     "SELECT relname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace"
     " WHERE nspname = 'loader' AND relkind = 'p' ORDER BY relname"
 )
+
+SOON = Limits(reconcile_retry_seconds=0.1)
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -173,10 +176,9 @@ async def test_an_import_that_was_published_after_all_is_no_failure(
 
 
 async def test_housekeeping_that_the_database_prevents_is_done_when_it_is_back(
-    tmp_path: Path, database_url: str, postgres: str, server: HttpServer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, database_url: str, postgres: str, server: HttpServer
 ) -> None:
     """Neither staging nor its record goes before; the record is old enough to go."""
-    monkeypatch.setattr(reconciler, "_POSTPONED_SECONDS", 0.1)
     name = database_url.rpartition("/")[2].partition("?")[0]
     stall(server)
     async with supervising(tmp_path, database_url) as scene:
@@ -187,7 +189,7 @@ async def test_housekeeping_that_the_database_prevents_is_done_when_it_is_back(
     set_column(tmp_path, import_id, "finished_at", datetime(2024, 2, 1, tzinfo=UTC))
     with psycopg.connect(postgres, autocommit=True) as connection:
         connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
-        async with supervising(tmp_path, database_url) as scene:
+        async with supervising(tmp_path, database_url, limits=SOON) as scene:
             for _ in range(3):
                 assert await scene.supervisor.probe.look(0) is not None
             assert (await scene.get(import_id)).state is State.FAILED
@@ -197,10 +199,9 @@ async def test_housekeeping_that_the_database_prevents_is_done_when_it_is_back(
 
 
 async def test_a_record_goes_only_after_its_staging(
-    tmp_path: Path, database_url: str, server: HttpServer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
     """Somebody has made a view of the staging, so that it can't be dropped, and the record is old enough to go."""
-    monkeypatch.setattr(reconciler, "_POSTPONED_SECONDS", 0.1)
     stall(server)
     async with supervising(tmp_path, database_url) as scene:
         held, other = [await scene.submit(f"{server.origin}/is_forbidden") for _ in range(2)]
@@ -218,7 +219,7 @@ async def test_a_record_goes_only_after_its_staging(
     )
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(f"CREATE VIEW staged AS SELECT * FROM {parts[0][0]}".encode())
-        async with supervising(tmp_path, database_url) as scene:
+        async with supervising(tmp_path, database_url, limits=SOON) as scene:
             await scene.until_gone(other)
             assert (await scene.get(held)).state is State.FAILED
             connection.execute("DROP VIEW staged")
