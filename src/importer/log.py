@@ -53,6 +53,8 @@ def configure(log_format: LogFormat) -> None:
     root.setLevel(logging.INFO)
     for name in _QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
+    # At DEBUG it logs each statement with its parameters: URLs, and the values of bad rows.
+    logging.getLogger("aiosqlite").disabled = True
 
 
 def _without_secrets(
