@@ -1,14 +1,14 @@
-# Everything sets itself up: Python 3.11 to 3.14 and make are all a machine needs.
+# Each target installs what it needs. A machine needs Python 3.11 to 3.14 and make only.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 ROWS ?= 1000000
 URL ?=
-# For two cores: many tests wait for a process, a time limit or a server most of the time.
+# Three processes for two cores: many tests mostly wait for a process, a time limit or a server.
 PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
 
 .PHONY: help run demo test test-fast test-slow fuzz check format peers bench coverage lock clean
 
-help: ## what can be made
+help: ## list the targets
 	@grep -hE '^[.a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
 
 .venv: .venv/ready ## the commands .venv/bin/loader and .venv/bin/importer, with locked dependencies
@@ -18,19 +18,19 @@ help: ## what can be made
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-run: .venv/ready ## the service at http://127.0.0.1:8000, until Ctrl-C; its API to look at and try out is at /schema
+run: .venv/ready ## the service at http://127.0.0.1:8000, until Ctrl-C; try its API at /schema
 	@exec $(BIN)/importer serve --host 127.0.0.1 --port 8000
 
 demo: .venv/ready ## start the service, import a generated sample or URL=https://..., query the rows
 	@$(BIN)/python -m examples.demo --rows $(ROWS) $(if $(URL),--url '$(URL)')
 
-test: .venv/ready ## every test but the long ones; eight to nine minutes on two cores
+test: .venv/ready ## all tests but the long ones: eight to nine minutes on two cores
 	$(PYTEST)
 
-test-fast: .venv/ready ## the tests that take no time, under a minute
+test-fast: .venv/ready ## the fast tests: under a minute
 	$(PYTEST) -m 'not slow and not long'
 
-test-slow: .venv/ready ## the long tests, most of them loops over faults, which print their seeds
+test-slow: .venv/ready ## the long tests, mostly loops over faults, which print their seeds: an hour
 	$(PYTEST) -m long -rP --durations=20
 
 fuzz: SECONDS ?= 300
@@ -44,17 +44,17 @@ check: .venv/ready ## format, lint, types, the order of the rooms
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-cache
 
-format: .venv/ready ## put the format right
+format: .venv/ready ## fix the format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-coverage: .venv/ready ## the tests once more, with every line that ran counted, those of child processes too
+coverage: .venv/ready ## the tests with line coverage, of child processes, too
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -n 3 --dist worksteal
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-peers: .build/peers/ready ## the programs that make bench compares the loader with, in an environment of their own
+peers: .build/peers/ready ## install the programs that make bench compares with, in a separate environment
 .build/peers/ready: benchmarks/requirements.txt
 	$(PYTHON) -m venv .build/peers
 	.build/peers/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement benchmarks/requirements.txt
@@ -70,12 +70,12 @@ bench: .venv/ready .build/peers/ready ## compare with other programs; over diale
 	$(BIN)/python -m benchmarks.compare --startup
 	$(BIN)/python -m benchmarks.compare --service --rows $(ROWS)
 
-lock: .venv/ready ## requirements*.txt anew: versions and hashes, no addresses
+lock: .venv/ready ## update requirements*.txt: versions and hashes, no URLs
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --output-file requirements.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --extra dev --constraint requirements.txt --output-file requirements-dev.txt
 	printf 'hatchling\n' | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header - --constraint requirements-dev.txt --output-file requirements-build.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header benchmarks/requirements.in --output-file benchmarks/requirements.txt
 	printf "atheris<3.1; python_version<'3.12'\natheris>=3.1; python_version>='3.12'\n" | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header - --output-file requirements-fuzz.txt
 
-clean: ## all that was made
+clean: ## delete everything that was made
 	rm -rf .venv .build .coverage* .pytest_cache .ruff_cache .hypothesis

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Writes a libpq service file with a random password, unless it is there: create-credentials.sh FILE
+# Writes a libpq service file with a random password, unless it exists: create-credentials.sh FILE
 # https://www.postgresql.org/docs/current/libpq-pgservice.html
 set -eu
 [ ! -s "$1" ] || exit 0
@@ -10,5 +10,5 @@ dbname=taxi
 user=importer
 password=$(python -c 'import secrets; print(secrets.token_urlsafe(32))')
 EOF
-chmod 0444 "$1.new" # its readers are two users of two containers: the volume is mounted nowhere else
+chmod 0444 "$1.new" # two users in two containers read it; the volume is mounted nowhere else
 mv "$1.new" "$1"

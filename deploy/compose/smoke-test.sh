@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What a stranger does first, and CI each time: everything up, though the database's first start is killed, a sample imported, another one stopped in
-# the middle. It goes on. Then a crash in mid-load, with a database that is slow enough for it to show: what it costs is at most a minute of work.
-# Leaves all of it running; `docker compose --profile demo down --volumes` takes it away.
+# Tests Compose: starts everything although the database's first start is killed, imports a sample, then stops and resumes another import.
+# Then it kills the service during a load into a throttled database: the crash may cost at most a minute of work.
+# Leaves everything running; `docker compose --profile demo down --volumes` removes it.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export ROWS=${ROWS:-6000000}   # 960 MB
@@ -15,7 +15,7 @@ submit() { # prints the import's path
     curl --fail --silent --show-error "$api/imports" --header 'Content-Type: application/json' \
         --data '{"url": "http://files:8080/sample.csv", "force": true}' | field links.self
 }
-succeeded() { # waits for its end: the stream of its events ends with it
+succeeded() { # waits until the import ends: its event stream ends with it
     get "$1/events" > /dev/null
     [ "$(get "$1" | field state)" = succeeded ] || { get "$1" >&2; exit 1; }
 }
@@ -53,7 +53,7 @@ docker update --cpus "$(nproc)" "$database" > /dev/null
 committed=$(query "SELECT coalesce(sum(byte_end - byte_start), 0) FROM loader.block JOIN loader.import USING (import_key) WHERE state = 'loading'")
 # A minute of work is 60 / seconds of what was loaded.
 [ "$committed" -ge $((loaded * (seconds - 60) / seconds)) ] || { echo "a crash after $seconds s cost $((loaded - committed)) of $loaded bytes" >&2; exit 1; }
-until [ "$(docker inspect --format '{{.State.Health.Status}}' "$database")" = healthy ]; do sleep 1; done   # throttled, it fails its checks
+until [ "$(docker inspect --format '{{.State.Health.Status}}' "$database")" = healthy ]; do sleep 1; done   # while throttled it fails its checks
 docker compose --profile demo up --no-build --detach --wait
 succeeded "$import"
 [ "$(rows)" = $((before + 2 * imported)) ]

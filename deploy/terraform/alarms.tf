@@ -1,4 +1,4 @@
-# What a person should look at. docs/operations.md tells what to do then.
+# CloudWatch alarms. docs/operations.md says what to do about each.
 
 resource "aws_sns_topic" "alarms" {
   name_prefix = "${var.name}-alarms-"
@@ -30,12 +30,12 @@ locals {
 
   alarms = {
     failed-imports = {
-      description = "An import failed for good; its error says why."
+      description = "An import failed for good; its error has the reason."
       namespace   = var.name, metric = "FailedImports", statistic = "Sum", dimensions = {}
       comparison  = "GreaterThanThreshold", threshold = 0, minutes = 1, missing = "notBreaching", actions = []
     }
     database-space = {
-      description = "Less than a tenth of the database's storage is free: no new imports until there is more."
+      description = "Less than a tenth of the database's storage is free: start no new imports."
       namespace   = "AWS/RDS", metric = "FreeStorageSpace", statistic = "Minimum", dimensions = local.database
       comparison  = "LessThanThreshold", threshold = var.storage_gb * 1e8, minutes = 5, missing = "breaching", actions = []
     }
@@ -45,7 +45,7 @@ locals {
       comparison  = "GreaterThanThreshold", threshold = 90, minutes = 30, missing = "missing", actions = []
     }
     service-host = {
-      description = "The instance does not answer; it is started anew on other hardware."
+      description = "The instance does not respond; it is restarted on other hardware."
       namespace   = "AWS/EC2", metric = "StatusCheckFailed_System", statistic = "Maximum", dimensions = local.instance
       comparison  = "GreaterThanThreshold", threshold = 0, minutes = 2, missing = "missing"
       actions     = ["arn:aws:automate:${var.region}:ec2:recover"]

@@ -1,5 +1,5 @@
-# RDS for PostgreSQL, private, encrypted, with settings for loading. RDS always writes WAL (no wal_level=minimal), so an
-# import costs its size again there, and the storage's throughput is what limits it.
+# RDS for PostgreSQL, private, encrypted, with settings for loading. RDS has no wal_level=minimal, so an import writes its
+# size again as WAL, and the storage's throughput limits it.
 
 resource "aws_db_subnet_group" "this" {
   name_prefix = "${var.name}-"
@@ -13,12 +13,12 @@ resource "aws_db_parameter_group" "this" {
 
   dynamic "parameter" {
     for_each = {
-      checkpoint_timeout               = { value = 900, apply = "immediate" }       # s; fewer checkpoints write less twice
-      max_wal_size                     = { value = 16384, apply = "immediate" }     # MB; none is forced by an import's WAL
-      wal_compression                  = { value = "lz4", apply = "immediate" }     # full pages, for a little CPU
-      maintenance_work_mem             = { value = 262144, apply = "immediate" }    # kB; indexes of trips, for each part
+      checkpoint_timeout               = { value = 900, apply = "immediate" }       # s; fewer checkpoints write fewer pages twice
+      max_wal_size                     = { value = 16384, apply = "immediate" }     # MB; an import's WAL forces no checkpoint
+      wal_compression                  = { value = "lz4", apply = "immediate" }     # of full pages, for little CPU
+      maintenance_work_mem             = { value = 262144, apply = "immediate" }    # kB; indexes of trips are built per part
       max_locks_per_transaction        = { value = 1024, apply = "pending-reboot" } # a query over all of trips locks each part
-      tcp_keepalives_idle              = { value = 10, apply = "immediate" }        # s; a client that is gone holds no lock
+      tcp_keepalives_idle              = { value = 10, apply = "immediate" }        # s; dead clients release their locks
       tcp_keepalives_interval          = { value = 5, apply = "immediate" }         # s
       tcp_keepalives_count             = { value = 3, apply = "immediate" }
       client_connection_check_interval = { value = 1000, apply = "immediate" } # ms
@@ -38,12 +38,12 @@ resource "aws_db_parameter_group" "this" {
 resource "aws_db_instance" "this" {
   identifier_prefix = "${var.name}-"
   engine            = "postgres"
-  engine_version    = "17" # the newest minor version of it
+  engine_version    = "17" # its newest minor version
   instance_class    = var.database_class
   db_name           = "taxi"
 
-  # The master user's password is made, kept and rotated by RDS, and is in no state. It is used once in an instance's life:
-  # to make the importer's role (boot.sh.tftpl).
+  # RDS generates, stores and rotates the master user's password; it is in no state. It is used once per instance, to create
+  # the importer's role (boot.sh.tftpl).
   username                    = "postgres"
   manage_master_user_password = true
 
@@ -57,8 +57,8 @@ resource "aws_db_instance" "this" {
   storage_type          = "gp3" # 125 MB/s; from 400 GB on 500 MB/s
   storage_encrypted     = true
   allocated_storage     = var.storage_gb
-  max_allocated_storage = max(var.storage_max_gb, ceil(var.storage_gb * 1.1)) # RDS wants a tenth more
-  apply_immediately     = true                                                # not at the next maintenance: who adds storage needs it; another class restarts, which imports survive
+  max_allocated_storage = max(var.storage_max_gb, ceil(var.storage_gb * 1.1)) # RDS requires a tenth more
+  apply_immediately     = true                                                # not at the next maintenance; another class restarts the database, which imports survive
 
   backup_retention_period         = var.backup_days
   copy_tags_to_snapshot           = true

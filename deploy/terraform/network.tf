@@ -37,7 +37,7 @@ resource "aws_route_table_association" "public" {
 }
 
 resource "aws_subnet" "database" {
-  count = 2 # RDS wants two zones, also for one instance
+  count = 2 # RDS requires two zones, also for one instance
 
   vpc_id            = aws_vpc.this.id
   cidr_block        = "10.20.${10 + count.index}.0/24"
@@ -45,7 +45,7 @@ resource "aws_subnet" "database" {
   tags              = { Name = "${var.name}-database-${count.index}" }
 }
 
-# Files in S3 of the same region neither leave Amazon's network nor cost anything for it.
+# Traffic to S3 in the same region stays in Amazon's network and is free.
 resource "aws_vpc_endpoint" "s3" {
   vpc_id          = aws_vpc.this.id
   service_name    = "com.amazonaws.${var.region}.s3"
@@ -54,7 +54,7 @@ resource "aws_vpc_endpoint" "s3" {
 
 resource "aws_security_group" "service" {
   name_prefix = "${var.name}-service-"
-  description = "The importer: out to anywhere, in from those who may"
+  description = "The importer: out to anywhere, in from client_cidrs"
   vpc_id      = aws_vpc.this.id
 
   lifecycle { create_before_destroy = true }
@@ -62,7 +62,7 @@ resource "aws_security_group" "service" {
 
 resource "aws_vpc_security_group_egress_rule" "service" {
   security_group_id = aws_security_group.service.id
-  description       = "The files, wherever they are; the database; Session Manager"
+  description       = "The files; the database; Session Manager"
   cidr_ipv4         = "0.0.0.0/0"
   ip_protocol       = "-1"
 }
@@ -80,7 +80,7 @@ resource "aws_vpc_security_group_ingress_rule" "clients" {
 
 resource "aws_security_group" "database" {
   name_prefix = "${var.name}-database-"
-  description = "PostgreSQL: for the importer alone"
+  description = "PostgreSQL: for the importer only"
   vpc_id      = aws_vpc.this.id
 
   lifecycle { create_before_destroy = true }

@@ -4,7 +4,7 @@ output "url" {
 }
 
 output "tunnel" {
-  description = "The API from your own machine, at http://127.0.0.1:8000 while this runs: for those who may use Session Manager."
+  description = "The API from your own machine, at http://127.0.0.1:8000 while this command runs; requires Session Manager."
   value       = "aws ssm start-session --region ${var.region} --target ${aws_instance.service.id} --document-name AWS-StartPortForwardingSession --parameters portNumber=8000,localPortNumber=8000"
 }
 
@@ -14,7 +14,7 @@ output "database_host" {
 }
 
 output "database_secret" {
-  description = "Where the master user's password is, for people."
+  description = "The secret with the master user's password."
   value       = aws_db_instance.this.master_user_secret[0].secret_arn
 }
 

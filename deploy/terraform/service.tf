@@ -1,5 +1,5 @@
-# One instance runs the image, and keeps the control DB on a volume of its own, which outlives it. Not Fargate: its volumes
-# are either a task's own or NFS, over which SQLite's WAL does not work.
+# One instance runs the image. The control DB is on a separate volume, which outlives the instance. Not Fargate: its volumes
+# end with the task or are NFS, on which SQLite's WAL does not work.
 
 data "aws_ssm_parameter" "amazon_linux" {
   name = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-${var.architecture}"
@@ -46,7 +46,7 @@ resource "aws_iam_role_policy" "service" {
   })
 }
 
-# Session Manager is the only way in; the image may come from this account's ECR.
+# Access is by Session Manager only; the image may come from this account's ECR.
 resource "aws_iam_role_policy_attachment" "service" {
   for_each = toset(["AmazonSSMManagedInstanceCore", "AmazonEC2ContainerRegistryPullOnly"])
 
@@ -64,7 +64,7 @@ resource "aws_ebs_volume" "control_db" {
   type              = "gp3"
   size              = 1
   encrypted         = true
-  final_snapshot    = true # what was asked for: without it the history of imports is gone, not their rows
+  final_snapshot    = true # the history of imports; their rows are in the database
   tags              = { Name = "${var.name}-control-db" }
 }
 
@@ -73,7 +73,7 @@ resource "aws_volume_attachment" "control_db" {
   volume_id   = aws_ebs_volume.control_db.id
   device_name = "/dev/sdf"
 
-  stop_instance_before_detaching = true # when the instance is replaced: the control DB is closed first
+  stop_instance_before_detaching = true # when the instance is replaced, the control DB is closed first
 }
 
 resource "aws_instance" "service" {
@@ -83,7 +83,7 @@ resource "aws_instance" "service" {
   vpc_security_group_ids      = [aws_security_group.service.id]
   iam_instance_profile        = aws_iam_instance_profile.service.name
   associate_public_ip_address = true
-  user_data_replace_on_change = true # an upgrade is another image here: the new instance takes the volume over
+  user_data_replace_on_change = true # an upgrade changes the image; the new instance takes over the volume
   tags                        = { Name = var.name }
 
   user_data = templatefile("${path.module}/boot.sh.tftpl", {
@@ -97,7 +97,7 @@ resource "aws_instance" "service" {
     allowed_hosts     = join(",", var.allowed_hosts)
   })
 
-  metadata_options { # with one hop, what runs in a container does not get the instance's credentials
+  metadata_options { # with one hop, containers can't get the instance's credentials
     http_tokens                 = "required"
     http_put_response_hop_limit = 1
   }
@@ -107,5 +107,5 @@ resource "aws_instance" "service" {
     encrypted   = true
   }
 
-  lifecycle { ignore_changes = [ami] } # a newer one comes with the next change of the image
+  lifecycle { ignore_changes = [ami] } # updated with the next change of the image
 }

@@ -1,11 +1,11 @@
 variable "region" {
-  description = "Where everything is made. Best where the files are: Europe to Europe is faster and cheaper than across an ocean."
+  description = "Region of all resources. Best near the files, which is faster and cheaper than across an ocean."
   type        = string
   default     = "us-east-1"
 }
 
 variable "name" {
-  description = "Begins every resource's name."
+  description = "Prefix of all resource names."
   type        = string
   default     = "importer"
 
@@ -16,12 +16,12 @@ variable "name" {
 }
 
 variable "image" {
-  description = "The image, where the instance can pull it without a log-in, or from this account's ECR of the same region: REGISTRY/large-file-importer:0.1.0, or better @sha256:..."
+  description = "The image, in a registry without authentication, or in this account's ECR of the same region: REGISTRY/large-file-importer:0.1.0, or better @sha256:..."
   type        = string
 }
 
 variable "instance_type" {
-  description = "Of the service: two cores load about 100 MB/s; 400 MB of memory for each slot. Arm types need an arm64 image."
+  description = "Of the service: two cores load about 100 MB/s; 400 MB of memory per slot. Arm types need an arm64 image."
   type        = string
   default     = "t3.medium"
 }
@@ -44,19 +44,19 @@ variable "slots" {
 }
 
 variable "allowed_hosts" {
-  description = "What may be fetched beyond public addresses (IMPORTER_ALLOWED_HOSTS)."
+  description = "Hosts that may be fetched from beyond public ones (IMPORTER_ALLOWED_HOSTS)."
   type        = list(string)
   default     = []
 }
 
 variable "client_cidrs" {
-  description = "Who reaches the API's port: there is no log-in. By default nobody but through Session Manager."
+  description = "Networks that reach the API's port, which has no authentication. By default none: use Session Manager."
   type        = list(string)
   default     = []
 
   validation {
     condition     = !contains(var.client_cidrs, "0.0.0.0/0")
-    error_message = "The API has no log-in: name networks that you trust."
+    error_message = "The API has no authentication: list networks that you trust."
   }
 }
 
@@ -67,42 +67,42 @@ variable "database_class" {
 }
 
 variable "storage_gb" {
-  description = "RDS storage: 1.25 times all CSV that is to be loaded, twice that for a replace. From 400 GB on gp3 is four times as fast."
+  description = "RDS storage: 1.25 times all CSV, twice that for a replace. From 400 GB gp3 is four times as fast."
   type        = number
   default     = 400
 
   validation {
     condition     = var.storage_gb >= 20
-    error_message = "RDS has no volume below 20 GB."
+    error_message = "RDS requires at least 20 GB."
   }
 }
 
 variable "storage_max_gb" {
-  description = "RDS may grow to this by itself, but at most once in six hours: storage_gb must hold the next import."
+  description = "RDS grows the storage up to this, at most once in six hours: storage_gb must hold the next import."
   type        = number
   default     = 1000
 }
 
 variable "multi_az" {
-  description = "A standby in another zone: each write goes over, loading slows down."
+  description = "A standby in another zone: each write is replicated, which slows down loading."
   type        = bool
   default     = false
 }
 
 variable "backup_days" {
-  description = "How long automated backups are kept."
+  description = "Days that automated backups are kept."
   type        = number
   default     = 7
 }
 
 variable "deletion_protection" {
-  description = "Whether the database refuses to be destroyed."
+  description = "Protects the database from being destroyed."
   type        = bool
   default     = true
 }
 
 variable "alarm_email" {
-  description = "Who is told of alarms; empty: nobody, they show in CloudWatch alone."
+  description = "Address for alarms; empty: they are shown in CloudWatch only."
   type        = string
   default     = ""
 }

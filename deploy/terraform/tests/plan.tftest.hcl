@@ -30,12 +30,12 @@ run "the_database_is_private_encrypted_and_protected" {
   }
 }
 
-run "nobody_reaches_the_service_unless_told" {
+run "by_default_no_network_reaches_the_service" {
   command = plan
 
   assert {
     condition     = length(aws_vpc_security_group_ingress_rule.clients) == 0
-    error_message = "The API has no log-in."
+    error_message = "The API has no authentication."
   }
 }
 
