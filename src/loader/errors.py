@@ -7,20 +7,7 @@ import sys
 import traceback
 
 from loader.contract import FAILURE_KINDS, ExitCode, Failure, FailureCode
-
-# Longer values are cut: an error must be readable, and a row may be megabytes long.
-VALUE_CHARACTERS = 200
-
-
-def value_text(value: bytes) -> str:
-    """Return a value as text that any log, terminal or Postgres can hold: bytes that are none as \\xNN, and cut."""
-    # No character has more than four bytes. Like what can't be decoded: no text in Postgres can hold a NUL.
-    text = value[: 4 * (VALUE_CHARACTERS + 1)].decode(errors="backslashreplace").replace("\0", r"\x00")
-    return _cut(text)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= VALUE_CHARACTERS else text[:VALUE_CHARACTERS] + "…"
+from loader.text import cut_text
 
 
 class LoaderError(Exception):
@@ -46,7 +33,7 @@ class LoaderError(Exception):
             line=line,
             byte_offset=byte_offset,
             column=column,
-            value=None if value is None else _cut(value),
+            value=None if value is None else cut_text(value),
         )
 
     @property
