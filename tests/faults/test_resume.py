@@ -163,15 +163,18 @@ def test_a_gzip_file_is_read_from_its_beginning_but_loaded_from_where_it_was(
     assert_nothing_is_left(loaders.database_url)
 
 
-def test_a_changed_file_ends_an_import_that_was_named(
+def test_a_changed_file_does_not_resume_the_import_that_is_named_and_drops_nothing(
     loaders: Loaders, server: HttpServer, sample: bytes
 ) -> None:
     options = ("--import-id", str(uuid.uuid4()))
     end_in_mid_load(loaders, server, *options)
     server.content, server.etag = sample[: sample.rindex(b"\n", 0, -1) + 1], '"v2"'
+    committed = committed_rows(loaders.database_url)
     last = loaders.start("run", server.url, *options).failure()
-    assert (last.failure.code, last.staging) == (contract.FailureCode.SOURCE_CHANGED, "none")
-    assert row_count(loaders.database_url) == 0
+    assert (last.failure.code, last.staging) == (contract.FailureCode.SOURCE_CHANGED, "kept")
+    assert committed_rows(loaders.database_url) == committed > 0
+    server.content, server.etag = sample, '"v1"'
+    assert loaders.start("run", server.url, *options).receipt().attempts == 3
     assert_nothing_is_left(loaders.database_url)
 
 

@@ -54,7 +54,7 @@ class RetryPolicy(msgspec.Struct, frozen=True):
     # restarted or failed over by then, and a person who waits for an answer is still there.
     attempts: int = 10
     first_delay_seconds: float = 1  # doubled each time
-    # Attempts in a row that others' locks on trips ended. A loader waits ten minutes for them (publish.py): a day.
+    # Attempts in a row that others' locks on trips ended. A loader waits ten minutes for them (limits.py): a day.
     locked_attempts: int = 144
 
     def delay_seconds(self, fruitless: int) -> float:
@@ -86,6 +86,11 @@ class Outcome(msgspec.Struct, frozen=True):
 
 # Ends that somebody's signal brought about: ours, or one that we know nothing of.
 _SIGNALLED = frozenset({FailureCode.TERMINATED, FailureCode.INTERRUPTED})
+
+# A retry of these needs another URL.
+_NEEDS_NEW_URL = frozenset(
+    {FailureCode.SOURCE_FORBIDDEN, FailureCode.SOURCE_NOT_FOUND, FailureCode.SOURCE_CHANGED}
+)
 
 # What an exit code without a last message can only mean. All others are a defect, in the loader or on its machine.
 _CODES = {
@@ -163,8 +168,8 @@ def _with_deadline(failure: Failure, end: LoaderExit) -> Failure:
     """Say how long the service keeps what the last attempt left (reconciler.py), and how to go on."""
     if not isinstance(end.last, Failed) or end.last.staging != "kept":
         return failure
-    is_refused = failure.code in (FailureCode.SOURCE_FORBIDDEN, FailureCode.SOURCE_NOT_FOUND)
-    command = f"importer retry {end.last.import_id}{' --url NEW_URL' if is_refused else ''}"
+    needs_new_url = failure.code in _NEEDS_NEW_URL
+    command = f"importer retry {end.last.import_id}{' --url NEW_URL' if needs_new_url else ''}"
     how = f"`{command}` begins it; a day from now the service drops what is kept."
     return msgspec.structs.replace(failure, hint=f"{failure.hint} {how}")
 

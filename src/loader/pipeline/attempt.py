@@ -19,7 +19,8 @@ from loader import failpoint
 from loader.buffers import BufferPool
 from loader.cancellation import Interrupt, call_in_daemon_thread
 from loader.contract import FailureCode, Job, Message, Probed, Receipt
-from loader.encoding.header import Header, first_rejects, read_header
+from loader.encoding.first_rows import first_rejects
+from loader.encoding.header import Header, read_header
 from loader.errors import LoaderError
 from loader.limits import Limits
 from loader.pipeline import proof
@@ -28,11 +29,21 @@ from loader.pipeline.progress import Meter
 from loader.pipeline.reject_limit import RejectCount, parse_allowance
 from loader.pipeline.remainder import PendingBlocks
 from loader.pipeline.workers import Workers, default_worker_count
-from loader.postgres import import_lock, import_tables, ledger, publish, remove, target_notes, target_table
+from loader.postgres import (
+    import_lock,
+    import_tables,
+    ledger,
+    publish,
+    remove,
+    staging,
+    target_notes,
+    target_table,
+)
 from loader.postgres.connection import Connection, Database, end_backends
 from loader.postgres.import_lock import Attempt, Target
 from loader.postgres.indexing import IndexMissing
 from loader.postgres.ledger import Import
+from loader.postgres.lock_retry import retry_while_locked
 from loader.postgres.watchdog import Watchdog
 from loader.source.open import Source, SourceInfo, open_source, shown_location
 
@@ -133,7 +144,7 @@ class Load:
             self._announce(probe, known, attempt)
             remainder = self._load(control, database, probe, attempt)
             while True:
-                publish.build_indexes(
+                staging.build_indexes(
                     control, attempt.import_key, self._interrupt, self._limits, self._meter.indexed
                 )
                 self._meter.enter("publishing")
@@ -173,7 +184,7 @@ class Load:
                 raise
             if ledger.find_import(control, self.import_id) is None:
                 raise
-            raise publish.table_changed(error.failure.message) from error
+            raise staging.table_changed(error.failure.message) from error
 
     def _target(self, probe: _Probe) -> Target:
         return Target(
@@ -195,8 +206,7 @@ class Load:
                 self.import_id = found.id
             failpoint.hit()
             import_lock.lock(control, found, self._interrupt, self._limits.import_lock_seconds)
-            # another address says nothing of the file that the import was begun with: its staging stays if this is another
-            self.import_id, self.is_claimed = found.id, found.location == target.location
+            self.import_id = found.id  # not claimed yet: if the file is another one, the staging is kept
             number = import_lock.begin_attempt(control, found.import_key)
             if number is not None:
                 break
@@ -215,18 +225,18 @@ class Load:
                 )
             import_lock.unlock(control, found.import_key)
         import_lock.refuse_other_file(found, target)
-        import_lock.note_file(control, found, target)
+        import_lock.update_source(control, found, target)
         self.is_claimed = True
         self.is_resumable = probe.info.resumable  # not before: another import's staging is not this source's
         if not self.is_resumable or found.validator is None:
             for part in ledger.parts(control, found.import_key):
                 drop = partial(remove.drop_part, control, found.import_key, part)
-                publish.with_lock_timeout(control, drop, self._interrupt, self._limits.trips_lock_seconds)
+                retry_while_locked(control, drop, self._interrupt, self._limits.trips_lock_seconds)
         failpoint.hit()
-        publish.create_import_table(control, found.import_key, self._interrupt, self._limits)
+        staging.create_import_table(control, found.import_key, self._interrupt, self._limits)
         failpoint.hit()
         if lost := import_tables.lost_parts(control, found.import_key):
-            ledger.forget_parts(control, lost)
+            ledger.delete_parts(control, lost)
             self._notes.append(
                 f"{len(lost):,} loaded parts were dropped, renamed or moved: they are loaded again."
             )
@@ -279,7 +289,7 @@ class Load:
             self._limits,
         )
         workers.run(remainder.blocks(), probe.source.close)
-        publish.attach_parts(control, key, self._interrupt, self._limits)
+        staging.attach_parts(control, key, self._interrupt, self._limits)
         return remainder
 
     def _receipt(
@@ -291,7 +301,7 @@ class Load:
         source_end = remainder.data_end
         if probe.source.compressed_bytes is not None:
             source_end = probe.source.compressed_bytes
-        rows_attached = publish.attached_row_count(control, key)
+        rows_attached = staging.attached_row_count(control, key)
         totals = proof.prove(
             control,
             key,

@@ -1,7 +1,8 @@
-"""How a loader becomes the one that loads an import, and stays it: the advisory lock, the attempt's number.
+"""Selects the import for a file, and makes one loader its writer: an advisory lock and a fencing token.
 
-The lock, held by the control connection, keeps two live loaders apart. The number defeats a dead one whose backend
-still commits: each part's commit looks at it (`check_attempt`), and whoever publishes or removes changes it first.
+The control connection holds the lock, which excludes other running loaders. The token is the attempt's number. It excludes
+a killed loader whose backend still runs: each part's commit checks it (`check_attempt`), and a loader that begins an
+attempt or removes the import increments it first.
 """
 
 from __future__ import annotations
@@ -23,13 +24,12 @@ from loader.postgres.ledger import Import, find_import, get_import, select_impor
 
 # First half of the advisory lock keys of imports ("load"); the second half is the import_key.
 _LOCK_CLASS = 0x6C6F6164
-# First half of the locks that put claims of one location in turn ("clai"); the second half is the location's hash.
+# First half of the advisory lock keys of locations ("clai"); the second half is the location's hash.
 _LOCATION_LOCK_CLASS = 0x636C6169
 _LOCK_RETRY_SECONDS = 0.2
 
-
-# Which imports are of the target's file, as `_same_file` gives it: a file without validator is none. Of two digests of one
-# file the longer begins with the shorter; an import of ledger version 1 has none.
+# Selects the imports of a target's file, with the parameters of `_same_file`. A file without validator equals no other. Of
+# two digests of one file the longer begins with the shorter; an import of ledger version 1 has none.
 _SAME_FILE: LiteralString = (
     "location = %s AND source_bytes IS NOT DISTINCT FROM %s AND validator = %s"
     " AND (digest IS NULL OR starts_with(digest, %s) OR starts_with(%s, digest))"
@@ -37,12 +37,12 @@ _SAME_FILE: LiteralString = (
 
 
 class Target(msgspec.Struct, frozen=True):
-    """What a loader wants to import, as the probe saw it."""
+    """The file that a loader is to import, as the probe found it, and how."""
 
     location: str
     source_bytes: int | None
     validator: str | None
-    digest: str | None  # see base.py
+    digest: str | None  # see source/base.py
     data_start: int
     column_count: int
     mode: Mode
@@ -50,17 +50,17 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class Attempt(msgspec.Struct, frozen=True):
-    """Which import, and which loader's try at it."""
+    """One loader's attempt at an import."""
 
     import_key: int
-    number: int
+    number: int  # the fencing token
     column_count: int
 
 
 def find_or_insert(connection: Connection, import_id: UUID | None, target: Target) -> Import:
-    """Return the import to go on with: the one with this id, else the unfinished one of this very file, else a new one.
+    """Return the import to load: the one with this id, else the unfinished one of the same file, else a new one.
 
-    Raises ALREADY_IMPORTED when this very file is published and the target says neither force nor replace.
+    Raises ALREADY_IMPORTED if the same file is published, unless the target has `force` or the mode `replace`.
     """
     with connection.transaction():
         serialize_by_location(connection, target.location)
@@ -88,42 +88,42 @@ def find_or_insert(connection: Connection, import_id: UUID | None, target: Targe
 
 
 def serialize_by_location(connection: Connection, location: str) -> None:
-    """Let only one transaction at a time, until it ends, look for and change imports of a location."""
+    """Wait for other transactions that select or publish imports of this location; block them until this one ends."""
     connection.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [_LOCATION_LOCK_CLASS, location])
 
 
 def refuse_duplicate(connection: Connection, target: Target, own_key: int | None = None) -> None:
-    """Raise ALREADY_IMPORTED when trips has rows of this very file by another import than our own, unless that is wanted."""
+    """Raise ALREADY_IMPORTED if trips has rows of the same file by another import than `own_key`, unless that is allowed."""
     for twin in _find_twins(connection, target, own_key):
         missing = import_tables.find_missing(connection, twin)
         if missing is None:
             raise LoaderError(
                 FailureCode.ALREADY_IMPORTED,
-                f"This very file (same address, size, validator and digest) is published already, as import {twin.id}.",
-                "Nothing need be done. --force imports it once more; --mode replace puts it in place of all in trips.",
+                f"This file (same URL, size, validator and digest) is already published, as import {twin.id}.",
+                "No action needed. Use --force to import it again, or --mode replace to replace all rows of trips.",
             )
         if not missing.is_all:
             raise LoaderError(
                 FailureCode.ALREADY_IMPORTED,
-                f"This very file is published already, as import {twin.id}, but {missing.what}.",
-                f"`loader drop {twin.id} --published` removes what is left of it; then run the command again. --force loads"
-                " the whole file beside it.",
+                f"This file is already published, as import {twin.id}, but {missing.what}.",
+                f"Remove the rest of it by `loader drop {twin.id} --published`, then run the command again. --force imports"
+                " the whole file in addition.",
             )
 
 
 def duplicate_notes(connection: Connection, target: Target, own_key: int) -> list[str]:
-    """Return a note for each import of this very file that is published, and whose rows are no longer in trips."""
+    """Return a note for each published import of the same file whose rows are no longer in trips."""
     twins = _find_twins(connection, target, own_key)
     found = ((twin, import_tables.find_missing(connection, twin)) for twin in twins)
     return [
-        f"Import {twin.id} of this very file is published, but {missing.what}: the file is loaded again."
+        f"Import {twin.id} of this file is published, but {missing.what}: the file is loaded again."
         for twin, missing in found
         if missing is not None and missing.is_all
     ]
 
 
 def _find_twins(connection: Connection, target: Target, own_key: int | None) -> list[Import]:
-    """Return the published imports of this very file that speak against loading it."""
+    """Return the published imports because of which the file may not be loaded, if their rows are in trips."""
     if target.force or target.mode == "replace" or target.validator is None:
         return []
     return select_imports(
@@ -149,7 +149,7 @@ def _find_unfinished(connection: Connection, target: Target) -> Import | None:
 
 
 def try_lock(connection: Connection, import_key: int) -> bool:
-    """Become the one holder of an import until the connection ends, or return False when there is another."""
+    """Lock an import until the connection ends; return False if another session has locked it."""
     with connection.cursor(row_factory=scalar_row) as cursor:
         return bool(
             cursor.execute("SELECT pg_try_advisory_lock(%s, %s)", [_LOCK_CLASS, import_key]).fetchone()
@@ -157,34 +157,35 @@ def try_lock(connection: Connection, import_key: int) -> bool:
 
 
 def unlock(connection: Connection, import_key: int) -> None:
-    """Stop being the holder."""
+    """Release this session's lock on an import."""
     connection.execute("SELECT pg_advisory_unlock(%s, %s)", [_LOCK_CLASS, import_key])
 
 
-def lock(connection: Connection, claimed: Import, interrupt: Interrupt, timeout_seconds: float) -> None:
-    """Become the one holder of an import until the connection ends; raises IMPORT_BUSY after the timeout, Stopped."""
+def lock(connection: Connection, found: Import, interrupt: Interrupt, timeout_seconds: float) -> None:
+    """Lock an import until the connection ends; raises IMPORT_BUSY after the timeout, Stopped."""
     deadline = time.monotonic() + timeout_seconds
-    while not try_lock(connection, claimed.import_key):
+    while not try_lock(connection, found.import_key):
         if time.monotonic() > deadline:
             raise LoaderError(
                 FailureCode.IMPORT_BUSY,
-                f"Another loader holds import {claimed.id} of this file.",
-                "Let it finish (`loader imports` shows it), or stop it first.",
+                f"Another loader is loading import {found.id} of this file.",
+                "Wait until it ends (`loader imports` shows the import), or stop it first.",
             )
         interrupt.sleep(_LOCK_RETRY_SECONDS)
 
 
 def refuse_other_file(known: Import, target: Target) -> None:
-    """Raise SOURCE_CHANGED when the import was begun with another file, USAGE when it was begun in another mode.
+    """Raise SOURCE_CHANGED if the import was started with another file, USAGE if it was begun in another mode.
 
-    At the import's own location a file without validator may change: nothing of it can be gone on from. At another location
-    only a file that is proven to be the same may go on with it.
+    A file without validator may change at the import's own location, because no attempt resumes it. From another location
+    only a file that is proven to be the same resumes the import. A location has no query, so another file at the same
+    location may be a wrong query: the caller must keep the staging.
     """
     if known.mode != target.mode:
         raise LoaderError(
             FailureCode.USAGE,
-            f"Import {known.id} was begun with --mode {known.mode}, not {target.mode}.",
-            f"Run the command with --mode {known.mode}, or without --import-id to begin another import.",
+            f"Import {known.id} was started with --mode {known.mode}, not {target.mode}.",
+            f"Run the command with --mode {known.mode}, or without --import-id to start another import.",
         )
     is_elsewhere = known.location != target.location
     differences = [
@@ -200,33 +201,31 @@ def refuse_other_file(known: Import, target: Target) -> None:
         if known.validator != target.validator:
             differences.append(f"its validator was {known.validator} and is {target.validator}")
         if not _is_same_digest(known.digest, target.digest):
-            differences.append("its first or last bytes are others")
+            differences.append("its first or last bytes differ")
     elif is_elsewhere:
-        differences.append("it has no validator that would prove the file at another address to be the same")
+        differences.append("without a validator, a file at another URL can't be proven to be the same")
     if not differences:
         return
-    where = f" at {known.location}" if is_elsewhere else ""
     raise LoaderError(
         FailureCode.SOURCE_CHANGED,
-        f"Import {known.id} was begun with another file{where}: {', '.join(differences)}.",
-        "Run the command with the address of that file, or without --import-id to import this one."
-        if is_elsewhere
-        else "What it had loaded is removed; run the command with a new import id to load the file as it is now.",
+        f"Import {known.id} was started with another file at {known.location}: {', '.join(differences)}.",
+        "Run the command with the whole URL of that file. To import this one, run it without --import-id;"
+        f" `loader drop {known.id}` removes what is kept of the other.",
     )
 
 
 def _is_same_digest(one: str | None, other: str | None) -> bool:
-    """Whether two digests may be of one file. An import of ledger version 1 has none, which tells nothing."""
+    """Whether two digests may be of the same file. None, as for an import of ledger version 1, may be of any file."""
     if one is None or other is None:
         return True
     return one.startswith(other) or other.startswith(one)
 
 
-def note_file(connection: Connection, known: Import, target: Target) -> None:
-    """Record where an import's file is now, and what tells it from others: see `refuse_other_file` for who may."""
+def update_source(connection: Connection, known: Import, target: Target) -> None:
+    """Record the file's current location, validator and digest, after `refuse_other_file`."""
     digest = target.digest
     if known.digest is not None and digest is not None and known.digest.startswith(digest):
-        digest = known.digest  # the server has not sent the tail this time
+        digest = known.digest  # this time the server did not send the tail
     connection.execute(
         "UPDATE loader.import SET location = %s, validator = %s, digest = %s WHERE import_key = %s",
         [target.location, target.validator, digest, known.import_key],
@@ -234,9 +233,9 @@ def note_file(connection: Connection, known: Import, target: Target) -> None:
 
 
 def begin_attempt(connection: Connection, import_key: int) -> int | None:
-    """Return the number of a new attempt, or None when the import is no longer loading.
+    """Return the number of a new attempt, or None if the import is no longer loading.
 
-    Waits for parts of an older attempt that commit at this moment, and defeats those that would later.
+    Waits for parts of older attempts that are in commit; later commits of them fail.
     """
     with connection.cursor(row_factory=scalar_row) as cursor:
         return cursor.execute(
@@ -246,7 +245,7 @@ def begin_attempt(connection: Connection, import_key: int) -> int | None:
 
 
 def check_attempt(connection: Connection, import_key: int, attempt: int) -> None:
-    """Raise IMPORT_BUSY unless this attempt is the current one; then it stays so until the transaction ends."""
+    """Raise IMPORT_BUSY unless this attempt is the current one; keep it current until the transaction ends."""
     current = connection.execute(
         "SELECT FROM loader.import WHERE import_key = %s AND attempt = %s AND state = 'loading' FOR SHARE",
         [import_key, attempt],
@@ -256,9 +255,9 @@ def check_attempt(connection: Connection, import_key: int, attempt: int) -> None
 
 
 def superseded() -> LoaderError:
-    """Return the error of a loader whose import is in other hands."""
+    """Return the error of a loader whose attempt is no longer the current one."""
     return LoaderError(
         FailureCode.IMPORT_BUSY,
-        "Another loader has taken this import over, or removes it.",
-        "Let it finish; `loader imports` shows where it stands.",
+        "Another loader has taken over this import, or is removing it.",
+        "Wait until it ends; `loader imports` shows the import's state.",
     )
