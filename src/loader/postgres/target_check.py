@@ -1,6 +1,8 @@
-"""What is wrong with the table `trips` of the target database: seen at the probe, before anything is loaded."""
+"""Checks the table `trips` of the target database at the probe, before anything is loaded."""
 
 from __future__ import annotations
+
+from typing import LiteralString
 
 import msgspec
 from psycopg import sql
@@ -9,11 +11,16 @@ from psycopg.rows import class_row
 from loader.contract import FailureCode
 from loader.errors import LoaderError
 from loader.postgres.connection import Connection
-from loader.schema import COLUMNS, POSTGRES_TYPES
+from loader.schema import COLUMNS, LAYOUT_COLUMN_COUNTS, POSTGRES_TYPES
 
-_TRIPS = sql.Identifier("public", "trips")
-_KEY_COLUMNS = {"import_key": "integer", "part": "integer"}
-_EXPECTED = {column.name: POSTGRES_TYPES[column.kind] for column in COLUMNS} | _KEY_COLUMNS
+TRIPS = sql.Identifier("public", "trips")
+_KEY_COLUMNS: dict[str, LiteralString] = {"import_key": "integer", "part": "integer"}
+_EXPECTED: dict[str, LiteralString] = {
+    **{column.name: POSTGRES_TYPES[column.kind] for column in COLUMNS},
+    **_KEY_COLUMNS,
+}
+# Not every file has these, and an older version of the loader created trips without them.
+_OPTIONAL = tuple(column.name for column in COLUMNS[min(LAYOUT_COLUMN_COUNTS) :])
 
 
 class _Column(msgspec.Struct, frozen=True):
@@ -31,20 +38,22 @@ class _UniqueIndex(msgspec.Struct, frozen=True):
 
 
 class _Fault(msgspec.Struct, frozen=True):
-    """What stops every import, and the statement that mends it."""
+    """A property of `trips` that stops every import, and the statement that corrects it."""
 
     what: str
     remedy: sql.Composed
 
 
 def check(connection: Connection) -> None:
-    """See that `trips` has the loader's columns, can take imports, and is owned by the role.
+    """Check that `trips` has the loader's columns, can take imports, and is owned by the role.
 
-    Raises TABLE_MISMATCH with what is wrong and the SQL that mends it, DATABASE_RIGHTS.
+    Raises TABLE_MISMATCH with each fault and the SQL that corrects it, DATABASE_RIGHTS.
     """
     columns = _columns(connection)
-    _refuse_foreign(connection, {column.name: column.type for column in columns})
-    faults = [fault for column in columns if (fault := _column_fault(column))]
+    types = {column.name: column.type for column in columns}
+    _refuse_foreign(connection, types)
+    faults = [_missing_column(name) for name in _OPTIONAL if name not in types]
+    faults += [fault for column in columns if (fault := _column_fault(column))]
     faults += [fault for index in _unique_indexes(connection) if (fault := _index_fault(index))]
     if faults:
         statements = " ".join(fault.remedy.as_string(connection) for fault in faults)
@@ -60,9 +69,9 @@ def _refuse_foreign(connection: Connection, types: dict[str, str]) -> None:
     wrong = [
         f"{name} is {types.get(name, 'missing')}, not {expected}"
         for name, expected in _EXPECTED.items()
-        if types.get(name) != expected
+        if types.get(name) != expected and (name in types or name not in _OPTIONAL)
     ]
-    # From the catalog: pg_get_partkeydef waits for whoever has locked trips.
+    # From the catalog: pg_get_partkeydef waits for sessions that have locked trips.
     partitioned = connection.execute(
         "SELECT partstrat = 'l' AND partnatts = 1 AND partattrs[0] = attnum FROM pg_partitioned_table"
         " JOIN pg_attribute ON attrelid = partrelid AND attname = 'import_key'"
@@ -73,8 +82,9 @@ def _refuse_foreign(connection: Connection, types: dict[str, str]) -> None:
     if wrong:
         raise LoaderError(
             FailureCode.TABLE_MISMATCH,
-            f"public.trips is not a table that the loader made: {'; '.join(wrong)}.",
-            "Rename that table, or import into another database: the loader makes its own.",
+            f"public.trips is not as the loader creates it: {'; '.join(wrong)}.",
+            "If the loader created it, restore its columns. Otherwise rename it, or import into another database: the loader"
+            " creates its own trips.",
         )
 
 
@@ -86,7 +96,7 @@ def _refuse_other_owner(connection: Connection) -> None:
     if owned is not None and not owned[0]:
         raise LoaderError(
             FailureCode.DATABASE_RIGHTS,
-            f"Only the owner of public.trips, {owned[1]}, may attach what is imported.",
+            f"Only {owned[1]}, the owner of public.trips, may attach an import to it.",
             f"Connect as {owned[1]}, or GRANT that role to yours.",
         )
 
@@ -101,9 +111,19 @@ def _columns(connection: Connection) -> list[_Column]:
         ).fetchall()
 
 
+def _missing_column(name: str) -> _Fault:
+    """Return the fault of a trips without an optional column, whatever the file: its successors have the column."""
+    return _Fault(
+        f"column {name} is missing",
+        sql.SQL("ALTER TABLE {} ADD COLUMN {} {};").format(
+            TRIPS, sql.Identifier(name), sql.SQL(_EXPECTED[name])
+        ),
+    )
+
+
 def _column_fault(column: _Column) -> _Fault | None:
-    """Return why a column stops every import. A part has no identity: `LIKE` does not copy it, nor may a partition."""
-    change = sql.SQL("ALTER TABLE {} ALTER COLUMN {} ").format(_TRIPS, sql.Identifier(column.name))
+    """Return why a column stops every import. A part has no identity column: LIKE copies none, a partition allows none."""
+    change = sql.SQL("ALTER TABLE {} ALTER COLUMN {} ").format(TRIPS, sql.Identifier(column.name))
     if column.name in _EXPECTED:
         if column.is_generated:
             return _Fault(
@@ -136,14 +156,12 @@ def _unique_indexes(connection: Connection) -> list[_UniqueIndex]:
 
 
 def _index_fault(index: _UniqueIndex) -> _Fault | None:
-    """Return why a unique index stops every import: parts are partitions, so what is unique must include both keys."""
+    """Return why a unique index stops every import: it must include the partition keys of both levels."""
     if "part" in index.columns and not set(index.columns) <= _KEY_COLUMNS.keys():
         return None
     remedy = sql.SQL("DROP INDEX {};").format(sql.Identifier("public", index.name))
     if index.constraint is not None:
-        remedy = sql.SQL("ALTER TABLE {} DROP CONSTRAINT {};").format(
-            _TRIPS, sql.Identifier(index.constraint)
-        )
+        remedy = sql.SQL("ALTER TABLE {} DROP CONSTRAINT {};").format(TRIPS, sql.Identifier(index.constraint))
     if "part" in index.columns:
         return _Fault(f"the unique index {index.name} allows one row a part", remedy)
     return _Fault(f"the unique index {index.name} does not include both keys, import_key and part", remedy)
