@@ -1,4 +1,4 @@
-"""Other objects depend on imports, or forbid what removes them: the message names them, and nothing else is held up."""
+"""Objects that depend on imports, or forbid their removal: the message names them, and other removals continue."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from loader.cli import commands
-from loader.contract import FailureCode, Job, Published
+from loader.contract import Failed, FailureCode, Job, Published
 from loader.errors import LoaderError
 from tests.support.loader_process import assert_nothing_is_left, query
 from tests.support.mid_load import REFERENCE
@@ -18,9 +18,8 @@ from tests.support.taken_tables import Operator
 pytestmark = pytest.mark.slow
 
 PART = "loader.import_1_part_1"
-# What depends on the first import, the name that the message must have, and how it goes away.
+# Objects that depend on the first import, the name that the message must contain, and the SQL that removes the object.
 DEPENDENTS = {
-    "a foreign key": (";\n".join(REFERENCE), "about_a_trip", "DROP TABLE notes"),
     "a view of the import": (
         "CREATE VIEW mine AS SELECT * FROM loader.import_1", "view mine", "DROP VIEW mine"
     ),
@@ -52,7 +51,7 @@ def operator(database_url: str, tmp_path: Path, sample: bytes) -> Operator:
 
 
 @pytest.mark.parametrize("dependent", DEPENDENTS)
-def test_what_depends_on_an_import_is_named_and_keeps_no_other_from_its_removal(
+def test_an_object_that_depends_on_an_import_is_named_and_blocks_no_other_removal(
     dependent: str, operator: Operator, capsys: pytest.CaptureFixture[str]
 ) -> None:
     statements, name, remedy = DEPENDENTS[dependent]
@@ -66,19 +65,61 @@ def test_what_depends_on_an_import_is_named_and_keeps_no_other_from_its_removal(
     staged = operator.stage("february")
     with pytest.raises(LoaderError) as raised:
         commands.collect(operator.database_url, dry_run=False)
-    said = capsys.readouterr()
-    assert name in said.err
+    output = capsys.readouterr()
+    assert name in output.err
     assert raised.value.code is not FailureCode.INTERNAL_ERROR
     if dependent != "an event trigger":  # it forbids the other's removal, too
-        assert f"removed import {staged}" in said.out
+        assert f"removed import {staged}" in output.out
     operator.sql(remedy)
     commands.collect(operator.database_url, dry_run=False)
     assert operator.count("trips") == 0
     assert_nothing_is_left(operator.database_url)
 
 
-def test_a_ledger_table_that_a_publication_keeps_from_being_changed_is_named(operator: Operator) -> None:
-    """It is no lock: it would never go away by waiting."""
+BLOCKED = {
+    "a foreign key": (
+        ";\n".join(REFERENCE),
+        FailureCode.TABLE_REFERENCED,
+        "about_a_trip",
+        "DROP TABLE notes",
+    ),
+    "an event trigger": (
+        "CREATE FUNCTION mine() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'ask Bob'; END $$;\n"
+        "CREATE EVENT TRIGGER mine ON ddl_command_start WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION mine()",
+        FailureCode.DATABASE_CONFIGURATION,
+        "ask Bob",
+        "DROP EVENT TRIGGER mine",
+    ),
+}
+
+
+@pytest.mark.parametrize("blocker", BLOCKED)
+def test_an_import_that_can_not_leave_trips_stays_published(
+    blocker: str, operator: Operator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its rows are in trips, so the same file must not be loaded beside it."""
+    statements, code, name, remedy = BLOCKED[blocker]
+    january = operator.load()
+    operator.sql(statements)
+    for _ in range(2):
+        with pytest.raises(LoaderError) as raised:
+            commands.drop(operator.database_url, UUID(january.import_id), published=True)
+        assert raised.value.code is code
+        assert name in raised.value.failure.message
+        assert operator.states(capsys)[january.import_id][0] == "published"
+    again = operator.run(Job(operator.file()))
+    assert isinstance(again, Failed)
+    assert again.failure.code is FailureCode.ALREADY_IMPORTED
+    commands.collect(operator.database_url, dry_run=False)
+    assert operator.count("trips") == january.rows_published
+    operator.sql(remedy)
+    commands.drop(operator.database_url, UUID(january.import_id), published=True)
+    assert operator.count("trips") == 0
+    assert_nothing_is_left(operator.database_url)
+
+
+def test_a_ledger_table_that_a_publication_makes_read_only_is_named(operator: Operator) -> None:
+    """SQLSTATE 55000 is not a lock here: waiting does not help."""
     staged = operator.stage()
     operator.sql(
         "ALTER TABLE loader.reject DROP CONSTRAINT reject_pkey;\n"

@@ -138,5 +138,6 @@ def _pending(reason: str) -> LoaderError:
     return LoaderError(
         FailureCode.CLEANUP_PENDING,
         f"What the import has in the database could not be removed yet: {reason}",
-        "It is tried again until it is gone, at least twice a minute. See that the database runs.",
+        "The service tries again, at least twice a minute, until nothing is left. If the reason names an object of the"
+        " database, such as a foreign key or a view, drop that object; otherwise check that the database runs.",
     )

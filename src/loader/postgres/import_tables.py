@@ -1,7 +1,7 @@
-"""Where the tables of imports and parts are: found by OID, since names can be given to other tables.
+"""Finds the tables of imports and parts in the catalog, by OID: operators rename, move, detach and drop tables.
 
-People rename, move, detach and drop tables. A table is the loader's own to change or drop only while it has the name that
-the loader gave it and hangs where the loader attached it.
+The loader changes or drops a table only while it has the name that the loader gave it, and is attached where the loader
+attached it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from loader.postgres.ledger import Import, parts
 
 _PLACE = (
     "c.oid, n.nspname, c.relname, n.nspname = 'loader' AND c.relname = format({name}), p.inhparent,"
-    " coalesce(p.inhparent = to_regclass('public.trips'), false), p.inhparent::regclass::text"
+    " coalesce(p.inhparent = to_regclass('public.trips'), false), coalesce(p.inhdetachpending, false),"
+    " p.inhparent::regclass::text"
 )
 _FROM_CATALOG = (
     " JOIN pg_class c ON c.oid = t.table_oid JOIN pg_namespace n ON n.oid = c.relnamespace"
@@ -39,19 +40,20 @@ _SELECT_PART = (
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where a table is in the catalog now."""
+    """A table's current place in the catalog."""
 
     oid: int
     schema: str
     name: str
-    has_own_name: bool  # schema and name are those that the loader gave
-    parent_oid: int | None  # of the table of which it is a partition, also while it is being detached
-    is_in_trips: bool  # that table is public.trips
-    parent: str | None  # its name, as SQL shows it
+    has_own_name: bool  # schema and name are those that the loader gave it
+    parent_oid: int | None  # of the table whose partition it is, also while it is being detached
+    is_in_trips: bool  # its parent is public.trips
+    is_being_detached: bool  # a detach is pending: new queries don't see it
+    parent: str | None  # the parent's name, as SQL shows it
 
     @property
     def identifier(self) -> sql.Identifier:
-        """Its name, to be put into a statement."""
+        """Its name, for a statement."""
         return sql.Identifier(self.schema, self.name)
 
     def __str__(self) -> str:
@@ -59,29 +61,29 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class Missing(msgspec.Struct, frozen=True):
-    """What of a published import is no longer in trips."""
+    """The parts of a published import that are no longer in trips."""
 
-    is_all: bool  # no row of it is in trips
+    is_all: bool  # none of its rows is in trips
     what: str  # a clause for a message
 
 
 def import_place(connection: Connection, import_key: int) -> Place | None:
-    """Return where an import's table is; None: it was dropped, or is not made yet."""
+    """Return the place of an import's table; None: it was dropped, or is not created yet."""
     with connection.cursor(row_factory=args_row(Place)) as cursor:
         statement = f"{_SELECT_IMPORT} WHERE t.import_key = %s".encode()
         return cursor.execute(statement, [import_key]).fetchone()
 
 
 def part_place(connection: Connection, part: int) -> Place | None:
-    """Return where a part's table is; None: it was dropped."""
+    """Return the place of a part's table; None: it was dropped."""
     with connection.cursor(row_factory=args_row(Place)) as cursor:
         return cursor.execute(f"{_SELECT_PART} WHERE t.part = %s".encode(), [part]).fetchone()
 
 
 def lock(connection: Connection, find: Callable[[], Place | None]) -> Place | None:
-    """Lock the table that `find` finds against everybody, until the caller's transaction ends; return where it is then.
+    """Lock the table that `find` returns in ACCESS EXCLUSIVE mode until the caller's transaction ends; return its place.
 
-    A lock is by name, so that the table may have been renamed meanwhile: then it is looked for again.
+    LOCK TABLE takes a name, and the table may be renamed before it is locked: then `find` is called again.
     """
     while (found := find()) is not None:
         try:
@@ -97,7 +99,7 @@ def lock(connection: Connection, find: Callable[[], Place | None]) -> Place | No
 
 
 def import_children(connection: Connection, place: Place) -> Sequence[sql.Identifier]:
-    """Return the partitions of an import's table, whoever attached them."""
+    """Return all partitions of an import's table, including those that the loader did not attach."""
     found = connection.execute(
         "SELECT nspname, relname FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid"
         " JOIN pg_namespace n ON n.oid = relnamespace WHERE inhparent = %s",
@@ -107,18 +109,18 @@ def import_children(connection: Connection, place: Place) -> Sequence[sql.Identi
 
 
 def part_is_own(part: Place, parent: Place | None, *, was_published: bool) -> bool:
-    """Whether a part may be dropped with its import: nobody has renamed, moved or detached it.
+    """Whether a part may be dropped with its import: it was not renamed, moved or detached.
 
-    Of an import that was never published, a part that is not attached yet is the loader's own, too.
+    A part of an import that was never published is the loader's own before it is attached, too.
     """
     is_staged = part.parent_oid is None and not was_published
     return part.has_own_name and (is_staged or _is_attached(part, parent))
 
 
 def lost_parts(connection: Connection, import_key: int) -> list[int]:
-    """Return the staged parts that the import has no more: somebody dropped them, or took them away before the attach.
+    """Return the staged parts that the import has lost: they were dropped, or renamed or moved before the attach.
 
-    A part that is attached is the import's whatever its name.
+    An attached part belongs to the import whatever its name.
     """
     parent = import_place(connection, import_key)
     places = {part: part_place(connection, part) for part in parts(connection, import_key)}
@@ -131,7 +133,7 @@ def lost_parts(connection: Connection, import_key: int) -> list[int]:
 
 
 def has_its_parts(connection: Connection, import_key: int) -> bool:
-    """Whether the partitions of an import's table are its parts, all of them and nothing else."""
+    """Whether the partitions of an import's table are exactly its parts."""
     differing = connection.execute(
         "WITH parts AS (SELECT table_oid FROM loader.part WHERE import_key = %(key)s), partitions AS ("
         " SELECT inhrelid FROM pg_inherits JOIN loader.import ON inhparent = table_oid WHERE import_key = %(key)s)"
@@ -142,18 +144,18 @@ def has_its_parts(connection: Connection, import_key: int) -> bool:
 
 
 def name_taken(name: str) -> LoaderError:
-    """Return the error for a name that the loader needs and that belongs to a table it has not made."""
+    """Return the error for a name that the loader needs and another table has."""
     return LoaderError(
         FailureCode.TABLE_MISMATCH,
-        f"The table {name} exists, and the loader did not make it for this import.",
+        f"The table {name} exists, and the loader did not create it for this import.",
         "Rename that table or move it to another schema, then run the command again.",
     )
 
 
 def find_missing(connection: Connection, published: Import) -> Missing | None:
-    """Return what of a published import is no longer in trips; None: each of its parts is there and has rows.
+    """Return the parts of a published import that are no longer in trips; None: each part is attached and has rows.
 
-    Reads one row of each part. A part all of whose rows were deleted is read whole, unless a VACUUM has emptied it.
+    Reads one row of each part. A part whose rows were all deleted is read whole, unless a VACUUM has truncated it.
     """
     place = import_place(connection, published.import_key)
     if place is None or not place.is_in_trips:
@@ -170,7 +172,7 @@ def find_missing(connection: Connection, published: Import) -> Missing | None:
 
 
 def whereabouts(place: Place | None) -> str:
-    """Return a clause that says where the table of an import is that is not in trips."""
+    """Return a clause for a message: the place of an import's table that is not in trips."""
     if place is None:
         return "its table was dropped"
     if place.parent is not None:
@@ -179,25 +181,26 @@ def whereabouts(place: Place | None) -> str:
 
 
 def detached_error(found: Import, what: str) -> LoaderError:
-    """Return the error for a published import that somebody has taken out of trips."""
+    """Return the error for a published import whose table or rows were taken out of trips."""
     return LoaderError(
         FailureCode.IMPORT_DETACHED,
         f"Import {found.id} is published, but no longer in trips as it was: {what}.",
-        "The loader leaves alone what somebody took out of trips. Drop the table yourself if you do not need it, then"
-        " `loader drop` removes the record; or attach it to trips again. To load the file again, use another import id.",
+        "The loader changes no table that was taken out of trips. Attach it to trips again; or drop it yourself, then"
+        " `loader drop` removes the record. To load the file again, use another import id.",
     )
 
 
 @contextlib.contextmanager
 def referenced() -> Generator[None]:
-    """Raise TABLE_REFERENCED where another object of the database keeps a table from being dropped or detached."""
+    """Raise TABLE_REFERENCED if another object of the database prevents the DROP or DETACH of a table."""
     try:
         yield
     except (pg.ForeignKeyViolation, pg.DependentObjectsStillExist) as error:
         detail = error.diag.message_detail or ""
         raise LoaderError(
             FailureCode.TABLE_REFERENCED,
-            f"The tables of an import are in use by other objects: {error.diag.message_primary}. {detail}".strip(),
+            f"Other objects depend on a table of the import: {error.diag.message_primary}. {detail}".strip(),
+            # not the server's hint: it recommends CASCADE, for the loader's own statement
             "Drop the view, function or constraint that is named, or delete the rows that refer to the import; then run the"
             " command again.",
         ) from error
@@ -219,4 +222,4 @@ def _has_rows(connection: Connection, part: int, parent: Place) -> bool:
     except pg.UndefinedTable:
         return False
     except pg.LockNotAvailable:
-        return True  # somebody works with it
+        return True  # another session has it locked, so it can't be read now

@@ -194,7 +194,7 @@ def test_retries_come_later_each_time_and_end() -> None:
 
 
 def test_locks_are_waited_for_about_a_day() -> None:
-    assert RETRIES.locked_attempts * 10 == 24 * 60  # minutes, of which a loader waits ten (publish.py)
+    assert RETRIES.locked_attempts * 10 == 24 * 60  # minutes, of which a loader waits ten (limits.py)
 
 
 def test_the_retries_of_an_import_take_four_to_nine_minutes() -> None:
