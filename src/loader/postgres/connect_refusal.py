@@ -1,7 +1,7 @@
-"""Why a server refused a connection: the SQLSTATE, which libpq and psycopg do not pass on for a failed connection.
+"""The SQLSTATE of a refused connection, which libpq and psycopg do not return.
 
-libpq knows it only while it reads the server's answer. Its trace names each field of that answer; from libpq 18 on also
-before the log-in. https://www.postgresql.org/docs/current/libpq-control.html#LIBPQ-PQTRACE
+libpq's trace names each field of the server's response; since libpq 18 also before authentication.
+https://www.postgresql.org/docs/current/libpq-control.html#LIBPQ-PQTRACE
 """
 
 from __future__ import annotations
@@ -17,32 +17,34 @@ from psycopg import errors as pg
 from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
-# "B" is what the backend sent, "F" what we sent. The fields are tagged: C is the SQLSTATE.
+# "B" marks a message of the backend, "F" one of ours. The fields are tagged: C is the SQLSTATE.
 # https://www.postgresql.org/docs/current/protocol-error-fields.html
 _ERROR = re.compile(rb'^B\t\d+\tErrorResponse\t.*? C "([0-9A-Z]{5})"', re.MULTILINE)
-_TLS_ANSWER = re.compile(rb"^B\t\d+\tSSLResponse\t", re.MULTILINE)
-_LOG_IN = re.compile(rb"^F\t\d+\tStartupMessage\t", re.MULTILINE)
+_TLS_RESPONSE = re.compile(rb"^B\t\d+\tSSLResponse\t", re.MULTILINE)
+_STARTUP = re.compile(rb"^F\t\d+\tStartupMessage\t", re.MULTILINE)
 
 
 def refusal(url: str, timeout_seconds: float) -> type[psycopg.Error] | None:
-    """Connect once more and return the error class of the server's refusal; None: it is not known, or none.
+    """Connect once more and return the error class of the server's refusal; None: unknown, or the server accepts.
 
-    A missing password, and TLS that fails before the log-in, count as InvalidAuthorizationSpecification. Where tracing is
-    not available (not Linux, or a libpq older than 18) there is never an answer.
+    A missing password, and TLS that fails before authentication, count as InvalidAuthorizationSpecification. Without
+    tracing (not Linux, or a libpq older than 18) the result is always None.
     """
     if sys.platform != "linux":
         return None
     connection = pq.PGconn.connect_start(make_conninfo(url).encode())
     if connection.status == pq.ConnStatus.BAD:
         return None
-    trace = os.memfd_create("loader trace")  # in memory: it has what was sent to log in
+    trace = os.memfd_create("loader trace")  # in memory, because it contains the password
     try:
         connection.trace(trace)
         connection.set_trace_flags(pq.Trace.SUPPRESS_TIMESTAMPS)
         is_refused = _poll(connection, time.monotonic() + timeout_seconds)
         needs_password = bool(connection.needs_password)
         connection.untrace()  # flushes it
-        return _meaning(os.pread(trace, os.fstat(trace).st_size, 0), needs_password) if is_refused else None
+        return (
+            _error_class(os.pread(trace, os.fstat(trace).st_size, 0), needs_password) if is_refused else None
+        )
     finally:
         connection.finish()
         os.close(trace)
@@ -58,11 +60,11 @@ def _poll(connection: pq.abc.PGconn, deadline: float) -> bool:
     return status == pq.PollingStatus.FAILED
 
 
-def _meaning(trace: bytes, needs_password: bool) -> type[psycopg.Error] | None:
+def _error_class(trace: bytes, needs_password: bool) -> type[psycopg.Error] | None:
     if codes := _ERROR.findall(trace):
         try:
             return pg.lookup(codes[-1].decode())
-        except KeyError:  # of a newer server
+        except KeyError:  # a newer server's SQLSTATE
             return None
-    tls_failed = _TLS_ANSWER.search(trace) is not None and _LOG_IN.search(trace) is None
+    tls_failed = _TLS_RESPONSE.search(trace) is not None and _STARTUP.search(trace) is None
     return pg.InvalidAuthorizationSpecification if needs_password or tls_failed else None

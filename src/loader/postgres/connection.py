@@ -1,4 +1,4 @@
-"""Connections to the target Postgres: opened with our settings, aborted together."""
+"""Connections to the target Postgres: opened with the loader's session settings, aborted together."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from loader.limits import DEFAULT_LIMITS, Limits
 from loader.postgres.connect_refusal import refusal
 from loader.postgres.errors import refused, server_message, translated
 
-# A peer that is silent for this long is gone: idle + interval x count.
+# A peer that is silent for 25 s (idle + interval x count) is taken for lost.
 KEEPALIVES_IDLE_SECONDS = 10
 KEEPALIVES_INTERVAL_SECONDS = 5
 KEEPALIVES_COUNT = 3
-# What the server may take to answer a cancel request, and a backend to end when told to.
+# The limits for the server's response to a cancel request, and for a backend to end after pg_terminate_backend.
 CANCEL_TIMEOUT_SECONDS = 1.0
 TERMINATE_TIMEOUT_MILLISECONDS = 1_000
 
-# Marks the backends of this process in pg_stat_activity.
+# Identifies the backends of this process in pg_stat_activity.
 _RUN = secrets.token_hex(4)
 
-# psycopg logs what it could not send to a connection that was just aborted; the exception says all there is to say.
+# psycopg logs what it can't send to an aborted connection, in addition to raising an exception.
 logging.getLogger("psycopg").setLevel(logging.CRITICAL)
 
-_PORTS = re.compile(r"[0-9,]*")  # one for each host
+_PORTS = re.compile(r"[0-9,]*")  # one per host
 
 Connection = psycopg.Connection[tuple[object, ...]]
 
-# The server drops its side of a dead connection as quickly as we drop ours, so that no backend outlives its loader.
+# With the keepalives the server drops a dead connection as quickly as the loader does: no backend outlives its loader.
 # https://www.postgresql.org/docs/current/runtime-config-connection.html#GUC-TCP-KEEPALIVES-IDLE
-# The others are what a role or a database may have set otherwise: time limits that no import of hours keeps, an isolation
-# in which two imports of one file do not see each other, commits that are told before they are safe, other forms of texts.
+# The others override settings of a role or a database: time limits shorter than an import, an isolation level in which two
+# imports of one file don't see each other, commits that are reported before they are durable, other text formats.
 _SESSION_SETTINGS = f"""
 SET tcp_keepalives_idle = {KEEPALIVES_IDLE_SECONDS};
 SET tcp_keepalives_interval = {KEEPALIVES_INTERVAL_SECONDS};
@@ -61,16 +61,16 @@ SET client_min_messages = error
 """
 # https://www.postgresql.org/docs/17/runtime-config-client.html#GUC-TRANSACTION-TIMEOUT
 _SESSION_SETTINGS_17 = "; SET transaction_timeout = 0"
-# Nor does one that waits for a lock, whose loader was killed. Without it a backend looks at its client when it is done.
+# Ends a backend that waits for a lock after its loader was killed: by default it checks its client only afterwards.
 # https://www.postgresql.org/docs/current/runtime-config-connection.html#GUC-CLIENT-CONNECTION-CHECK-INTERVAL
-_NOTICE_DEATH = b"SET client_connection_check_interval = '1s'"
+_CHECK_CLIENT = b"SET client_connection_check_interval = '1s'"
 
 
 class Database:
-    """One Postgres database, and the connections that one attempt has to it."""
+    """A Postgres database, and one attempt's connections to it."""
 
     def __init__(self, url: str, limits: Limits = DEFAULT_LIMITS, *, was_admitted: bool = False) -> None:
-        """`was_admitted`: the server has let this role in before, so that a refusal now is an outage that may pass."""
+        """`was_admitted`: the server has accepted this role before, so that a refusal now counts as an outage."""
         self.url = url
         self._limits = limits
         self._was_admitted = was_admitted
@@ -80,29 +80,29 @@ class Database:
 
     @contextlib.contextmanager
     def connection(self, purpose: str) -> Generator[Connection]:
-        """Yield a connection in autocommit mode; `purpose` is shown in pg_stat_activity.
+        """Yield a connection in autocommit mode; pg_stat_activity shows `purpose`.
 
-        Raises LoaderError, also for what psycopg raises within the block; DATABASE_CONFIGURATION where the first connection
-        is refused for its role, password, database, options or TLS.
+        Raises LoaderError, also for psycopg errors in the block; DATABASE_CONFIGURATION if the first connection is refused
+        for its role, password, database, options or TLS.
         """
         with translated():
             connection = self._connect(purpose)
             try:
                 self._admit(connection)
                 _set_up(connection, self._limits.tcp_user_timeout_seconds)
-                with contextlib.suppress(pg.InvalidParameterValue):  # a server on Windows can't
-                    connection.execute(_NOTICE_DEATH)
+                with contextlib.suppress(pg.InvalidParameterValue):  # not supported by a server on Windows
+                    connection.execute(_CHECK_CLIENT)
                 yield connection
             finally:
-                with self._lock:  # so that `abort` never shuts down a descriptor that has become another's
+                with self._lock:  # so that `abort` never shuts down a reused descriptor
                     self._open.discard(connection)
                     connection.close()
 
     def refuse_shared_sessions(self, connection: Connection) -> None:
-        """Raise DATABASE_UNSUPPORTED when a pooler gives a connection's session to others between its transactions.
+        """Raise DATABASE_UNSUPPORTED if a pooler shares a connection's session with others between transactions.
 
-        Such a session keeps neither our settings nor our locks. A pooler makes up process ids of its own, and hands out
-        the session that was let go of last. https://www.pgbouncer.org/features.html
+        Such a session keeps neither settings nor locks. A pooler invents process ids, and hands out the session that was
+        released last. https://www.pgbouncer.org/features.html
         """
         session = _session(connection)
         if session == connection.info.backend_pid:
@@ -112,7 +112,7 @@ class Database:
                 return
         raise LoaderError(
             FailureCode.DATABASE_UNSUPPORTED,
-            "A pooler stands before the database, and does not keep a session for each connection.",
+            "A pooler between the loader and the database keeps no session per connection.",
             "Connect to the server itself, or to a pooler in session mode.",
         )
 
@@ -137,7 +137,7 @@ class Database:
         return psycopg.connect(
             self.url,
             autocommit=True,
-            # A pooler between us and the server need not keep our statements.
+            # A pooler need not keep prepared statements.
             prepare_threshold=None,
             connect_timeout=self._limits.connect_timeout_seconds,
             application_name=f"loader {_RUN} {purpose}",
@@ -159,7 +159,7 @@ class Database:
             self._open.add(connection)
 
     def waiting_backends(self) -> list[int]:
-        """Return the process ids of the backends from which an answer is to come."""
+        """Return the process ids of the backends whose response the loader waits for."""
         with self._lock:
             connections = [each.info for each in self._open]
         return [
@@ -167,10 +167,10 @@ class Database:
         ]
 
     def abort(self) -> None:
-        """End whatever the connections do, within about CANCEL_TIMEOUT_SECONDS; from any thread. None comes after it.
+        """Abort all connections within about CANCEL_TIMEOUT_SECONDS, from any thread, and allow no new ones.
 
-        A cancel request ends a statement that waits or works. It neither ends a backend that waits for our data nor
-        tells a thread of ours that writes to it: for these the sockets are shut down.
+        A cancel request ends a statement that runs or waits. It ends neither a backend that waits for COPY data nor a
+        thread that writes them: for these the sockets are shut down.
         """
         with self._lock:
             self._aborted = True
@@ -186,10 +186,10 @@ class Database:
 
 
 def parse_url(url: str) -> dict[str, str]:
-    """Return the parameters of a libpq URL or DSN (libpq-connect, "Connection Strings"), but for those that are not text.
+    """Return the text parameters of a libpq URL or DSN (libpq-connect, "Connection Strings").
 
-    Raises LoaderError, USAGE. Nothing of the URL is repeated, since libpq quotes what it can't read: often a password
-    with a character that means something else there. That is also how a piece of one becomes a host or a port.
+    Raises USAGE. The message quotes nothing of the URL: libpq quotes what it can't parse, which is often a password with an
+    unescaped character. Such a character also turns a piece of the password into a host or a port.
     """
     try:
         given = {name: value for name, value in conninfo_to_dict(url).items() if isinstance(value, str)}
@@ -198,18 +198,18 @@ def parse_url(url: str) -> dict[str, str]:
     if given is None or "@" in given.get("host", "")[1:] or not _PORTS.fullmatch(given.get("port", "")):
         raise LoaderError(
             FailureCode.USAGE,
-            "The database's URL can't be read.",
-            "Write it as postgresql://user:password@host:port/database, and what is special in it as %40 for @, %2F for /,"
+            "The database's URL is not valid.",
+            "Write it as postgresql://user:password@host:port/database, and escape special characters: %40 for @, %2F for /,"
             " %3A for :, %25 for %, %3F for ?, %23 for #.",
         ) from None
     return given
 
 
 def write_early(connection: Connection) -> None:
-    """Have the server write pages to the disk while a session makes them, where its commits would wait for all of them.
+    """Make the server write a session's pages to disk continuously, where its commit would write all of them.
 
-    With wal_level=minimal a table that is made and filled in one transaction is not logged but synced at the commit. The
-    value is the largest that there is.
+    With wal_level=minimal a table that is created and filled in one transaction is not logged but synced at the commit. The
+    value is the setting's maximum.
     https://www.postgresql.org/docs/current/runtime-config-resource.html#GUC-BACKEND-FLUSH-AFTER
     """
     connection.execute(
@@ -218,9 +218,9 @@ def write_early(connection: Connection) -> None:
 
 
 def end_backends(connection: Connection) -> None:
-    """Wait, through a connection of this process, until none of its others has a backend left; end those that linger.
+    """Terminate the backends of this process's other connections, and wait until they have ended.
 
-    A role that became another by SET ROLE may not end its own backends; they are left to their connections' limits.
+    A role that became another by SET ROLE may not terminate its own backends; they end by their connections' limits.
     """
     connection.execute(
         "SELECT pg_terminate_backend(pid, %s) FROM pg_stat_activity WHERE usename = session_user"
@@ -230,7 +230,7 @@ def end_backends(connection: Connection) -> None:
 
 
 def _session(connection: Connection) -> int:
-    """Return the process id of the backend that serves the connection now."""
+    """Return the process id of the backend that serves the connection at present."""
     with connection.cursor(row_factory=scalar_row) as cursor:
         return cursor.execute("SELECT pg_backend_pid()").fetchall()[0]
 
@@ -244,7 +244,7 @@ def _set_up(connection: Connection, tcp_user_timeout_seconds: int) -> None:
 
 
 def _cancel(connection: Connection) -> None:
-    with contextlib.suppress(psycopg.Error):  # what can't be cancelled is shut down next
+    with contextlib.suppress(psycopg.Error):  # its socket is shut down next
         connection.cancel_safe(timeout=CANCEL_TIMEOUT_SECONDS)
 
 

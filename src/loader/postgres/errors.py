@@ -1,6 +1,6 @@
-"""What a database error means for the import: each SQLSTATE class is sorted by whose fault it is.
+"""Maps database errors to failure codes: each SQLSTATE class by its cause (row, table, configuration, outage, defect).
 
-The source of the classes: https://www.postgresql.org/docs/current/errcodes-appendix.html
+The classes: https://www.postgresql.org/docs/current/errcodes-appendix.html
 """
 
 from __future__ import annotations
@@ -14,45 +14,46 @@ from psycopg import errors as pg
 from loader.contract import FailureCode
 from loader.errors import LoaderError
 
-# Classes that a row provokes: its data (22), a constraint (23) or the size of an index entry (54), and what a function of
-# the user raises that a constraint, a default, a generated column or an index calls (21, 2F, 38, 39, 44, P0).
+# Classes that a row causes: its data (22), a constraint (23) or the size of an index entry (54), and the errors of a user's
+# function that a constraint, a default, a generated column or an index calls (21, 2F, 38, 39, 44, P0).
 _ROW_CLASSES = frozenset({"21", "22", "23", "2F", "38", "39", "44", "54", "P0"})
-# A constraint of these is the loader's own: a defect breaks it, not a row.
+# A violated constraint of these tables is a defect of the loader, not a row's fault.
 _LEDGER_TABLES = ("ledger", "import", "part", "block", "reject")
 # Classes with which a server refuses a role, a password, a database or an option of the connection.
 _REFUSAL_CLASSES = frozenset({"22", "28", "3D", "42"})
-# Errors inside the server: 58 is its system, XX is the server itself.
+# Errors inside the server: 58 is its operating system, XX the server itself.
 _SERVER_CLASSES = frozenset({"58", "XX"})
 
-# Errors that last until somebody changes the database: classes, what happened, what to do next.
+# Errors that last until an operator changes the database: classes, message, hint.
 _CONFIGURATION_ERRORS: tuple[tuple[tuple[type[psycopg.Error], ...], str, str], ...] = (
     (
         (pg.OutOfMemory, pg.ConfigurationLimitExceeded),
         "A limit of the database server is too low for the import",
         "Raise the limit that the message names (max_locks_per_transaction, temp_file_limit, memory), then run the"
-        " same command.",
+        " same command again.",
     ),
     (
         (pg.InvalidSchemaName,),
         "A schema is missing",
-        "Create the schema, then run the same command.",
+        "Create the schema, then run the same command again.",
     ),
     (
-        (pg.RaiseException,),  # outside of COPY: an event trigger, mostly
+        (pg.RaiseException,),  # outside COPY: usually an event trigger
         "A trigger or a function of the database refused a statement of the loader",
-        "Change that trigger (an event trigger may forbid CREATE TABLE), then run the same command.",
+        "Change that trigger (an event trigger may forbid CREATE TABLE), then run the same command again.",
     ),
     (
         (pg.ObjectNotInPrerequisiteState,),
         "The state of a table forbids a statement of the loader",
-        "A publication needs a key, or REPLICA IDENTITY FULL, on each table of schema loader; then run the same command.",
+        "If a publication is the cause, give each table of schema loader a key or REPLICA IDENTITY FULL; then run the same"
+        " command again.",
     ),
 )
 
 
 @contextlib.contextmanager
 def translated() -> Generator[None]:
-    """Raise what psycopg raises within the block as a LoaderError."""
+    """Convert psycopg errors raised in the block to LoaderError."""
     try:
         yield
     except psycopg.Error as error:
@@ -60,23 +61,23 @@ def translated() -> Generator[None]:
 
 
 def is_row_fault(error: psycopg.Error) -> bool:
-    """Whether a row, or a constraint, index or function that somebody added to `trips`, is the cause of an error."""
+    """Whether a row caused an error, or a constraint, index or function that was added to `trips`."""
     return (error.sqlstate or "")[:2] in _ROW_CLASSES and error.diag.table_name not in _LEDGER_TABLES
 
 
 def server_message(error: psycopg.Error) -> str:
-    """Return the server's message without its DETAIL, which may quote rows; else what psycopg says."""
+    """Return the server's message without its DETAIL, which may quote rows; without one, psycopg's message."""
     return (error.diag.message_primary or str(error) or type(error).__name__).strip().rstrip(".")
 
 
 def with_server_hint(hint: str, error: psycopg.Error) -> str:
-    """Return our hint, followed by the server's HINT where it sent one."""
+    """Return our hint, followed by the server's HINT if it sent one."""
     server_hint = error.diag.message_hint
     return f"{hint} The server's hint: {server_hint}" if server_hint else hint
 
 
 def row_error(code: FailureCode, what: str, hint: str, error: psycopg.Error) -> LoaderError:
-    """Return the error for a row fault. DETAIL goes to `value`: it quotes the row or its key."""
+    """Return the error for a row fault, with DETAIL as its `value`: it quotes the row or its key."""
     return LoaderError(
         code,
         f"{what}: {server_message(error)}.",
@@ -86,7 +87,7 @@ def row_error(code: FailureCode, what: str, hint: str, error: psycopg.Error) -> 
 
 
 def refused(error: psycopg.Error) -> LoaderError:
-    """Return the error for a first connection that failed: a refusal lasts until somebody changes a setting."""
+    """Return the error for a refused first connection: a refusal lasts until an operator changes a setting."""
     if (error.sqlstate or "")[:2] not in _REFUSAL_CLASSES or isinstance(error, pg.InsufficientPrivilege):
         return translate(error)
     return _with(
@@ -98,7 +99,7 @@ def refused(error: psycopg.Error) -> LoaderError:
 
 
 def translate(error: psycopg.Error) -> LoaderError:
-    """Return an error of psycopg as one that can be shown, with the server's DETAIL and HINT."""
+    """Return the LoaderError for an error of psycopg, with the server's DETAIL and HINT."""
     for classes, what, hint in _CONFIGURATION_ERRORS:
         if isinstance(error, classes):
             return _with(error, FailureCode.DATABASE_CONFIGURATION, what, hint)
@@ -108,14 +109,15 @@ def translate(error: psycopg.Error) -> LoaderError:
                 error,
                 FailureCode.OUT_OF_SPACE,
                 "The database server's disk is full",
-                "Free space on the database server (an import needs about 1.25 times the CSV), then run it again.",
+                "Free space on the database server (an import needs about 1.25 times the CSV), then run the same command"
+                " again.",
             )
         case pg.InsufficientPrivilege():
             return _with(
                 error,
                 FailureCode.DATABASE_RIGHTS,
                 "The database role lacks a right",
-                "Grant it, or use the role that owns trips; see docs/configuration.md for what the loader needs.",
+                "Grant it, or use the role that owns trips. docs/configuration.md lists the rights that the loader needs.",
             )
         case pg.ReadOnlySqlTransaction() | pg.FeatureNotSupported():
             return _with(
@@ -125,20 +127,21 @@ def translate(error: psycopg.Error) -> LoaderError:
                 "Use a primary server with PostgreSQL 15 or newer.",
             )
         case psycopg.OperationalError() | psycopg.InterfaceError():
-            # Connection lost or refused, shutdown, recovery, too many connections, deadlock, cancelled by somebody:
-            # all of them may be over when it is tried again.
+            # Connection lost or refused, shutdown, recovery, too many connections, deadlock, cancelled statement: each
+            # may be over at the next attempt.
             return _with(
                 error,
                 FailureCode.DATABASE_UNAVAILABLE,
                 "The database operation failed",
-                "See that the server runs and accepts connections, then run the same command: it goes on from there.",
+                "Check that the server runs and accepts connections, then run the same command again: it resumes the"
+                " import.",
             )
         case _ if is_row_fault(error):
             return row_error(
                 FailureCode.TABLE_MISMATCH,
                 "A row of this import breaks a constraint or an index of trips",
-                "Drop the constraint, or add what a foreign key misses, then run the same command: it goes on from what is"
-                " loaded.",
+                "Drop the constraint, or add the rows that a foreign key needs, then run the same command again: it resumes"
+                " the import.",
                 error,
             )
         case _ if (error.sqlstate or "")[:2] in _SERVER_CLASSES:
@@ -146,14 +149,14 @@ def translate(error: psycopg.Error) -> LoaderError:
                 error,
                 FailureCode.INTERNAL_ERROR,
                 f"The database server has an internal error ({error.sqlstate})",
-                "Read the server's log, then run the same command.",
+                "Read the server's log, then run the same command again.",
             )
         case _:
             return _with(
                 error,
                 FailureCode.INTERNAL_ERROR,
                 f"The database refused a statement of the loader ({error.sqlstate})",
-                "This is a defect of the loader: please report it with this message.",
+                "This is a defect of the loader: report it with this message.",
             )
 
 

@@ -1,8 +1,7 @@
-"""The indexes of trips on the tables of an import: an attach builds each one that it does not find, under locks.
+"""Builds the indexes of trips on an import's tables before the attach, which builds each missing index under locks.
 
-They are told by their definitions, which is what an attach compares. It takes only indexes that are valid and not part of
-another index, one for each of the parent's, and for an index of a constraint one with a constraint. Invalid indexes of trips
-count, too: an attach builds them as well.
+ATTACH PARTITION compares definitions. For each index of the parent, invalid ones included, it uses one index that is valid
+and not part of another index; for the index of a constraint, one of a constraint.
 https://www.postgresql.org/docs/current/sql-altertable.html#SQL-ALTERTABLE-ATTACH-PARTITION
 """
 
@@ -19,8 +18,9 @@ from psycopg.rows import args_row
 from loader import failpoint
 from loader.postgres import ledger
 from loader.postgres.connection import Connection
+from loader.postgres.target_check import TRIPS
 
-# `pg_get_indexdef` begins with the names of the index and its table, which are left out.
+# `pg_get_indexdef` begins with the names of the index and its table; this leaves them out.
 _INDEXES: LiteralString = """
 SELECT pg_get_constraintdef(k.oid), indisunique,
     substr(pg_get_indexdef(indexrelid), length(format('CREATE %%sINDEX %%I ON %%s%%I.%%I ',
@@ -39,15 +39,15 @@ _PARTS: LiteralString = (
 
 
 class IndexMissing(Exception):
-    """An import's table lacks an index of trips, so that an attach would build it."""
+    """An import's table lacks an index of trips, which an attach would build."""
 
 
 class Index(msgspec.Struct, frozen=True):
-    """An index as it may be built on another table."""
+    """An index's definition, independent of its table."""
 
-    constraint: str | None  # None: it belongs to no constraint
+    constraint: str | None  # the definition of its constraint; None: it has none
     is_unique: bool
-    rest: str  # of its definition, behind the table's name
+    rest: str  # the definition after the table's name
 
 
 class _Part(msgspec.Struct, frozen=True):
@@ -61,13 +61,13 @@ class _Part(msgspec.Struct, frozen=True):
 
 
 def copy_indexes(connection: Connection, source: sql.Identifier, target: sql.Identifier) -> None:
-    """Build all indexes of one table on another one, which has none."""
+    """Build all indexes of `source` on `target`, which has none."""
     for index in _indexes(connection, source).elements():
         _build(connection, target, index)
 
 
 def refuse_missing(connection: Connection, import_key: int) -> None:
-    """Raise IndexMissing when an attach of the import's table to trips would build an index."""
+    """Raise IndexMissing if an attach of the import's table to trips would build an index."""
     if _missing(connection, import_key):
         raise IndexMissing
 
@@ -78,10 +78,10 @@ def build_missing(
     do: Callable[[Callable[[], None]], None],
     on_progress: Callable[[int, int], None],
 ) -> None:
-    """Build what an attach of the import's table to trips would build, part by part.
+    """Build the indexes that an attach of the import's table to trips would build, part by part.
 
-    Each index is built in a transaction of its own, by `do`, which may try it repeatedly; what is there already is not
-    built again. Calls `on_progress(bytes, of bytes)` before the first one, when there is any, and after each.
+    `do` builds each index in its own transaction, and may retry it; existing indexes are not built again. Calls
+    `on_progress(bytes done, bytes in all)` before the first index, if there is one, and after each.
     """
     missing = _missing(connection, import_key)
     if not missing:
@@ -97,19 +97,18 @@ def build_missing(
             do(lambda part=part, index=index: _build(connection, part.identifier, index))
             done_bytes += part.size_bytes
             on_progress(done_bytes, total_bytes)
-    for index in missing.elements():  # these find those of the parts
+    for index in missing.elements():  # these take over the indexes of the parts
         failpoint.hit()
         do(lambda index=index: _build(connection, table, index))
     on_progress(total_bytes, total_bytes)
 
 
 def _missing(connection: Connection, import_key: int) -> Counter[Index]:
-    wanted = _indexes(connection, sql.Identifier("public", "trips"))
-    return wanted - _indexes(connection, ledger.import_table(import_key), only_free=True)
+    return _indexes(connection, TRIPS) - _indexes(connection, ledger.import_table(import_key), only_free=True)
 
 
 def _indexes(connection: Connection, table: sql.Identifier, *, only_free: bool = False) -> Counter[Index]:
-    """Return the indexes of a table; `only_free`: those that an attach would take."""
+    """Return the indexes of a table; `only_free`: those that an attach can use."""
     with connection.cursor(row_factory=args_row(Index)) as cursor:
         parameters = {"table": table.as_string(connection), "only_free": only_free}
         return Counter(cursor.execute(_INDEXES, parameters).fetchall())

@@ -1,6 +1,6 @@
-"""The ledger's rows: imports, their parts, blocks and rejects. It alone says what is loaded.
+"""Reads and writes the ledger's rows: imports, parts, blocks and rejects. The ledger alone records what is loaded.
 
-Reading is for everybody (the service reads here, too); which loader may write is the business of import_lock.py.
+The service reads it, too. import_lock.py decides which loader may write.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class Import(msgspec.Struct, frozen=True):
     data_start: int
     column_count: int
     created_at: datetime.datetime
-    receipt: str | None  # JSON of wire.Receipt
-    digest: str | None  # SHA-256 of the bytes that the probe read; None: not known
-    table_oid: int | None  # of the import's table; None: not made yet
+    receipt: str | None  # JSON of contract.Receipt
+    digest: str | None  # SHA-256 of the bytes that the probe read; None: unknown
+    table_oid: int | None  # of the import's table; None: not created yet
 
 
 class BlockRow(msgspec.Struct, frozen=True):
-    """A block's row: the bytes [byte_start, byte_end) of the decompressed file, and what was found in them."""
+    """A block's row: the bytes [byte_start, byte_end) of the decompressed file, and the counts of their content."""
 
     byte_start: int
     byte_end: int
@@ -64,10 +64,10 @@ class Totals(msgspec.Struct, frozen=True):
     blocks: int
     parts: int
     bytes: int  # decompressed
-    records: int  # counted while cutting, from the blocks
-    rows_sent: int  # by the encoder's count, from the blocks
-    rows_rejected: int  # the same
-    rows_copied: int  # by the server's count, from the parts
+    records: int  # of the blocks, counted while cutting
+    rows_sent: int  # of the blocks, counted by the encoder
+    rows_rejected: int  # of the blocks, counted by the encoder
+    rows_copied: int  # of the parts, counted by the server
     rejects_stored: int  # rows of loader.reject
 
 
@@ -84,7 +84,7 @@ def part_table(import_key: int, part: int) -> sql.Identifier:
 def select_imports(
     connection: Connection, condition: LiteralString = "true", parameters: Sequence[object] = ()
 ) -> list[Import]:
-    """Return the imports that meet a condition in SQL, oldest first."""
+    """Return the imports that satisfy an SQL condition, oldest first."""
     with connection.cursor(row_factory=class_row(Import)) as cursor:
         return cursor.execute(
             "SELECT import_key, id, state, attempt, mode, location, source_bytes, validator, data_start, column_count,"
@@ -96,7 +96,7 @@ def select_imports(
 
 
 def find_import(connection: Connection, import_id: UUID) -> Import | None:
-    """Return the import with this id."""
+    """Return the import with this id, or None."""
     return next(iter(select_imports(connection, "id = %s", [import_id])), None)
 
 
@@ -109,18 +109,18 @@ def get_import(connection: Connection, import_id: UUID) -> Import:
 
 
 def not_found(import_id: UUID) -> LoaderError:
-    """Return the error for an id that the ledger does not know."""
+    """Return the error for an id that is not in the ledger."""
     return LoaderError(
         FailureCode.IMPORT_NOT_FOUND,
         f"The ledger has no import {import_id}.",
-        "`loader imports` lists those it has; a rolled back import is not among them.",
+        "`loader imports` lists the ledger's imports; it has no record of a rolled back one.",
     )
 
 
 def totals(connection: Connection, import_key: int) -> Totals:
-    """Return what is committed of an import."""
+    """Return the sums over an import's committed parts and blocks."""
     with connection.cursor(row_factory=args_row(Totals)) as cursor:
-        found = cursor.execute(
+        return cursor.execute(
             "SELECT count(*), (SELECT count(*) FROM loader.part p WHERE p.import_key = %(key)s),"
             " coalesce(sum(byte_end - byte_start), 0)::bigint, coalesce(sum(record_count), 0)::bigint,"
             " coalesce(sum(row_count), 0)::bigint, coalesce(sum(reject_count), 0)::bigint,"
@@ -128,12 +128,11 @@ def totals(connection: Connection, import_key: int) -> Totals:
             " (SELECT count(*) FROM loader.reject r WHERE r.import_key = %(key)s)"
             " FROM loader.block WHERE import_key = %(key)s",
             {"key": import_key},
-        ).fetchone()
-    return found or Totals(0, 0, 0, 0, 0, 0, 0, 0)
+        ).fetchall()[0]
 
 
 def spans(connection: Connection, import_key: int) -> list[Span]:
-    """Return what the committed blocks cover, in file order."""
+    """Return the spans of the committed blocks, in file order."""
     with connection.cursor(row_factory=args_row(Span)) as cursor:
         return cursor.execute(
             "SELECT byte_start, byte_end, line_count FROM loader.block WHERE import_key = %s ORDER BY byte_start",
@@ -142,20 +141,20 @@ def spans(connection: Connection, import_key: int) -> list[Span]:
 
 
 def parts(connection: Connection, import_key: int) -> list[int]:
-    """Return the numbers of the committed parts."""
+    """Return the numbers of an import's committed parts, ascending."""
     with connection.cursor(row_factory=scalar_row) as cursor:
         return cursor.execute(
             "SELECT part FROM loader.part WHERE import_key = %s ORDER BY part", [import_key]
         ).fetchall()
 
 
-def forget_parts(connection: Connection, numbers: Sequence[int]) -> None:
-    """Delete the rows of parts, of their blocks and of their rejects: the blocks count as not loaded."""
+def delete_parts(connection: Connection, numbers: Sequence[int]) -> None:
+    """Delete the rows of parts, their blocks and their rejects: the next attempt loads the blocks again."""
     connection.execute("DELETE FROM loader.part WHERE part = ANY(%s)", [list(numbers)])
 
 
 def rejects(connection: Connection, import_key: int) -> Iterator[Reject]:
-    """Yield the rejects in file order, without holding them all in memory."""
+    """Yield an import's rejects in file order, by a server-side cursor."""
     with (
         connection.transaction(),
         connection.cursor(name="rejects", row_factory=args_row(Reject)) as cursor,
@@ -168,7 +167,7 @@ def rejects(connection: Connection, import_key: int) -> Iterator[Reject]:
 
 
 def first_reject(connection: Connection, import_key: int) -> Reject | None:
-    """Return the reject that comes first in the file."""
+    """Return the import's first reject in file order."""
     with connection.cursor(row_factory=args_row(Reject)) as cursor:
         return cursor.execute(
             "SELECT line, byte_offset, column_name, value, reason, original FROM loader.reject"
@@ -178,7 +177,7 @@ def first_reject(connection: Connection, import_key: int) -> Reject | None:
 
 
 def insert_part(connection: Connection, import_key: int) -> int:
-    """Insert a part, of which `complete_part` must tell the rest in the same transaction; return its number."""
+    """Insert a part's row, which `complete_part` must complete in the same transaction; return the part's number."""
     with connection.cursor(row_factory=scalar_row) as cursor:
         return cursor.execute(
             "INSERT INTO loader.part (import_key) VALUES (%s) RETURNING part", [import_key]
@@ -186,7 +185,7 @@ def insert_part(connection: Connection, import_key: int) -> int:
 
 
 def complete_part(connection: Connection, part: int, row_count: int) -> None:
-    """Complete a part's row, once its table is made and filled."""
+    """Set a part's row count and its table's OID, once the table is filled."""
     connection.execute(
         "UPDATE loader.part SET row_count = %s,"
         " table_oid = format('loader.import_%%s_part_%%s', import_key, part)::regclass WHERE part = %s",
@@ -205,7 +204,7 @@ def insert_blocks(connection: Connection, import_key: int, part: int, blocks: Se
 
 
 def insert_rejects(connection: Connection, import_key: int, part: int, rejected: Sequence[Reject]) -> None:
-    """Insert the rejects of a part."""
+    """Insert the rows of a part's rejects."""
     if not rejected:
         return
     with connection.cursor().copy(

@@ -1,4 +1,4 @@
--- Brings a ledger of version 1 to version 2. Runs in one transaction; ledger.sql says what each column means.
+-- Upgrades a ledger of version 1 to version 2, in one transaction. ledger.sql describes each column.
 CREATE TABLE loader.ledger (
     only_row  boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     version   integer NOT NULL,
@@ -9,7 +9,7 @@ INSERT INTO loader.ledger (version, oid_scope) VALUES (2, '');
 ALTER TABLE loader.import ADD digest text, ADD table_oid oid;
 ALTER TABLE loader.part ADD table_oid oid;
 
--- Version 1 did not count records while cutting: its own proof was that each record is a row or a reject.
+-- Version 1 did not count records while cutting: by its proof each record is a row or a reject.
 ALTER TABLE loader.block ADD record_count bigint;
 UPDATE loader.block SET record_count = row_count + reject_count;
 

@@ -1,7 +1,7 @@
-"""The ledger's version: makes the ledger, brings an older one up to date, and keeps its OIDs those of this database.
+"""Creates the ledger, upgrades an older one, and keeps its OIDs valid.
 
-Tables are known by OID: a rename keeps it, and no other table gets it. A dump that is restored has other OIDs, which are
-then looked up once, by the names that the loader gives.
+The ledger identifies tables by OID: a rename keeps it, and no other table gets it. A restored dump has other OIDs; they
+are looked up once, by the names that the loader gives.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from loader.errors import LoaderError
 from loader.postgres.connection import Connection
 
 VERSION = 2
-# Serializes loaders that make the ledger or trips, or bring the ledger up to date.
-MAKE_LOCK = 0x74726970
-# Loaders of the older version hold locks on the ledger as long as they fill a part: minutes. Waiting blocks new ones.
+# The key of the advisory lock that serializes loaders which create the ledger or trips, or upgrade the ledger.
+CREATE_LOCK = 0x74726970
+# Loaders of the older version lock the ledger while they fill a part: minutes. Waiting longer would block new loaders.
 _LOCK_SECONDS = 10
 
 _SCOPE = (
@@ -36,7 +36,7 @@ _ADOPT_PARTS = (
     "UPDATE loader.part SET table_oid = (SELECT oid FROM pg_class"
     " WHERE oid = to_regclass(format('loader.import_%s_part_%s', import_key, part)) AND relkind = 'r')"
 )
-# pg_upgrade makes another system with the same OIDs; renamed tables are known by nothing else.
+# pg_upgrade creates another system with the same OIDs, and only the OID identifies a renamed table.
 _HAS_SAME_OIDS = (
     "SELECT split_part(oid_scope, '/', 3) = 'loader.ledger'::regclass::oid::text FROM loader.ledger"
 )
@@ -47,32 +47,32 @@ class _Found(msgspec.Struct, frozen=True):
     has_our_oids: bool
 
 
-def bring_up_to_date(connection: Connection, lock_seconds: int = _LOCK_SECONDS) -> bool:
-    """Return whether the database has a ledger, after bringing it to VERSION and to this database's OIDs.
+def upgrade(connection: Connection, lock_seconds: int = _LOCK_SECONDS) -> bool:
+    """Upgrade the ledger to VERSION and to this database's OIDs; return whether the database has one.
 
-    Raises DATABASE_UNSUPPORTED when it is newer than VERSION, IMPORT_BUSY while loaders of the older version work.
+    Raises DATABASE_UNSUPPORTED if it is newer than VERSION, IMPORT_BUSY while loaders of the older version run.
     """
     if _is_current(connection):
         return True
     try:
         with connection.transaction():
             connection.execute(f"SET LOCAL lock_timeout = '{lock_seconds}s'".encode())
-            _lock_making(connection)
-            return _upgrade(connection)
+            _lock_creation(connection)
+            return _upgrade_locked(connection)
     except pg.LockNotAvailable as error:
         raise LoaderError(
             FailureCode.IMPORT_BUSY,
-            "The ledger can't be brought up to date while loaders of an older version load into this database.",
-            "Let them finish, or stop them, then run the command again.",
+            "The ledger can't be upgraded while loaders of an older version load into this database.",
+            "Wait for them, or stop them, then run the command again.",
         ) from error
 
 
-def make(connection: Connection) -> None:
-    """Make the ledger unless it is there, in the caller's transaction.
+def create(connection: Connection) -> None:
+    """Create the ledger unless it exists, in the caller's transaction.
 
-    Raises DATABASE_CONFIGURATION when somebody has made a schema `loader` with other things in it.
+    Raises DATABASE_CONFIGURATION if a schema `loader` exists that has other objects in it.
     """
-    _lock_making(connection)
+    _lock_creation(connection)
     if not _exists(connection, "import"):
         if not _has_empty_schema(connection):
             connection.execute("CREATE SCHEMA loader")
@@ -81,7 +81,7 @@ def make(connection: Connection) -> None:
 
 
 def require_rights(connection: Connection) -> None:
-    """Raise DATABASE_RIGHTS when there is a schema `loader` in which the role may not create tables."""
+    """Raise DATABASE_RIGHTS if there is a schema `loader` in which the role may not create tables."""
     refused = connection.execute(
         "SELECT current_user, pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'loader' AND NOT"
         " (has_schema_privilege(oid, 'USAGE') AND has_schema_privilege(oid, 'CREATE'))"
@@ -92,12 +92,12 @@ def require_rights(connection: Connection) -> None:
         raise LoaderError(
             FailureCode.DATABASE_RIGHTS,
             f"The schema loader belongs to {owner}, and the role {role} may not create tables in it.",
-            f"Connect as {owner}. If the schema is empty, this SQL will do, too: {grant.as_string(connection)}",
+            f"Connect as {owner}. If the schema is empty, you can run this SQL instead: {grant.as_string(connection)}",
         )
 
 
 def _has_empty_schema(connection: Connection) -> bool:
-    """Whether somebody has made a schema `loader` for us; raises DATABASE_CONFIGURATION when it is not empty."""
+    """Whether an empty schema `loader` exists; raises DATABASE_CONFIGURATION if it is not empty."""
     if connection.execute("SELECT to_regnamespace('loader')").fetchone() == (None,):
         return False
     foreign = connection.execute(
@@ -109,18 +109,18 @@ def _has_empty_schema(connection: Connection) -> bool:
     if foreign:
         raise LoaderError(
             FailureCode.DATABASE_CONFIGURATION,
-            f"The schema loader is not empty, and holds no whole ledger: {', '.join(str(name) for (name,) in foreign)}.",
-            "Move what is in it to another schema, or restore the ledger from a backup, then run the command again.",
+            f"The schema loader has no complete ledger, and is not empty: {', '.join(str(name) for (name,) in foreign)}.",
+            "Move these objects to another schema, or restore the ledger from a backup, then run the command again.",
         )
     return True
 
 
-def _lock_making(connection: Connection) -> None:
-    connection.execute("SELECT pg_advisory_xact_lock(%s)", [MAKE_LOCK])
+def _lock_creation(connection: Connection) -> None:
+    connection.execute("SELECT pg_advisory_xact_lock(%s)", [CREATE_LOCK])
 
 
 def _is_current(connection: Connection) -> bool:
-    """Whether there is nothing to do; raises DATABASE_UNSUPPORTED."""
+    """Whether the ledger exists and needs no upgrade; raises DATABASE_UNSUPPORTED."""
     if not _exists(connection, "ledger"):
         return False
     with connection.cursor(row_factory=args_row(_Found)) as cursor:
@@ -130,13 +130,13 @@ def _is_current(connection: Connection) -> bool:
     if found.version > VERSION:
         raise LoaderError(
             FailureCode.DATABASE_UNSUPPORTED,
-            f"The ledger in this database has version {found.version}; this program knows versions up to {VERSION}.",
+            f"The ledger in this database has version {found.version}; this program supports versions up to {VERSION}.",
             "Use the newer version of this program that upgraded it.",
         )
     return found.version == VERSION and found.has_our_oids
 
 
-def _upgrade(connection: Connection) -> bool:
+def _upgrade_locked(connection: Connection) -> bool:
     if not _exists(connection, "import"):
         return False
     if not _exists(connection, "ledger"):
@@ -147,9 +147,9 @@ def _upgrade(connection: Connection) -> bool:
 
 
 def _adopt_tables(connection: Connection) -> None:
-    """Look the tables up by the names that the loader gives them, and record whose OIDs these are.
+    """Look up the tables by the names that the loader gives them, and record the scope of their OIDs.
 
-    One that is not found by its name has no OID then: an old OID may be that of any table.
+    A table that is not found gets no OID: its old OID may be that of any table.
     """
     if connection.execute(_HAS_SAME_OIDS).fetchone() != (True,):
         connection.execute(_ADOPT_IMPORTS)
@@ -158,9 +158,9 @@ def _adopt_tables(connection: Connection) -> None:
 
 
 def _exists(connection: Connection, table: str) -> bool:
-    """Whether the ledger has a table, as the statement's snapshot sees it.
+    """Whether the ledger has a table, in the statement's snapshot.
 
-    to_regclass answers from the session's cache, which a wait for an advisory lock does not bring up to date.
+    to_regclass reads the session's cache, which a wait for an advisory lock does not refresh.
     """
     return connection.execute(
         "SELECT EXISTS (SELECT FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace"

@@ -1,8 +1,6 @@
-"""Notes on what an import does not do in this database: run triggers, feed replicas, refresh statistics of trips.
+"""Notes on the limits of imports into this database: triggers, replicas, statistics of trips, locks of readers.
 
-And on readers that may run out of locks.
-
-None of it is a failure. The notes are in the probe's message and in the receipt; docs/deployment.md has the details.
+None of them is a failure. The `probed` message and the receipt have the notes; docs/deployment.md has the details.
 """
 
 from __future__ import annotations
@@ -14,10 +12,10 @@ from psycopg.rows import args_row, scalar_row
 
 from loader.postgres.connection import Connection
 
-# ANALYZE ONLY, with which the loader refreshes the statistics of trips as a whole, came with this version.
+# The first version with ANALYZE ONLY, which refreshes the statistics of trips as a whole.
 ANALYZE_ONLY_SERVER = 180000
 
-# Those that run in an ordinary session: neither disabled nor for replication only.
+# Triggers and rules that run in an ordinary session: neither disabled nor for replication only.
 _TRIGGERS: LiteralString = """
 SELECT tgname FROM pg_trigger WHERE tgrelid = 'public.trips'::regclass AND NOT tgisinternal AND tgenabled IN ('O', 'A')
 UNION SELECT rulename FROM pg_rewrite WHERE ev_class = 'public.trips'::regclass AND ev_enabled IN ('O', 'A')
@@ -29,10 +27,10 @@ SELECT pubname FROM pg_publication WHERE NOT puballtables AND (
     OR EXISTS (SELECT FROM pg_publication_namespace WHERE pnpubid = pg_publication.oid AND pnnspid = 'public'::regnamespace)
 ) ORDER BY 1
 """
-# Also where version 19 excepts trips: an import's table is no partition of trips before it is published.
+# Version 19 can exclude trips, which does not help: an import's table is no partition of trips before its publish.
 _PUBLICATIONS_OF_ALL: LiteralString = "SELECT pubname FROM pg_publication WHERE puballtables ORDER BY 1"
 
-# From the catalog alone: a function such as pg_partition_tree takes the very locks.
+# From the catalog alone: functions such as pg_partition_tree take the locks that are counted here.
 _LOCKS: LiteralString = """
 WITH RECURSIVE tree (oid) AS (
     SELECT 'public.trips'::regclass::oid
@@ -47,16 +45,16 @@ SELECT
 
 
 class _Locks(msgspec.Struct, frozen=True):
-    needed: int  # by a query over all of trips: its tables and their indexes
-    indexes: int  # of each table
-    per_transaction: int  # the server has so many for each connection on average
-    connections: int
+    needed: int  # by a query over all of trips: tables and indexes
+    indexes: int  # per table
+    per_transaction: int  # max_locks_per_transaction: the server's average per connection
+    connections: int  # max_connections
 
 
 def find_lock_note(connection: Connection, new_tables: int) -> list[str]:
-    """Return a note when a query over all of trips locks more than the server has for each of its connections.
+    """Return a note if a query over all of trips takes more locks than the server has for each of its connections.
 
-    `new_tables`: how many the import adds. The formula is in docs/deployment.md. Raises psycopg.Error.
+    `new_tables`: the number of tables that the import adds. The formula is in docs/deployment.md. Raises psycopg.Error.
     """
     with connection.cursor(row_factory=args_row(_Locks)) as cursor:
         locks = cursor.execute(_LOCKS).fetchall()[0]
@@ -72,7 +70,7 @@ def find_lock_note(connection: Connection, new_tables: int) -> list[str]:
 
 
 def find_notes(connection: Connection) -> list[str]:
-    """Return the notes on `public.trips`, which must exist. Takes no lock on it. Raises psycopg.Error."""
+    """Return the notes on `public.trips`, which must exist, without locking it. Raises psycopg.Error."""
     notes: list[str] = []
     if triggers := _names(connection, _TRIGGERS):
         notes.append(f"Imports run none of the triggers and rules of trips: {triggers}.")
@@ -86,8 +84,8 @@ def find_notes(connection: Connection) -> list[str]:
     version = connection.info.server_version
     if version < ANALYZE_ONLY_SERVER:
         notes.append(
-            f"PostgreSQL {version // 10000} has statistics of each part, but none of trips as a whole."
-            " Refresh them when it suits you: ANALYZE public.trips"
+            f"On PostgreSQL {version // 10000} the loader refreshes the statistics of each part, but not those of trips as a"
+            " whole. To refresh them, run: ANALYZE public.trips"
         )
     return notes
 

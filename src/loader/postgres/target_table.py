@@ -1,4 +1,4 @@
-"""The table `trips` in the target database: made when it is not there, looked at when it is."""
+"""Prepares the target database: checks the server, creates `trips` and the ledger where they are missing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from loader.postgres.connection import Connection
 from loader.schema import COLUMNS, POSTGRES_TYPES
 
 OLDEST_SERVER = 150000
-# Those that keep UTF-8 as it is. https://www.postgresql.org/docs/current/multibyte.html
+# Encodings that store UTF-8 unchanged. https://www.postgresql.org/docs/current/multibyte.html
 _ENCODINGS = ("UTF8", "SQL_ASCII")
 
 # ANALYZE reads 300 rows for each unit of the target: enough for a planner, and milliseconds for any part.
@@ -25,15 +25,15 @@ CREATE TABLE public.trips (
 
 
 def prepare(connection: Connection) -> None:
-    """Make `trips` and the ledger where they are missing; see that `trips` is ours to load into.
+    """Create `trips` and the ledger where they are missing; check that the loader can load into `trips`.
 
     Raises DATABASE_UNSUPPORTED, DATABASE_UNAVAILABLE (a standby), DATABASE_RIGHTS, DATABASE_CONFIGURATION, TABLE_MISMATCH.
     """
     _check_server(connection)
     ledger_version.require_rights(connection)
-    ledger_version.bring_up_to_date(connection)
+    ledger_version.upgrade(connection)
     with connection.transaction():
-        ledger_version.make(connection)
+        ledger_version.create(connection)
         if not _exists(connection, "public.trips"):
             _refuse_taken_name(connection)
             connection.execute(_CREATE_TRIPS.encode())
@@ -41,22 +41,22 @@ def prepare(connection: Connection) -> None:
 
 
 def exists(connection: Connection) -> bool:
-    """Whether the database has a ledger, which is brought up to date, and `trips`. Raises as `bring_up_to_date` does."""
-    return ledger_version.bring_up_to_date(connection) and _exists(connection, "public.trips")
+    """Whether the database has a ledger, which is upgraded, and `trips`. Raises as `ledger_version.upgrade` does."""
+    return ledger_version.upgrade(connection) and _exists(connection, "public.trips")
 
 
 def refuse_standby(connection: Connection) -> None:
-    """Raise DATABASE_UNAVAILABLE if the server is a standby: it may be promoted."""
+    """Raise DATABASE_UNAVAILABLE if the server is a standby; it is retryable because a standby may be promoted."""
     if connection.execute("SELECT pg_is_in_recovery()").fetchone() == (True,):
         raise LoaderError(
             FailureCode.DATABASE_UNAVAILABLE,
-            "The server is a standby: it can be read only, until it is promoted.",
+            "The server is a standby, which is read-only until it is promoted.",
             "Connect to the primary; a DATABASE_URL with several hosts needs target_session_attrs=read-write.",
         )
 
 
 def columns(connection: Connection, table: str) -> list[tuple[object, ...]]:
-    """Return name, type and collation of each column of a table, in order: what a partition must have alike."""
+    """Return name, type, collation and generation of each column of a table, in order: a partition must match them."""
     return connection.execute(
         "SELECT attname, format_type(atttypid, atttypmod), attcollation, attgenerated FROM pg_attribute"
         " WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
@@ -86,14 +86,14 @@ def _exists(connection: Connection, table: str) -> bool:
 
 
 def _refuse_taken_name(connection: Connection) -> None:
-    """Raise where `public.trips` can't be made: there is no such schema, or a type has the name."""
+    """Raise if `public.trips` can't be created: DATABASE_CONFIGURATION without the schema, TABLE_MISMATCH for a type."""
     public, named = connection.execute(
         "SELECT to_regnamespace('public') IS NOT NULL, to_regtype('public.trips') IS NOT NULL"
     ).fetchall()[0]
     if not public:
         raise LoaderError(
             FailureCode.DATABASE_CONFIGURATION,
-            "The database has no schema public, in which trips would be.",
+            "The database has no schema public for the table trips.",
             "Run this SQL, then the command again: CREATE SCHEMA public;",
         )
     if named:

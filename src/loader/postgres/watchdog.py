@@ -1,7 +1,7 @@
-"""Whether the database still answers: asked over a connection of its own when nothing has moved for a while.
+"""Detects a database that is connected and silent: asks it over a new connection when no rows have moved for a while.
 
-TCP finds a peer that is gone, by the limits in connection.py. It does not find one that is there and says nothing: a proxy
-that has lost its server, or one answer of it. Who waits for that would wait for ever.
+The TCP limits of connection.py detect a lost peer. They don't detect a proxy that has lost its server, or one lost
+response: the connection stays up, and a session that waits for the response would wait forever.
 """
 
 from __future__ import annotations
@@ -17,28 +17,31 @@ from loader.cancellation import run_in_daemon_thread
 from loader.errors import LoaderError
 from loader.postgres.connection import Database
 
-# Twice in a row without an answer the database is given up, after about as long as TCP takes to find that a peer is gone,
-# or twice that where it lets newcomers in and says nothing.
-# A refusal may be that of a proxy that has lost its server, or of a server that is full: libpq gives no SQLSTATE for those
-# it does not let in. So it weighs less: eight in a row, about two minutes of them, are needed.
-_SILENCE_WEIGHT, _REFUSAL_WEIGHT, _MAX_WEIGHT = 4, 1, 8
+# Two checks in a row without a response abort the connections: after 30 to 60 s, as TCP takes to detect a lost peer. A
+# refusal may come from a proxy that has lost its server, or from a full server: libpq gives no SQLSTATE for either. So it
+# counts less than silence: eight in a row, about two minutes of them, abort the connections.
+_SILENCE_STRIKES, _REFUSAL_STRIKES, _MAX_STRIKES = 4, 1, 8
 
-_UNHEARD = (
+# Backends of ours that the server takes for idle while we wait for their response.
+_LOST_RESPONSE = (
     "SELECT FROM pg_stat_activity WHERE pid = ANY(%s) AND state LIKE 'idle%%'"
     " AND state_change < clock_timestamp() - make_interval(secs => %s)"
 )
 
 
 class Watchdog:
-    """Aborts the connections of a database that has fallen silent, within `with`."""
+    """Aborts the connections of a database that does not respond, while the context lasts."""
 
-    def __init__(self, database: Database, movement: Callable[[], object], interval_seconds: float) -> None:
-        """`movement` returns another value whenever the import has moved; `interval_seconds`: see Limits."""
+    def __init__(self, database: Database, progress: Callable[[], object], interval_seconds: float) -> None:
+        """`progress` returns another value whenever the import has made progress.
+
+        `interval_seconds`: the time without progress before a check, and the limit for its response.
+        """
         self._database = database
-        self._movement = movement
+        self._progress = progress
         self._interval_seconds = interval_seconds
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="pulse", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> None:
         self._thread.start()
@@ -47,43 +50,46 @@ class Watchdog:
         self._ended.set()
 
     def _watch(self) -> None:
-        last, strikes = self._movement(), 0
-        while strikes < _MAX_WEIGHT:
+        last, strikes = self._progress(), 0
+        while strikes < _MAX_STRIKES:
             if self._ended.wait(self._interval_seconds):
                 return
-            now = self._movement()
-            weight = self._ask() if now == last else 0
-            strikes = strikes + weight if weight else 0
+            now = self._progress()
+            added = self._check() if now == last else 0
+            strikes = strikes + added if added else 0
             last = now
         self._database.abort()
 
-    def _ask(self) -> int:
-        """Return how much speaks against a server that answers newcomers, and owes us no answer that it takes for given."""
+    def _check(self) -> int:
+        """Return the strikes to add; 0 if the server responds and no response was lost."""
         waiting = self._database.waiting_backends()
-        answer = run_in_daemon_thread(lambda: self._is_unheard(waiting))
-        if not wait([answer], self._interval_seconds).done:
-            return _SILENCE_WEIGHT
+        check = run_in_daemon_thread(lambda: self._has_lost_response(waiting))
+        if not wait([check], self._interval_seconds).done:
+            return _SILENCE_STRIKES
         try:
-            return _SILENCE_WEIGHT if answer.result() else 0
+            return _SILENCE_STRIKES if check.result() else 0
         except LoaderError as error:
-            return _weight(error.__cause__)
+            return _strikes(error.__cause__)
 
-    def _is_unheard(self, waiting: list[int]) -> bool:
-        with self._database.connection("pulse") as connection:
-            return connection.execute(_UNHEARD, [waiting, self._interval_seconds]).fetchone() is not None
+    def _has_lost_response(self, waiting: list[int]) -> bool:
+        with self._database.connection("watchdog") as connection:
+            return (
+                connection.execute(_LOST_RESPONSE, [waiting, self._interval_seconds]).fetchone() is not None
+            )
 
 
-def _weight(cause: BaseException | None) -> int:
-    """Return what an error says: what the server has sent about a statement is an answer, what a pooler has is not.
+def _strikes(cause: BaseException | None) -> int:
+    """Return the strikes for a failed check. An error that the server sends for a statement is a response: 0.
 
-    Class 08 of SQLSTATE is about connections: https://www.postgresql.org/docs/current/errcodes-appendix.html
+    SQLSTATE class 08 is about connections, and comes from a pooler:
+    https://www.postgresql.org/docs/current/errcodes-appendix.html
     """
     match cause:
         case pg.ConnectionTimeout():
-            return _SILENCE_WEIGHT
+            return _SILENCE_STRIKES
         case psycopg.Error(sqlstate=None):
-            return _REFUSAL_WEIGHT
+            return _REFUSAL_STRIKES
         case psycopg.Error(sqlstate=str(sqlstate)) if sqlstate.startswith("08"):
-            return _SILENCE_WEIGHT
+            return _SILENCE_STRIKES
         case _:
             return 0
