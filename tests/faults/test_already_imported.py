@@ -64,7 +64,7 @@ def test_a_file_whose_rows_are_gone_is_loaded_again(gone: str, operator: Operato
 
 
 @pytest.mark.parametrize("damaged", DAMAGED)
-def test_a_file_of_which_a_part_is_gone_is_refused_with_what_is_missing(
+def test_a_file_that_has_lost_a_part_is_refused_with_what_is_missing(
     damaged: str, operator: Operator
 ) -> None:
     first = operator.load()

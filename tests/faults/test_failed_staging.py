@@ -1,11 +1,10 @@
-"""What a failed import leaves: its staging stays, unless the user, a changed file or bad data end it."""
+"""The staging of a failed import is kept, unless a signal, a changed file or bad data drop it."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
 from pathlib import Path
 
-import psycopg
 import pytest
 
 from loader.cancellation import Interrupt
@@ -25,6 +24,7 @@ from tests.support.loader_process import (
     row_count,
 )
 from tests.support.mid_load import stall_late
+from tests.support.target import execute
 
 pytestmark = pytest.mark.slow
 
@@ -59,13 +59,13 @@ def test_a_signature_that_expires_costs_no_committed_row(
     assert_nothing_is_left(loaders.database_url)
 
 
-def test_every_failure_code_keeps_or_drops_the_staging_as_the_table_says(
+def test_every_failure_code_keeps_or_drops_the_staging_as_documented(
     loaders: Loaders, server: HttpServer
 ) -> None:
     import_id: str | None = None
     for code in FailureCode:
         if code is FailureCode.IMPORT_BUSY:
-            continue  # another loader's, which is never touched
+            continue  # another loader's import, which is never changed
         if import_id is None:
             import_id = stage(loaders, server).import_id
         ended = end(code, loaders.database_url, server.url, import_id)
@@ -82,7 +82,7 @@ def test_every_failure_code_keeps_or_drops_the_staging_as_the_table_says(
 def end(
     code: FailureCode, database_url: str, source: str, import_id: str | None, *, is_claimed: bool = True
 ) -> Failed:
-    """Have an attempt at this import end with this failure."""
+    """End an attempt at this import with this failure."""
     load = Load(
         Job(source, import_id=import_id),
         database_url,
@@ -106,7 +106,7 @@ def end(
     return ended
 
 
-def test_before_an_import_is_known_to_be_this_files_only_a_signal_drops_it(
+def test_before_the_file_is_identified_only_a_signal_drops_the_staging(
     loaders: Loaders, server: HttpServer
 ) -> None:
     import_id = stage(loaders, server).import_id
@@ -119,7 +119,7 @@ def test_before_an_import_is_known_to_be_this_files_only_a_signal_drops_it(
     assert_nothing_is_left(loaders.database_url)
 
 
-def test_a_failed_probe_says_what_is_kept_of_that_location(loaders: Loaders, server: HttpServer) -> None:
+def test_a_failed_probe_reports_what_is_kept_of_that_location(loaders: Loaders, server: HttpServer) -> None:
     import_id = stage(loaders, server).import_id
     server.rule = lambda _: Fault(status=404)
     failed = loaders.start("run", server.url).failure()
@@ -130,7 +130,7 @@ def test_a_failed_probe_says_what_is_kept_of_that_location(loaders: Loaders, ser
     assert loaders.start("run", server.url).failure().staging == "none"
 
 
-def test_a_resume_in_another_mode_or_of_another_kind_of_file_drops_nothing(
+def test_a_resume_in_another_mode_or_with_no_trips_file_drops_nothing(
     loaders: Loaders, server: HttpServer, sample: bytes, tmp_path: Path
 ) -> None:
     import_id = str(stage(loaders, server, "--mode", "replace").import_id)
@@ -166,12 +166,7 @@ def test_a_resume_by_a_role_that_lacks_rights_drops_nothing(
     theirs = Loaders(tmp_path, loaders.database_url.replace("//postgres@", f"//{stranger}@"))
     refused = theirs.start("run", server.url, "--import-id", str(failed.import_id)).failure()
     assert refused.failure.code is FailureCode.DATABASE_RIGHTS
-    assert refused.staging == "unknown"  # this role may not even look
+    assert refused.staging == "unknown"  # this role may not read the ledger
     assert committed_rows(loaders.database_url) > 0
     assert loaders.start("run", server.url).receipt().attempts == 2
     assert_nothing_is_left(loaders.database_url)
-
-
-def execute(database_url: str, statement: str) -> None:
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute(statement.encode())

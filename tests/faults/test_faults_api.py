@@ -120,14 +120,14 @@ def test_an_import_whose_database_is_deaf_stops_when_cancelled_and_is_so_when_th
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
     with Proxy(database_url) as proxy, LiveService(tmp_path, proxy.url) as live:
-        proxy.is_mute = True
+        proxy.loses_responses = True
         submitted = live.submit(server.url)
         live.until_state(submitted["id"], "running")
         wait_for("the loader", lambda: loaders_of(live))
         live.client.post(submitted["links"]["cancel"])
         wait_for("the loader to end", lambda: not loaders_of(live))
         assert live.get(submitted["id"])["state"] == "cancelling"  # nobody knows what is left
-        proxy.hang_up()
+        proxy.close_connections()
         live.until_state(submitted["id"], "cancelled")
     assert_nothing_is_left(database_url)
     assert row_count(database_url) == 0
@@ -455,7 +455,7 @@ def test_the_service_stops_while_its_database_is_deaf(
         stack.enter_context(connected(live, listing, window_bytes=4096))
         live.database_url = database_url
         wait_for("the listing", lambda: listing_sessions(live) == 1)
-        proxy.is_mute = True
+        proxy.loses_responses = True
         stack.enter_context(connected(live, listing))
         assert_problem(live.client.get("/health/ready"), 503, "not_ready")
         live.process.send_signal(signal.SIGTERM)

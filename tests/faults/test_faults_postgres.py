@@ -1,4 +1,4 @@
-"""The database goes away, comes back as another, or lets nobody in: an import goes on, or says that it may go on later."""
+"""Outages of the database: restarts, standbys, refused connections, slow commits. An import resumes, or can be retried."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def own() -> Generator[OwnServer]:
-    # As servers are that have standbys.
+    # As on servers with standbys.
     with own_server(settings={"wal_level": "replica", "log_connections": "on"}) as server:
         yield server
 
@@ -53,7 +53,7 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-# It stops, and starts
+# Stops and restarts
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
@@ -70,7 +70,7 @@ def test_a_server_that_restarts_costs_an_attempt_and_no_row(
     assert_nothing_is_left(loaders.database_url)
 
 
-def test_a_server_that_stays_away_ends_the_run_and_gc_takes_what_it_left(
+def test_a_long_outage_ends_the_run_and_gc_removes_the_staging(
     own: OwnServer, loaders: Loaders, server: HttpServer
 ) -> None:
     loader = start_until_stalled(loaders, server, environment=with_limits(database_outage_seconds=1))
@@ -88,17 +88,17 @@ def test_a_server_that_stays_away_ends_the_run_and_gc_takes_what_it_left(
 
 @pytest.fixture
 async def scene(tmp_path: Path, database_url: str) -> AsyncGenerator[SupervisorHarness]:
-    """A service whose loaders have no patience with the database."""
+    """A supervisor whose loaders end at the first outage."""
     impatient = ("env", 'SMALL_LOADER_LIMITS={"database_outage_seconds": 0}', *SMALL)
     async with supervising(tmp_path, database_url, command=impatient, retries=QUICK) as scene:
         yield scene
 
 
 @pytest.mark.anyio
-async def test_a_queue_waits_for_its_database_however_long_it_stays_away(
+async def test_a_queue_waits_for_its_database_without_limit(
     own: OwnServer, scene: SupervisorHarness, server: HttpServer
 ) -> None:
-    """Three attempts are the most here, and each loader gives up at once."""
+    """The limit is three attempts here, and each loader ends at once."""
     server.rule = stall_late
     import_ids = [await scene.submit(server.url) for _ in range(4)]
     await scene.until_part()
@@ -122,7 +122,7 @@ async def test_a_queue_waits_for_its_database_however_long_it_stays_away(
 
 
 @pytest.mark.anyio
-async def test_an_import_shows_that_it_waits_for_its_database_while_it_does(
+async def test_an_import_shows_that_it_waits_for_its_database(
     own: OwnServer, tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
     server.rule = stall_late
@@ -170,12 +170,12 @@ async def test_a_removal_waits_until_the_database_is_back(
     await asyncio.to_thread(assert_nothing_is_left, scene.database_url)
 
 
-# It is a standby
+# Standbys
 
 
 @pytest.fixture
 def standby(own: OwnServer) -> Generator[OwnServer]:
-    """The server as one that was stopped, and is now a standby; in the end promoted again."""
+    """The server after a restart as a standby; promoted at the end."""
     own.stop()
     (own.data / "standby.signal").touch()
     own.start()
@@ -188,7 +188,7 @@ def promote(own: OwnServer) -> None:
         connection.execute("SELECT pg_promote() WHERE pg_is_in_recovery()")
 
 
-def test_a_standby_is_told_at_the_probe(loaders: Loaders, server: HttpServer, standby: OwnServer) -> None:
+def test_a_standby_is_reported_at_the_probe(loaders: Loaders, server: HttpServer, standby: OwnServer) -> None:
     last = loaders.start("run", server.url).failure()
     assert (last.failure.code, last.staging) == (FailureCode.DATABASE_UNAVAILABLE, "none")
     assert "standby" in last.failure.message
@@ -214,17 +214,17 @@ def test_a_failover_to_a_standby_is_waited_for(
 
 
 def has_begun_again(loader: LoaderProcess) -> bool:
-    """Whether it is at another attempt by now."""
+    """Whether the loader has begun another attempt."""
     phases = [each.phase for each in loader.messages() if isinstance(each, ProgressMessage)]
     return [phase for phase, _ in itertools.groupby(phases)].count("probing") > 1
 
 
-# It lets nobody in
+# Refused connections
 
 
 @pytest.fixture
 def visitor(database_url: str) -> Generator[str]:
-    """The URL for a role without superuser's rights, which connection limits do not hold for."""
+    """The URL of a role that is no superuser, so that connection limits apply to it."""
     name = query(database_url, "SELECT current_database()")[0][0]
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute("CREATE ROLE visitor LOGIN")
@@ -236,7 +236,7 @@ def visitor(database_url: str) -> Generator[str]:
 
 
 @pytest.mark.long
-def test_with_few_connections_it_does_with_fewer_workers(
+def test_with_few_connections_a_run_uses_fewer_workers(
     own: OwnServer, visitor: str, server: HttpServer, tmp_path: Path
 ) -> None:
     own.alter("ALTER ROLE visitor CONNECTION LIMIT 2")
@@ -244,8 +244,8 @@ def test_with_few_connections_it_does_with_fewer_workers(
     assert (receipt.attempts, receipt.rows_published) == (1, row_count(visitor))
 
 
-@pytest.mark.parametrize("one_part_bytes", [0, 1_000_000_000])  # a worker a core, or a single one
-def test_without_a_connection_for_a_worker_it_backs_off_until_there_is_one(
+@pytest.mark.parametrize("one_part_bytes", [0, 1_000_000_000])  # one worker per core, or a single one
+def test_without_a_connection_for_a_worker_a_run_waits_for_one(
     one_part_bytes: int, own: OwnServer, visitor: str, server: HttpServer, tmp_path: Path
 ) -> None:
     own.alter("ALTER ROLE visitor CONNECTION LIMIT 2")
@@ -257,7 +257,7 @@ def test_without_a_connection_for_a_worker_it_backs_off_until_there_is_one(
     assert loader.receipt().attempts >= 2
 
 
-def test_without_any_connection_it_is_told_at_the_probe(
+def test_a_server_without_free_connections_is_reported_at_the_probe(
     own: OwnServer, visitor: str, server: HttpServer, tmp_path: Path
 ) -> None:
     own.alter("ALTER ROLE visitor CONNECTION LIMIT 0")
@@ -267,10 +267,10 @@ def test_without_any_connection_it_is_told_at_the_probe(
 
 
 @pytest.mark.long
-def test_a_role_that_is_locked_out_in_mid_load_goes_on_when_it_is_let_in(
+def test_a_role_locked_out_in_mid_load_resumes_when_it_may_log_in(
     own: OwnServer, visitor: str, server: HttpServer, tmp_path: Path
 ) -> None:
-    """As when its password is changed, and later set right."""
+    """As when its password is changed, and later corrected."""
     loaders = Loaders(tmp_path, visitor)
     loader = start_until_stalled(loaders, server)
     own.alter("ALTER ROLE visitor NOLOGIN")
@@ -284,7 +284,7 @@ def test_a_role_that_is_locked_out_in_mid_load_goes_on_when_it_is_let_in(
     assert_nothing_is_left(visitor)
 
 
-# It is slow to commit
+# Slow commits
 
 
 UNATTACHED = (
@@ -294,7 +294,7 @@ UNATTACHED = (
 
 
 def await_waiting_commits(own: OwnServer) -> None:
-    """Return once commits wait for the standby: a server that has been told to reload does so by and by."""
+    """Return once commits wait for the standby: a server applies a reload after a while."""
     with contextlib.closing(psycopg.connect(own.url, autocommit=True)) as canary:
         state = f"SELECT wait_event FROM pg_stat_activity WHERE pid = {canary.info.backend_pid}"
 
@@ -311,8 +311,7 @@ def await_waiting_commits(own: OwnServer) -> None:
 
 @contextlib.contextmanager
 def commit_in_flight(own: OwnServer, loaders: Loaders, server: HttpServer) -> Generator[None]:
-    """Go on until a worker's commit waits for a standby, which it does until the end: it is there, and not to be seen."""
-    # else the session that attaches the parts before may wait for the standby as well
+    """Load until a worker's commit waits for a standby, until the end of the block: it is complete, and not visible."""
     wait_for("all parts to be attached", lambda: query(loaders.database_url, UNATTACHED) == [])
     own.alter("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
     try:
@@ -343,11 +342,11 @@ def test_a_part_whose_commit_is_in_flight_does_not_survive_a_roll_back(
 def test_a_part_whose_commit_is_in_flight_does_not_survive_a_removal_by_another(
     own: OwnServer, loaders: Loaders, server: HttpServer
 ) -> None:
-    """Its loader was killed, and has left the backend alone with the commit."""
+    """Its loader was killed, and its backend still waits in the commit."""
     import_id = "0190b2c4-0000-7000-8000-000000000004"
     loader = start_until_stalled(loaders, server, "--workers", "1", "--import-id", import_id)
     name = query(loaders.database_url, "SELECT current_database()")[0][0]
-    own.alter(f"ALTER DATABASE {name} SET synchronous_commit = local")  # for who comes from now on
+    own.alter(f"ALTER DATABASE {name} SET synchronous_commit = local")  # for new sessions
     with commit_in_flight(own, loaders, server):
         loader.process.kill()
         wait_for("its lock to be free", lambda: backends(loaders, "control") == [])

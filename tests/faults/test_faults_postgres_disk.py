@@ -1,4 +1,4 @@
-"""The database's disk is full: heard within a block, given back at once, and no harm to what comes after."""
+"""A full disk of the database: noticed within a block, its space free at once, later imports unharmed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = [
 
 @contextmanager
 def small_disk(size: str) -> Generator[Path]:
-    """Yield a folder, of anybody's, on a file system of this size."""
+    """Yield a folder that every user may write to, on a file system of this size."""
     folder = Path(tempfile.mkdtemp(prefix="small-disk-"))
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=777", "none", folder], check=True)
     try:
@@ -43,7 +43,7 @@ def used_bytes(folder: Path) -> int:
 
 @pytest.fixture
 def tablespace(database_url: str) -> Generator[Path]:
-    """The disk of all that is made in the test's database from now on: 1.5 MiB."""
+    """The folder of a tablespace of 1.5 MiB, for all new tables of the test's database."""
     with small_disk("1500k") as folder, psycopg.connect(database_url, autocommit=True) as connection:
         (folder / "data").mkdir(mode=0o700)
         connection.execute(f"CREATE TABLESPACE small LOCATION '{folder}/data'".encode())
@@ -53,7 +53,7 @@ def tablespace(database_url: str) -> Generator[Path]:
         connection.execute("DROP TABLESPACE small")
 
 
-def test_a_full_disk_is_heard_within_a_block_and_keeps_what_is_committed(
+def test_a_full_disk_is_noticed_within_a_block_and_keeps_what_is_committed(
     tablespace: Path, loaders: Loaders, server: HttpServer
 ) -> None:
     empty = used_bytes(tablespace)
@@ -71,7 +71,7 @@ def test_a_full_disk_is_heard_within_a_block_and_keeps_what_is_committed(
 
 
 @pytest.mark.long
-def test_a_full_disk_of_the_write_ahead_log_crashes_the_server_and_harms_no_import(
+def test_a_full_disk_of_the_write_ahead_log_harms_no_import(
     server: HttpServer, sample: bytes, tmp_path: Path
 ) -> None:
     server.content = (
@@ -91,7 +91,7 @@ def test_a_full_disk_of_the_write_ahead_log_crashes_the_server_and_harms_no_impo
             wait_for("the server to crash", lambda: not own.is_running())
             filler.unlink()
             own.start()
-            if loader.wait() != 0:  # it was the loader's own session that met it, and could still say so
+            if loader.wait() != 0:  # the loader's own session got the error
                 last = loader.failure()
                 assert last.failure.code is FailureCode.OUT_OF_SPACE
                 loader = loaders.start("run", server.url)

@@ -1,4 +1,4 @@
-"""Others hold what an import needs, or alter it: it waits for a time, readers go on meanwhile, and no staging is lost."""
+"""Other sessions lock or alter trips: an import waits within its limit, readers continue, and no staging is lost."""
 
 from __future__ import annotations
 
@@ -27,24 +27,25 @@ from tests.support.loader_process import (
     with_limits,
     with_lock_limit,
 )
-from tests.support.mid_load import execute, holding, resume_serving, start_until_stalled, wait_for_lock
+from tests.support.mid_load import holding, resume_serving, start_until_stalled, wait_for_lock
 from tests.support.postgres_server import installed
+from tests.support.target import execute
 
 pytestmark = pytest.mark.slow
 
-# One try at a lock takes eight seconds at most. Readers that arrive meanwhile get through; the rest is for a busy machine.
+# One try at a lock takes eight seconds at most, so readers that arrive meanwhile succeed; the rest is for a busy machine.
 TRY_SECONDS = 30
 
 
 @pytest.fixture
 def small_file(sample: bytes) -> Generator[HttpServer]:
-    """The server of another file."""
+    """A server with another, small file."""
     with HttpServer(sample[: sample.index(b"\n", 100_000) + 1]) as server:
         yield server
 
 
 def assert_readers_come_through(loaders: Loaders, rows: int) -> None:
-    """Some of them arrive while the loader waits for its lock, and queue behind it."""
+    """Some of the readers arrive while the loader waits for its lock, and queue behind it."""
     with psycopg.connect(loaders.database_url, autocommit=True) as reader:
         reader.execute(f"SET lock_timeout = '{TRY_SECONDS}s'".encode())
         for _ in range(5):
@@ -53,7 +54,7 @@ def assert_readers_come_through(loaders: Loaders, rows: int) -> None:
 
 
 @pytest.mark.long
-def test_while_a_long_reader_keeps_it_from_replacing_new_readers_wait_no_longer_than_a_try(
+def test_new_readers_wait_no_longer_than_one_try_of_a_blocked_replace(
     loaders: Loaders, server: HttpServer, small_file: HttpServer
 ) -> None:
     rows = loaders.start("run", small_file.url).receipt().rows_published
@@ -64,10 +65,10 @@ def test_while_a_long_reader_keeps_it_from_replacing_new_readers_wait_no_longer_
     assert_nothing_is_left(loaders.database_url)
 
 
-def test_readers_that_overlap_do_not_keep_a_replacement_waiting_for_ever(
+def test_overlapping_readers_do_not_block_a_replace_forever(
     loaders: Loaders, server: HttpServer, small_file: HttpServer
 ) -> None:
-    """A try of one second never sees trips unread: two readers of 2.6 s each begin in turn, every 1.3 s."""
+    """Two readers of 2.6 s each start in turn, every 1.3 s, so a try of one second never succeeds."""
     loaders.start("run", small_file.url).receipt()
     ended = threading.Event()
 
@@ -91,7 +92,7 @@ def test_readers_that_overlap_do_not_keep_a_replacement_waiting_for_ever(
 
 
 @pytest.mark.long
-def test_a_replacement_replaces_also_what_a_killed_removal_has_left_in_trips(
+def test_a_replace_also_replaces_what_a_killed_removal_left_in_trips(
     loaders: Loaders, server: HttpServer, small_file: HttpServer
 ) -> None:
     old = loaders.start("run", small_file.url).receipt()
@@ -100,7 +101,7 @@ def test_a_replacement_replaces_also_what_a_killed_removal_has_left_in_trips(
         wait_for_lock(loaders, "drop")
         kill(loaders, removal)
     assert row_count(loaders.database_url) == old.rows_published
-    with psycopg.connect(loaders.database_url) as another:  # so that the loader does not remove it at its end
+    with psycopg.connect(loaders.database_url) as another:  # so that the loader's tidying does not remove it
         assert import_lock.try_lock(another, old.import_key)
         receipt = loaders.start("run", server.url, "--mode", "replace").receipt()
         assert row_count(loaders.database_url) == receipt.rows_published
@@ -108,7 +109,7 @@ def test_a_replacement_replaces_also_what_a_killed_removal_has_left_in_trips(
     assert_nothing_is_left(loaders.database_url)
 
 
-def test_a_removal_goes_on_when_its_import_is_replaced_while_it_waits(
+def test_a_removal_completes_when_its_import_is_replaced_meanwhile(
     loaders: Loaders, small_file: HttpServer
 ) -> None:
     import_id = loaders.start("run", small_file.url).receipt().import_id
@@ -122,10 +123,10 @@ def test_a_removal_goes_on_when_its_import_is_replaced_while_it_waits(
 
 
 @pytest.mark.long
-def test_a_replacement_and_two_removals_of_what_it_replaces_wait_for_a_long_reader_and_all_end(
+def test_a_replace_and_two_removals_of_the_same_imports_all_end(
     loaders: Loaders, server: HttpServer, small_file: HttpServer
 ) -> None:
-    """One of the two removals has half detached its import, the other has not come that far."""
+    """The detach of one removal is pending, the other removal waits for it."""
     whole = loaders.start("run", small_file.url).receipt()
     old = loaders.start("run", server.url).receipt()
     with holding(loaders, "SELECT FROM trips LIMIT 1"):
@@ -144,7 +145,7 @@ def test_a_replacement_and_two_removals_of_what_it_replaces_wait_for_a_long_read
 
 
 @pytest.mark.long
-def test_a_removal_waits_for_a_long_reader_and_new_readers_do_not_wait_for_it(
+def test_a_removal_waits_for_a_long_reader_and_blocks_no_new_reader(
     loaders: Loaders, server: HttpServer, small_file: HttpServer
 ) -> None:
     import_id = loaders.start("run", small_file.url).receipt().import_id
@@ -158,10 +159,10 @@ def test_a_removal_waits_for_a_long_reader_and_new_readers_do_not_wait_for_it(
 
 
 @pytest.mark.parametrize("are_killed", [pytest.param(False, marks=pytest.mark.long), True])
-def test_two_removals_at_once_wait_for_a_long_reader_and_if_they_are_killed_gc_ends_both(
+def test_two_removals_at_once_end_and_gc_completes_killed_ones(
     are_killed: bool, loaders: Loaders, server: HttpServer, small_file: HttpServer
 ) -> None:
-    """Postgres detaches one partition of a table at a time; gc begins with the older, the younger is half detached."""
+    """A table has one pending detach at a time: here that of the younger import, while gc begins with the older one."""
     older = loaders.start("run", small_file.url).receipt()
     younger = loaders.start("run", server.url).receipt()
     with holding(loaders, "SELECT FROM trips LIMIT 1"):
@@ -191,7 +192,7 @@ def kill(loaders: Loaders, loader: LoaderProcess) -> None:
 
 @contextlib.contextmanager
 def dumping(loaders: Loaders) -> Generator[subprocess.Popen[bytes]]:
-    """Run a pg_dump of all there is, held until the end of the block: it has its locks, and can't write."""
+    """Run a pg_dump of the database that holds its locks until the end of the block, because it can't write."""
     program = installed()[18] / "pg_dump"
     with subprocess.Popen([program, loaders.database_url], stdout=subprocess.PIPE) as dump:
         locked = (
@@ -205,19 +206,19 @@ def dumping(loaders: Loaders) -> Generator[subprocess.Popen[bytes]]:
     assert dump.returncode == 0
 
 
-# Attaching a part to the import's table needs that lock; so do VACUUM and ANALYZE, which a person may run there.
+# Attaching a part to the import's table needs this lock; so do VACUUM and ANALYZE, which an operator may run.
 HELD = "LOCK TABLE loader.import_1 IN SHARE UPDATE EXCLUSIVE MODE"
 
 
 def start_until_attached(loaders: Loaders, server: HttpServer) -> LoaderProcess:
-    """Start a run that does not wait long for locks; return when the import's table is there and a part in it."""
+    """Start a run with a short limit for locks; return when the import's table exists and a part is committed."""
     loader = start_until_stalled(loaders, server, "--workers", "1", environment=with_lock_limit(1))
     attached = "SELECT FROM pg_inherits WHERE inhparent = 'loader.import_1'::regclass"
     wait_for("an attached part", lambda: query(loaders.database_url, attached) != [])
     return loader
 
 
-def test_an_import_whose_own_table_is_locked_loads_on_and_keeps_all_it_has(
+def test_an_import_whose_own_table_is_locked_loads_and_keeps_all(
     loaders: Loaders, server: HttpServer
 ) -> None:
     loader = start_until_attached(loaders, server)
@@ -231,7 +232,7 @@ def test_an_import_whose_own_table_is_locked_loads_on_and_keeps_all_it_has(
 
 
 @pytest.mark.long
-def test_a_run_that_fails_ends_even_while_its_own_table_is_locked(
+def test_a_failed_run_ends_while_its_own_table_is_locked(
     loaders: Loaders, server: HttpServer, sample: bytes
 ) -> None:
     server.content = sample + b"a bad row\n"
@@ -245,7 +246,7 @@ def test_a_run_that_fails_ends_even_while_its_own_table_is_locked(
 
 
 @pytest.mark.long
-def test_an_import_waits_no_longer_than_its_budget_for_a_trips_that_is_locked_before_it_begins(
+def test_an_import_waits_for_a_locked_trips_no_longer_than_its_limit(
     loaders: Loaders, server: HttpServer, small_file: HttpServer
 ) -> None:
     loaders.start("run", small_file.url).receipt()
@@ -269,7 +270,7 @@ def test_an_import_is_published_while_pg_dump_reads_trips(
 
 
 @pytest.mark.long
-def test_a_replacement_and_a_removal_wait_for_pg_dump(
+def test_a_replace_and_a_removal_wait_for_pg_dump(
     loaders: Loaders, server: HttpServer, small_file: HttpServer
 ) -> None:
     import_id = loaders.start("run", small_file.url).receipt().import_id
@@ -286,9 +287,7 @@ def test_a_replacement_and_a_removal_wait_for_pg_dump(
 
 
 @pytest.mark.long
-def test_a_dump_that_reads_committed_parts_delays_the_publish_and_does_not_end_the_import(
-    loaders: Loaders, server: HttpServer
-) -> None:
+def test_a_dump_of_committed_parts_delays_the_publish(loaders: Loaders, server: HttpServer) -> None:
     budget_seconds = 1
     environment = with_limits(trips_lock_seconds=budget_seconds)
     loader = start_until_stalled(loaders, server, environment=environment)
@@ -319,7 +318,7 @@ QUICK = [alter for alter in ALTERED if "TYPE" in alter]
 @pytest.mark.parametrize(
     "alter", [*QUICK, *(pytest.param(each, marks=pytest.mark.long) for each in ALTERED if each not in QUICK)]
 )
-def test_whatever_is_altered_meanwhile_keeps_the_staging_until_it_is_undone(
+def test_a_change_of_trips_keeps_the_staging_until_it_is_undone(
     alter: str, loaders: Loaders, server: HttpServer
 ) -> None:
     loader = start_until_stalled(loaders, server)
@@ -335,10 +334,10 @@ def test_whatever_is_altered_meanwhile_keeps_the_staging_until_it_is_undone(
 
 
 @pytest.mark.long
-def test_the_next_attempt_at_an_import_whose_table_was_altered_keeps_the_staging_too(
+def test_the_next_attempt_after_a_change_of_trips_keeps_the_staging(
     loaders: Loaders, server: HttpServer
 ) -> None:
-    """As a service does, which tries again by itself."""
+    """As the service does, which retries by itself."""
     options = ("--import-id", "0190b2c4-0000-7000-8000-000000000003")
     loader = start_until_stalled(loaders, server, *options)
     execute(loaders.database_url, "ALTER TABLE trips ALTER tips TYPE numeric")
@@ -352,7 +351,7 @@ def test_the_next_attempt_at_an_import_whose_table_was_altered_keeps_the_staging
 
 
 @pytest.mark.long
-def test_an_index_that_no_import_can_have_is_told_before_anything_is_loaded(
+def test_an_index_that_no_import_can_have_is_reported_before_loading(
     loaders: Loaders, server: HttpServer, small_file: HttpServer
 ) -> None:
     import_id = loaders.start("run", small_file.url).receipt().import_id
@@ -368,7 +367,7 @@ def test_an_index_that_no_import_can_have_is_told_before_anything_is_loaded(
     ["CHECK (tips < 5)", "UNIQUE (import_key, part, trip_miles)"],
 )
 @pytest.mark.long
-def test_rows_that_break_a_constraint_of_trips_are_told_as_such(
+def test_a_row_that_violates_a_constraint_of_trips_is_reported(
     constraint: str, loaders: Loaders, server: HttpServer, small_file: HttpServer
 ) -> None:
     loaders.start("run", small_file.url).receipt()
@@ -379,7 +378,7 @@ def test_rows_that_break_a_constraint_of_trips_are_told_as_such(
     assert_nothing_is_left(loaders.database_url)
 
 
-def test_a_trips_with_a_default_partition_takes_imports_in_and_lets_them_go(
+def test_imports_enter_and_leave_a_trips_with_a_default_partition(
     loaders: Loaders, server: HttpServer, small_file: HttpServer
 ) -> None:
     url = loaders.database_url

@@ -1,4 +1,4 @@
-"""The way to the database is cut, on one side or on both, or leads to somebody who says nothing: the import goes on."""
+"""Connections to the database that are cut, on one side or both, or get no response: the import resumes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.support.postgres_server import OwnServer, own_server
 
 pytestmark = pytest.mark.slow
 
-# A database that says nothing is given up after two of these, instead of after half a minute.
+# An unresponsive database is given up after two of these intervals, instead of after half a minute.
 IMPATIENT = with_limits(connect_timeout_seconds=2, tcp_user_timeout_seconds=2, watchdog_seconds=2)
 
 
@@ -48,11 +48,11 @@ def proxy(database_url: str) -> Generator[Proxy]:
 
 @pytest.fixture
 def distant(proxy: Proxy, tmp_path: Path) -> Loaders:
-    """What starts loaders that reach the database by the proxy alone."""
+    """Starts loaders that connect to the database through the proxy."""
     return Loaders(tmp_path, proxy.url)
 
 
-def test_both_sides_of_a_connection_drop_it_when_the_other_is_silent_for_half_a_minute() -> None:
+def test_both_sides_drop_a_connection_that_is_silent_for_half_a_minute() -> None:
     with own_server() as own, Database(own.tcp_url).connection("test") as connection:
         names = ("keepalives_idle", "keepalives_interval", "keepalives_count", "user_timeout")
         # the server shows what its socket has: https://www.postgresql.org/docs/current/runtime-config-connection.html
@@ -70,104 +70,105 @@ def test_connections_that_are_cut_cost_an_attempt_and_no_row(
 ) -> None:
     whole = checksum_of(distant.database_url, sample)
     loader = start_until_stalled(distant, server)
-    proxy.hang_up()
+    proxy.close_connections()
     resume_serving(server)
     assert loader.receipt().attempts >= 2
     assert checksum(distant.database_url) == whole
     assert_nothing_is_left(distant.database_url)
 
 
-def test_connections_of_which_the_server_does_not_know_the_end_keep_nobody_out(
+def test_connections_that_only_the_client_has_lost_block_no_attempt(
     proxy: Proxy, distant: Loaders, server: HttpServer, sample: bytes
 ) -> None:
-    """The lost sessions hold the import's lock, and would until TCP finds that they are lost."""
+    """The lost sessions hold the import's lock until TCP notices that they are lost."""
     whole = checksum_of(distant.database_url, sample)
     loader = start_until_stalled(distant, server)
-    proxy.lose_loaders()
+    proxy.close_loader_sides()
     resume_serving(server)
     assert loader.receipt().attempts >= 2
     assert checksum(distant.database_url) == whole
 
 
-# As a pooler speaks that has waited for a server for too long.
+# The error of a pooler that has waited too long for a server.
 _COMPLAINT = b"SFATAL\0C08P01\0Mquery_wait_timeout\0\0"
 COMPLAINT = b"E" + struct.pack("!i", 4 + len(_COMPLAINT)) + _COMPLAINT
 
 
 @pytest.mark.parametrize(
-    ("lets_in", "parting_words", "turns_away"),
+    ("accepts_logins", "farewell", "refuses_connections"),
     [
         (False, b"", False),
         pytest.param(True, b"", False, marks=pytest.mark.long),
         pytest.param(True, COMPLAINT, False, marks=pytest.mark.long),
         pytest.param(False, b"", True, marks=pytest.mark.long),
     ],
-    ids=["deaf", "deaf once they have logged in", "complains to newcomers", "turns newcomers away"],
+    ids=["no response", "no response after login", "an error after login", "refused connections"],
 )
-def test_a_database_that_goes_deaf_is_given_up_and_gone_on_with_when_it_hears_again(
-    lets_in: bool,
-    parting_words: bytes,
-    turns_away: bool,
+def test_an_unresponsive_database_is_given_up_and_the_import_resumes(
+    accepts_logins: bool,
+    farewell: bytes,
+    refuses_connections: bool,
     proxy: Proxy,
     distant: Loaders,
     database_url: str,
     server: HttpServer,
     sample: bytes,
 ) -> None:
-    """TCP is content meanwhile: somebody takes what is sent."""
+    """TCP notices nothing, because the proxy acknowledges the data."""
     whole = checksum_of(database_url, sample)
     loader = start_until_stalled(distant, server, environment=IMPATIENT)
-    proxy.lets_in, proxy.parting_words, proxy.turns_away = lets_in, parting_words, turns_away
-    proxy.is_deaf = True
+    proxy.accepts_logins, proxy.farewell = accepts_logins, farewell
+    proxy.refuses_connections = refuses_connections
+    proxy.loses_requests = True
     resume_serving(server)
     wait_for("its sessions to be given up", lambda: backends(Loaders(Path(), database_url), "%") == [])
-    proxy.hang_up()
+    proxy.close_connections()
     assert loader.receipt().attempts >= 2
     assert checksum(database_url) == whole
     assert_nothing_is_left(database_url)
 
 
-def test_a_run_that_is_let_in_and_then_hears_nothing_ends(
+def test_a_run_that_logs_in_and_then_gets_no_response_ends(
     proxy: Proxy, distant: Loaders, server: HttpServer
 ) -> None:
-    proxy.is_deaf = proxy.lets_in = True
+    proxy.loses_requests = proxy.accepts_logins = True
     last = distant.start("run", server.url, environment=IMPATIENT).failure()
     assert (last.failure.code, last.staging) == (FailureCode.DATABASE_UNAVAILABLE, "none")
 
 
 @pytest.mark.long
-def test_stopped_while_the_database_is_deaf_it_says_what_is_left_to_do(
+def test_a_run_stopped_during_an_outage_reports_the_pending_cleanup(
     proxy: Proxy, distant: Loaders, database_url: str, server: HttpServer
 ) -> None:
     loader = start_until_stalled(distant, server, environment=with_lock_limit(1))
-    proxy.is_deaf = True
+    proxy.loses_requests = True
     loader.process.terminate()
     last = loader.failure()
     assert (last.failure.code, last.staging) == (FailureCode.CLEANUP_PENDING, "unknown")
-    proxy.hang_up()
+    proxy.close_connections()
     wait_until_disconnected(database_url)
     assert distant.start("gc").wait() == 0
     assert_nothing_is_left(database_url)
 
 
-def test_one_answer_that_is_lost_is_missed(
+def test_one_lost_response_is_noticed(
     proxy: Proxy, distant: Loaders, database_url: str, server: HttpServer
 ) -> None:
-    """That of the publish's commit: the connection lives, the server has answered, and nothing comes."""
+    """The response to the publish's commit is lost; the connection is not."""
     loader = start_until_stalled(distant, server, environment=IMPATIENT)
     with psycopg.connect(database_url) as connection:
         connection.execute(SLOW_COMMIT.encode())
     resume_serving(server)
     commits = "SELECT FROM pg_stat_activity WHERE query = 'COMMIT' AND wait_event = 'PgSleep'"
     wait_for("the commit", lambda: query(database_url, commits) != [])
-    proxy.loses_an_answer = True
+    proxy.loses_one_response = True
     receipt = loader.receipt()
     assert receipt.attempts == 1
     assert receipt.rows_published == row_count(database_url) > 0
     assert_nothing_is_left(database_url)
 
 
-# A network of its own
+# A network for one test
 
 
 def ip(*arguments: str) -> None:
@@ -205,7 +206,10 @@ class Network:
         ip("-n", self._wire, "link", "set", "far", "master", "bridge")
 
     def remove(self) -> None:
-        for namespace in (self.name, self._wire):  # and their ends of pairs, which takes the others along
+        for namespace in (
+            self.name,
+            self._wire,
+        ):  # with their ends of the pairs, which removes the other ends
             with contextlib.suppress(subprocess.CalledProcessError):
                 ip("netns", "del", namespace)
 
@@ -239,7 +243,7 @@ def test_a_partition_is_noticed_on_both_sides_within_a_minute(
     loader = start_until_stalled(Loaders(tmp_path, far.tcp_url), server)
     network.part()
     resume_serving(server)
-    # by its socket, which no network leads to
+    # through its Unix socket, without the network
     wait_for("the server to drop its side", lambda: backends(Loaders(tmp_path, far.url), "%") == [])
     network.join()
     assert loader.receipt().attempts >= 2

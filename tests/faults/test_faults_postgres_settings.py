@@ -1,4 +1,4 @@
-"""What a role, a database or its server has set otherwise: it makes no difference, or is refused at the probe."""
+"""Settings of a role, a database or its server: they make no difference, or are refused at the probe."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from tests.support.loader_process import (
 )
 from tests.support.mid_load import backends, resume_serving, start_until_stalled
 from tests.support.postgres_server import own_server
+from tests.support.target import execute
 from tests.support.transaction_pooler import TransactionPooler
 
 pytestmark = pytest.mark.slow
@@ -34,7 +35,7 @@ _roles = itertools.count(1)
 
 
 def set_up(database_url: str, *settings: str) -> None:
-    """Give the test's database settings of its own."""
+    """Set settings of the test's database."""
     name = query(database_url, "SELECT current_database()")[0][0]
     for setting in settings:
         execute(database_url, f"ALTER DATABASE {name} SET {setting}")
@@ -43,11 +44,6 @@ def set_up(database_url: str, *settings: str) -> None:
 def reset(database_url: str) -> None:
     name = query(database_url, "SELECT current_database()")[0][0]
     execute(database_url, f"ALTER DATABASE {name} RESET ALL")
-
-
-def execute(database_url: str, statement: str) -> None:
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute(statement.encode())
 
 
 FORMS = (
@@ -125,9 +121,7 @@ def test_exported_variables_and_a_read_only_home_make_no_difference(
         assert "Traceback" not in loader.stderr
 
 
-def test_time_limits_of_the_role_do_not_end_an_import_that_takes_longer(
-    loaders: Loaders, server: HttpServer
-) -> None:
+def test_time_limits_of_the_role_do_not_end_a_longer_import(loaders: Loaders, server: HttpServer) -> None:
     limits = ["statement_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout"]
     if query(loaders.database_url, "SELECT FROM pg_settings WHERE name = 'transaction_timeout'"):
         limits.append("transaction_timeout")
@@ -171,7 +165,7 @@ def test_two_imports_of_one_file_see_each_other_in_any_isolation(
 
 
 @pytest.mark.long
-def test_what_is_told_as_published_survives_a_crash_even_where_commits_are_told_early(
+def test_a_reported_publish_survives_a_crash_despite_early_commits(
     server: HttpServer, tmp_path: Path
 ) -> None:
     early = {"synchronous_commit": "off", "wal_writer_delay": "10s", "wal_writer_flush_after": "1GB"}
@@ -193,10 +187,10 @@ def role(database_url: str) -> Generator[str]:
 
 
 @pytest.mark.long
-def test_a_role_that_becomes_another_at_log_in_loads_and_rolls_back(
+def test_a_role_that_becomes_another_at_login_loads_and_rolls_back(
     role: str, loaders: Loaders, server: HttpServer, tmp_path: Path
 ) -> None:
-    """As where all that is made is to belong to one role. It may not even end its own sessions."""
+    """As where one role is to own all tables. The login role may not even terminate its own sessions."""
     owner, database = f"{role}_owner", query(loaders.database_url, "SELECT current_database()")[0][0]
     for statement in (
         f"CREATE ROLE {owner}",
@@ -225,7 +219,7 @@ def test_a_role_that_becomes_another_at_log_in_loads_and_rolls_back(
     execute(loaders.database_url, f"DROP ROLE {owner}")
 
 
-def test_a_database_that_can_not_store_every_text_is_refused_at_the_probe(
+def test_a_database_with_a_limited_encoding_is_refused_at_the_probe(
     postgres: str, server: HttpServer, tmp_path: Path
 ) -> None:
     with encoded(postgres, "LATIN1") as url:
@@ -236,7 +230,7 @@ def test_a_database_that_can_not_store_every_text_is_refused_at_the_probe(
 
 
 @pytest.mark.long
-def test_a_database_that_stores_bytes_as_they_are_is_as_good_as_any(
+def test_a_database_in_sql_ascii_is_supported(
     postgres: str, server: HttpServer, sample: bytes, tmp_path: Path
 ) -> None:
     fields = sample.splitlines()[1].split(b",")
@@ -251,7 +245,7 @@ def test_a_database_that_stores_bytes_as_they_are_is_as_good_as_any(
 
 @contextmanager
 def encoded(postgres: str, encoding: str) -> Generator[str]:
-    """Yield the URL of a fresh database of this encoding."""
+    """Yield the URL of a fresh database with this encoding."""
     name = f"encoded_{next(_roles)}"
     execute(
         postgres,
@@ -261,7 +255,7 @@ def encoded(postgres: str, encoding: str) -> Generator[str]:
     execute(postgres, f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def test_a_pooler_that_keeps_no_sessions_is_refused_at_the_probe(
+def test_a_pooler_without_sessions_is_refused_at_the_probe(
     database_url: str, server: HttpServer, tmp_path: Path
 ) -> None:
     with TransactionPooler(database_url) as pooler:

@@ -1,4 +1,4 @@
-"""PostgreSQL 15 to 19: a whole life of imports in every version that is installed."""
+"""PostgreSQL 15 to 19: import, replace, removal, collection and rollback on each installed version."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_an_import_a_replacement_a_removal_a_collection_and_a_roll_back_in(
         loaders = Loaders(tmp_path, own.url)
         whole = checksum_of(own.url, sample)
         receipt = loaders.start("run", server.url).receipt()
-        # From 18 on the loader has the server refresh what its planner knows of trips as a whole.
+        # Since 18 the loader refreshes the statistics of trips as a whole.
         assert [note for note in receipt.notes if "ANALYZE public.trips" in note] == receipt.notes
         assert bool(receipt.notes) == (version < 18)
         assert (query(own.url, STATISTICS) == [(0,)]) == (version < 18)

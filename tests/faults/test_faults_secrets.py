@@ -161,7 +161,7 @@ def test_a_database_url_that_can_not_be_read_ends_a_run(tmp_path: Path, server: 
 
 def assert_not_repeated(loader: LoaderProcess) -> None:
     assert loader.wait() == ExitCode.USAGE
-    assert "database's URL can't be read" in (said := loader.stdout + loader.stderr)
+    assert "database's URL is not valid" in (said := loader.stdout + loader.stderr)
     assert CANARY not in said
 
 

@@ -142,7 +142,7 @@ def test_the_database_is_killed_at_random_and_no_row_is_lost_or_doubled(
             what = chance.choice(list(crashes))
             crashing_postgres.crash(what, chance)
             crashes[what] += 1
-            wait_for("the database", crashing_postgres.answers)
+            wait_for("the database", crashing_postgres.responds)
         imports.finish()
         service.stop()
     print(crashes, "imports:", imports.succeeded)

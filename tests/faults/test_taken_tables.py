@@ -1,4 +1,4 @@
-"""People rename, move, detach and drop tables of imports: the loader drops what is its own, and nothing else."""
+"""Operators rename, move, detach and drop tables of imports: the loader drops its own tables, and no others."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from tests.support.loader_process import (
     fresh_database,
     query,
 )
-from tests.support.mid_load import execute, holding, staged_part, wait_for_lock
+from tests.support.mid_load import holding, staged_part, wait_for_lock
 from tests.support.postgres_server import installed
 from tests.support.supervision import SupervisorHarness
 from tests.support.taken_tables import Operator
+from tests.support.target import execute
 
 # Imports of a second each.
 pytestmark = pytest.mark.slow
@@ -33,7 +34,7 @@ ELSEWHERE = """CREATE TABLE elsewhere (LIKE trips) PARTITION BY LIST (import_key
 ALTER TABLE elsewhere ATTACH PARTITION loader.import_1 FOR VALUES IN (1)"""
 DETACH = "ALTER TABLE trips DETACH PARTITION loader.import_1"
 ARCHIVE = "CREATE SCHEMA archive;\nALTER TABLE loader.import_1 SET SCHEMA archive"
-# What takes the first import out of trips, and the table in which its rows are then.
+# SQL that takes the first import out of trips, and the table that has its rows afterwards.
 TAKEN = {
     "trips is renamed": ("ALTER TABLE trips RENAME TO trips_2023", "trips_2023"),
     "trips and the import are renamed": (
@@ -63,7 +64,7 @@ def refused(operator: Operator, import_id: str, *, published: bool = True) -> Lo
 
 
 @pytest.mark.parametrize("taken", TAKEN)
-def test_what_somebody_took_out_of_trips_is_left_alone(
+def test_a_table_taken_out_of_trips_is_left_alone(
     taken: str, operator: Operator, capsys: pytest.CaptureFixture[str]
 ) -> None:
     statements, table = TAKEN[taken]
@@ -149,7 +150,7 @@ USERS_TABLES = {
 
 @pytest.mark.parametrize("has", USERS_TABLES)
 @pytest.mark.parametrize("end", ["replaced", "dropped"])
-def test_a_table_of_the_users_is_never_dropped(has: str, end: str, operator: Operator) -> None:
+def test_a_users_table_is_never_dropped(has: str, end: str, operator: Operator) -> None:
     statements, table = USERS_TABLES[has]
     january = operator.load()
     operator.sql(statements)
@@ -174,9 +175,7 @@ TAKEN_PARTS = {
 
 
 @pytest.mark.parametrize("taken", TAKEN_PARTS)
-def test_a_part_that_somebody_took_from_a_published_import_is_left_alone(
-    taken: str, operator: Operator
-) -> None:
+def test_a_part_taken_from_a_published_import_is_left_alone(taken: str, operator: Operator) -> None:
     statements, table = TAKEN_PARTS[taken]
     january = operator.load()
     rows = operator.count(PART)
@@ -197,7 +196,7 @@ TAKEN_STAGING = TAKEN_PARTS | {
 
 
 @pytest.mark.parametrize("taken", TAKEN_STAGING)
-def test_staging_that_somebody_took_or_dropped_is_loaded_again(taken: str, operator: Operator) -> None:
+def test_staging_that_was_moved_or_dropped_is_loaded_again(taken: str, operator: Operator) -> None:
     statements, table = TAKEN_STAGING[taken]
     import_id = operator.stage()
     operator.sql(statements)
@@ -206,7 +205,7 @@ def test_staging_that_somebody_took_or_dropped_is_loaded_again(taken: str, opera
     assert isinstance(end, Published), end
     receipt = end.receipt
     assert (receipt.import_id, receipt.attempts) == (import_id, 2)
-    is_still_there = taken in TAKEN_PARTS  # attached, whatever its name, or attached again
+    is_still_there = taken in TAKEN_PARTS  # it is attached, whatever its name, or is attached again
     assert ("loaded again" in "".join(receipt.notes)) == (not is_still_there)
     assert operator.count("trips") == receipt.rows_parsed == receipt.rows_published
     csv = Path(operator.file()).read_bytes()
@@ -243,7 +242,7 @@ def test_parts_that_are_changed_before_the_publish_are_not_published(
 
 @pytest.mark.parametrize("taken", [each for each in TAKEN_STAGING if each != "detached"])
 @pytest.mark.parametrize("how", ["dropped", "collected"])
-def test_staging_that_somebody_took_is_not_dropped_with_its_import(
+def test_staging_that_was_moved_is_not_dropped_with_its_import(
     taken: str, how: str, operator: Operator
 ) -> None:
     statements, table = TAKEN_STAGING[taken]
@@ -286,7 +285,7 @@ def test_the_name_of_the_next_part_may_be_taken_already(operator: Operator) -> N
 def test_a_removal_that_loses_a_race_against_an_archiving_session_drops_nothing(
     is_replaced: bool, loaders: Loaders, operator: Operator
 ) -> None:
-    """Its session has detached and moved the import, and commits only when the loader already waits for it."""
+    """The session has detached and moved the import, and commits while the loader waits for its lock."""
     january = operator.load()
     with psycopg.connect(operator.database_url) as archiving:
         for statement in f"{DETACH};\n{ARCHIVE}".split(";\n"):
@@ -308,7 +307,7 @@ def test_a_removal_that_loses_a_race_against_an_archiving_session_drops_nothing(
     ]
 
 
-def test_after_dump_and_restore_imports_are_known_again_and_renamed_ones_left_alone(
+def test_after_a_restore_imports_are_found_and_renamed_ones_are_left_alone(
     operator: Operator, postgres: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     january, february = operator.load(), operator.load("february")
@@ -327,6 +326,24 @@ def test_after_dump_and_restore_imports_are_known_again_and_renamed_ones_left_al
         assert restored.count("trips") == march.rows_published
         assert restored.count("archive.import_1") == january.rows_published
         assert february.import_id not in restored.states(capsys)
+
+
+def test_imports_that_a_restored_ledger_does_not_know_are_left_alone(operator: Operator) -> None:
+    """As after a restore of the schema loader from a backup that is older than the tables."""
+    january, february = operator.load(), operator.load("february")
+    operator.sql(
+        "DELETE FROM loader.part WHERE import_key = 2;\nDELETE FROM loader.import WHERE import_key = 2;\n"
+        "ALTER TABLE loader.import ALTER import_key RESTART WITH 2"
+    )
+    end = operator.run(Job(source=operator.file("march")))
+    assert isinstance(end, Failed)
+    assert (end.failure.code, end.staging) == (FailureCode.TABLE_MISMATCH, "none")
+    assert "loader.import_2" in end.failure.message
+    march = operator.load("march", "replace")
+    assert march.import_key == 3
+    assert operator.count("loader.import_2") == february.rows_published
+    assert operator.count("trips") == february.rows_published + march.rows_published
+    assert january.import_id not in str(query(operator.database_url, "SELECT id FROM loader.import"))
 
 
 @pytest.mark.anyio

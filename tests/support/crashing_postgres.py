@@ -1,4 +1,4 @@
-"""A PostgreSQL of a test's own, and how it dies."""
+"""An embedded PostgreSQL for one test, and ways to crash it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ CRASHES = ("immediate shutdown", "postmaster", "backend")
 
 
 class CrashingPostgres:
-    """An embedded server that somebody uses, and so comes back by itself."""
+    """An embedded server with a user, so that its guardian restarts it."""
 
     def __init__(self, folder: Path, url: str) -> None:
         self.folder = folder
         self.url = url
 
     def crash(self, what: str, chance: random.Random) -> None:
-        """End the server, or one of its sessions, after which it ends all others and recovers."""
+        """Kill the server, or one backend, after which the server ends all others and recovers."""
         postmaster = self.postmaster()
         match what:
             case "immediate shutdown":
@@ -37,7 +37,7 @@ class CrashingPostgres:
     def postmaster(self) -> psutil.Process:
         return psutil.Process(int((self.folder / "postgres" / "postmaster.pid").read_text().split("\n")[0]))
 
-    def answers(self) -> bool:
+    def responds(self) -> bool:
         with contextlib.suppress(psycopg.OperationalError):
             return query(self.url, "SELECT 1") == [(1,)]
         return False

@@ -102,13 +102,6 @@ def holding(loaders: Loaders, statement: str) -> Generator[None]:
         yield
 
 
-def execute(database_url: str, statements: str) -> None:
-    """Run statements one by one, as psql does."""
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        for statement in statements.split(";\n"):
-            connection.execute(statement.encode())
-
-
 def is_unlocked(path: Path) -> bool:
     """Whether no process holds this lock file."""
     with path.open() as lock, contextlib.suppress(BlockingIOError):

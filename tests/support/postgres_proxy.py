@@ -1,4 +1,4 @@
-"""What stands between a loader and its database, and can lose an answer, one side, or both ways to it."""
+"""A TCP proxy between a loader and its database that can lose responses, requests, or one side of a connection."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _READY = b"Z\0\0\0\5I"
 
 
 class Proxy:
-    """Passes on, within `with`, what comes to `url` to a database behind a Unix socket."""
+    """Forwards connections to `url` to a database behind a Unix socket, while the context lasts."""
 
     def __init__(self, database_url: str) -> None:
         address = conninfo_to_dict(database_url)
@@ -23,16 +23,16 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         origin = f"postgres@127.0.0.1:{self._listener.getsockname()[1]}"
         self.url = urlsplit(database_url)._replace(netloc=origin, query="").geturl()
-        self.is_mute = False  # the database's answers are lost
-        self.is_deaf = False  # what loaders say is lost, also of those who come
-        self.lets_in = False  # deaf, it still lets those who come log in
-        self.parting_words = b""  # what they hear, in place of nothing, when they go on; then it hangs up
-        self.turns_away = False  # who comes is hung up on
-        self.loses_an_answer = False  # the next one, and then no more
+        self.loses_responses = False
+        self.loses_requests = False  # also those of new connections
+        self.accepts_logins = False  # while it loses requests, new connections can still log in
+        self.farewell = b""  # what it sends to these for their next request, before it closes them
+        self.refuses_connections = False
+        self.loses_one_response = False  # the next one
         self._sockets: list[socket.socket] = []
         self._lost: set[socket.socket] = set()
         self._logged_in: set[socket.socket] = set()
-        self._let_in: set[socket.socket] = set()  # of these, those that came while it was deaf
+        self._logged_in_late: set[socket.socket] = set()  # while it lost requests
         self._threads = [threading.Thread(target=self._accept)]
 
     def __enter__(self) -> Proxy:
@@ -43,21 +43,21 @@ class Proxy:
         self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
-        self.hang_up()
+        self.close_connections()
         for thread in self._threads:
             thread.join()
         for each in (self._listener, *self._sockets):
             each.close()
 
-    def hang_up(self) -> None:
-        """End all connections; those that come later are served well."""
+    def close_connections(self) -> None:
+        """Close all connections; later ones are forwarded without loss."""
         for each in self._sockets:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
-        self.is_mute = self.is_deaf = self.turns_away = False
+        self.loses_responses = self.loses_requests = self.refuses_connections = False
 
-    def lose_loaders(self) -> None:
-        """End the connections on the loaders' side; the database is not told. Those that come later are served well."""
+    def close_loader_sides(self) -> None:
+        """Close the connections on the loaders' side only; later ones are forwarded without loss."""
         self._lost |= set(self._sockets)
         for each in self._sockets:
             if each.family == socket.AF_INET:
@@ -68,38 +68,38 @@ class Proxy:
         with contextlib.suppress(OSError):
             while True:
                 client = self._listener.accept()[0]
-                if self.turns_away:
+                if self.refuses_connections:
                     client.close()
                     continue
                 server = socket.socket(socket.AF_UNIX)
                 self._sockets += [client, server]
                 server.connect(self._socket_path)
                 for source, target in ((client, server), (server, client)):
-                    thread = threading.Thread(target=self._pass_on, args=(source, target, source is server))
+                    thread = threading.Thread(target=self._forward, args=(source, target, source is server))
                     self._threads.append(thread)
                     thread.start()
 
-    def _pass_on(self, source: socket.socket, target: socket.socket, is_answer: bool) -> None:
+    def _forward(self, source: socket.socket, target: socket.socket, is_response: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
-                if is_answer:
-                    self._note_log_in(target, data)
-                    if not self._loses_answer():
+                if is_response:
+                    self._note_login(target, data)
+                    if not self._loses_response():
                         target.sendall(data)
-                elif not self.is_deaf or (self.lets_in and source not in self._logged_in):
+                elif not self.loses_requests or (self.accepts_logins and source not in self._logged_in):
                     target.sendall(data)
-                elif self.parting_words and source in self._let_in:
-                    source.sendall(self.parting_words)
+                elif self.farewell and source in self._logged_in_late:
+                    source.sendall(self.farewell)
                     break
             if source not in self._lost:
                 target.shutdown(socket.SHUT_RDWR)
 
-    def _note_log_in(self, client: socket.socket, answer: bytes) -> None:
-        if client not in self._logged_in and answer.endswith(_READY):
+    def _note_login(self, client: socket.socket, response: bytes) -> None:
+        if client not in self._logged_in and response.endswith(_READY):
             self._logged_in.add(client)
-            if self.is_deaf:
-                self._let_in.add(client)
+            if self.loses_requests:
+                self._logged_in_late.add(client)
 
-    def _loses_answer(self) -> bool:
-        loses_one, self.loses_an_answer = self.loses_an_answer, False
-        return loses_one or self.is_mute
+    def _loses_response(self) -> bool:
+        loses_one, self.loses_one_response = self.loses_one_response, False
+        return loses_one or self.loses_responses

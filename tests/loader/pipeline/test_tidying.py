@@ -12,8 +12,9 @@ from importer.model import State
 from loader.contract import ExitCode, Job, Published
 from tests.support.http_server import HttpServer
 from tests.support.loader_process import Loaders, assert_nothing_is_left, query, row_count, wait_for
-from tests.support.mid_load import backends, execute, holding, staged_part, wait_for_lock
+from tests.support.mid_load import backends, holding, staged_part, wait_for_lock
 from tests.support.supervision import SupervisorHarness, assert_all_gone, loader, until
+from tests.support.target import execute
 
 pytestmark = pytest.mark.slow
 

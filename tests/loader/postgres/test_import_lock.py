@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from uuid import UUID, uuid4
 
 import msgspec
@@ -15,8 +15,8 @@ from loader.cancellation import Interrupt, Stopped, StopReason
 from loader.contract import FailureCode
 from loader.errors import LoaderError
 from loader.limits import DEFAULT_LIMITS
-from loader.postgres import import_lock, ledger, publish, target_table
-from loader.postgres.connection import Connection, Database
+from loader.postgres import import_lock, ledger, staging
+from loader.postgres.connection import Connection
 from loader.postgres.import_lock import Target
 from loader.postgres.ledger import Import
 
@@ -46,26 +46,10 @@ def changed(changes: Mapping[str, object]) -> Target:
     return msgspec.structs.replace(TARGET, **changes)
 
 
-@pytest.fixture
-def connection(database_url: str) -> Generator[Connection]:
-    """A loader's connection to a database that has trips and a ledger."""
-    with Database(database_url).connection("test") as connection:
-        target_table.prepare(connection)
-        yield connection
-
-
-@pytest.fixture
-def other(database_url: str) -> Generator[Connection]:
-    """Another loader's, which waits for no lock."""
-    with Database(database_url).connection("other") as other:
-        other.execute("SET lock_timeout = '50ms'")
-        yield other
-
-
 def published(connection: Connection, target: Target = TARGET) -> Import:
     """Publish an import without rows."""
     found = import_lock.find_or_insert(connection, None, target)
-    publish.create_import_table(connection, found.import_key, Interrupt(), DEFAULT_LIMITS)
+    staging.create_import_table(connection, found.import_key, Interrupt(), DEFAULT_LIMITS)
     connection.execute(
         f"ALTER TABLE trips ATTACH PARTITION loader.import_{found.import_key} FOR VALUES IN ({found.import_key})".encode()
     )
@@ -84,7 +68,7 @@ def set_state(connection: Connection, of: Import, state: str) -> None:
 # Which import
 
 
-def test_a_new_import_is_entered_in_the_ledger_as_the_probe_saw_its_file(connection: Connection) -> None:
+def test_a_new_import_has_the_properties_that_the_probe_found(connection: Connection) -> None:
     import_id = uuid4()
     found = import_lock.find_or_insert(connection, import_id, TARGET)
     assert (found.id, found.state, found.attempt) == (import_id, "loading", 0)
@@ -96,7 +80,7 @@ def test_a_new_import_is_entered_in_the_ledger_as_the_probe_saw_its_file(connect
     )  # it is named
 
 
-def test_the_unfinished_import_of_the_very_file_is_gone_on_with(connection: Connection) -> None:
+def test_the_unfinished_import_of_the_same_file_is_resumed(connection: Connection) -> None:
     first = import_lock.find_or_insert(connection, None, TARGET)
     for changes in SAME_FILE:
         assert import_lock.find_or_insert(connection, None, changed(changes)) == first
@@ -115,7 +99,7 @@ def test_another_file_or_mode_is_an_import_of_its_own(connection: Connection) ->
         assert import_lock.find_or_insert(connection, None, changed(changes)).id != first.id
 
 
-def test_files_of_unknown_size_may_be_the_same_and_without_validator_never_are(
+def test_files_of_unknown_size_may_be_the_same_but_not_without_validator(
     connection: Connection,
 ) -> None:
     for validator, is_same in (('"1"', True), (None, False)):
@@ -139,13 +123,13 @@ def test_a_file_that_is_published_is_refused(connection: Connection) -> None:
     assert import_lock.duplicate_notes(connection, TARGET, first.import_key + 1) == []
 
 
-def test_what_is_another_file_or_is_to_be_loaded_again_is_not_refused(connection: Connection) -> None:
+def test_another_file_and_a_forced_import_are_not_refused(connection: Connection) -> None:
     first = published(connection)
     for changes in (*OTHER_FILES, {"force": True}, {"mode": "replace"}):
         assert import_lock.find_or_insert(connection, None, changed(changes)).id != first.id
 
 
-def test_a_file_whose_import_is_no_longer_in_trips_is_loaded_again_with_a_note(
+def test_a_file_whose_import_left_trips_is_loaded_again_with_a_note(
     connection: Connection,
 ) -> None:
     first = published(connection)
@@ -153,7 +137,7 @@ def test_a_file_whose_import_is_no_longer_in_trips_is_loaded_again_with_a_note(
     again = import_lock.find_or_insert(connection, None, TARGET)
     assert again.id != first.id
     (note,) = import_lock.duplicate_notes(connection, TARGET, again.import_key)
-    assert note.startswith(f"Import {first.id} of this very file is published, but its table was dropped")
+    assert note.startswith(f"Import {first.id} of this file is published, but its table was dropped")
     assert import_lock.duplicate_notes(connection, TARGET, first.import_key) == []
     assert import_lock.duplicate_notes(connection, changed({"force": True}), again.import_key) == []
 
@@ -192,7 +176,7 @@ ELSEWHERE = {"location": "https://example.org/copy.csv"}
         (known(validator=None), {"validator": None, "digest": "ac"}),
     ],
 )
-def test_a_named_import_goes_on_with_the_same_file(begun: Import, now: Mapping[str, object]) -> None:
+def test_a_named_import_is_resumed_with_the_same_file(begun: Import, now: Mapping[str, object]) -> None:
     import_lock.refuse_other_file(begun, changed(now))
 
 
@@ -204,25 +188,26 @@ def test_a_named_import_goes_on_with_the_same_file(begun: Import, now: Mapping[s
         (known(), {"column_count": 25}, "its number of columns was 24 and is 25"),
         (known(), {"validator": '"2"'}, 'its validator was "1" and is "2"'),
         (known(), {"validator": None}, 'its validator was "1" and is None'),
-        (known(), {"digest": "abce"}, "its first or last bytes are others"),
+        (known(), {"digest": "abce"}, "its first or last bytes differ"),
         (known(validator=None), {"source_bytes": 1001}, "its size was 1000 and is 1001"),
     ],
 )
 @pytest.mark.parametrize("place", [{}, ELSEWHERE], ids=["there", "elsewhere"])
-def test_a_named_import_is_not_gone_on_with_by_another_file(
+def test_a_named_import_is_not_resumed_with_another_file(
     begun: Import, now: Mapping[str, object], difference: str, place: Mapping[str, object]
 ) -> None:
     with pytest.raises(LoaderError) as caught:
         import_lock.refuse_other_file(begun, changed({**now, **place}))
     failure = caught.value.failure
     assert failure.code is FailureCode.SOURCE_CHANGED
-    where = f" at {TARGET.location}" if place else ""
-    assert failure.message.startswith(f"Import {begun.id} was begun with another file{where}: {difference}")
-    assert ("What it had loaded is removed" in failure.hint) == (not place)
+    assert failure.message.startswith(
+        f"Import {begun.id} was started with another file at {TARGET.location}: {difference}"
+    )
+    assert f"loader drop {begun.id}" in failure.hint
 
 
-def test_a_file_at_another_address_must_be_proven_to_be_the_same() -> None:
-    with pytest.raises(LoaderError, match="no validator that would prove"):
+def test_a_file_at_another_url_must_be_proven_to_be_the_same() -> None:
+    with pytest.raises(LoaderError, match="without a validator"):
         import_lock.refuse_other_file(known(validator=None), changed(ELSEWHERE))
 
 
@@ -233,7 +218,7 @@ def test_a_named_import_stays_in_its_mode() -> None:
     assert "--mode append, not replace" in caught.value.failure.message
 
 
-def test_the_place_of_a_file_and_the_longer_digest_are_noted(connection: Connection) -> None:
+def test_the_location_of_a_file_and_its_longer_digest_are_recorded(connection: Connection) -> None:
     bystander = import_lock.find_or_insert(connection, None, changed(ELSEWHERE))
     for before, seen, noted in (
         ("abcd", "ab", "abcd"),
@@ -242,7 +227,7 @@ def test_the_place_of_a_file_and_the_longer_digest_are_noted(connection: Connect
         ("abcd", "ac", "ac"),
     ):
         begun = import_lock.find_or_insert(connection, uuid4(), changed({"digest": before}))
-        import_lock.note_file(
+        import_lock.update_source(
             connection, begun, changed({"location": "new", "validator": '"2"', "digest": seen})
         )
         now = ledger.get_import(connection, begun.id)
@@ -253,7 +238,7 @@ def test_the_place_of_a_file_and_the_longer_digest_are_noted(connection: Connect
 # Locks
 
 
-def test_an_import_has_one_holder_at_a_time(connection: Connection, other: Connection) -> None:
+def test_one_session_at_a_time_locks_an_import(connection: Connection, other: Connection) -> None:
     assert import_lock.try_lock(connection, 1)
     assert not import_lock.try_lock(other, 1)
     assert import_lock.try_lock(other, 2)
@@ -261,7 +246,7 @@ def test_an_import_has_one_holder_at_a_time(connection: Connection, other: Conne
     assert import_lock.try_lock(other, 1)
 
 
-def test_who_waits_for_an_import_gets_it_when_its_holder_lets_go(
+def test_a_lock_is_waited_for_until_the_other_loader_releases_it(
     connection: Connection, other: Connection
 ) -> None:
     found = import_lock.find_or_insert(connection, None, TARGET)
@@ -276,7 +261,9 @@ def test_who_waits_for_an_import_gets_it_when_its_holder_lets_go(
     assert not import_lock.try_lock(connection, found.import_key)
 
 
-def test_who_waits_for_an_import_gives_up_or_is_stopped(connection: Connection, other: Connection) -> None:
+def test_a_wait_for_a_lock_ends_after_its_limit_or_at_a_stop(
+    connection: Connection, other: Connection
+) -> None:
     found = import_lock.find_or_insert(connection, None, TARGET)
     interrupt = Interrupt()
     import_lock.lock(connection, found, interrupt, 10)
@@ -289,7 +276,9 @@ def test_who_waits_for_an_import_gives_up_or_is_stopped(connection: Connection, 
         import_lock.lock(other, found, interrupt, 0.05)
 
 
-def test_claims_of_one_location_take_turns(connection: Connection, other: Connection) -> None:
+def test_transactions_that_select_imports_of_one_location_run_one_by_one(
+    connection: Connection, other: Connection
+) -> None:
     with connection.transaction():
         import_lock.find_or_insert(connection, None, TARGET)
         with pytest.raises(pg.LockNotAvailable):
@@ -301,7 +290,7 @@ def test_claims_of_one_location_take_turns(connection: Connection, other: Connec
 # Attempts
 
 
-def test_each_attempt_has_a_number_that_defeats_the_one_before(connection: Connection) -> None:
+def test_the_number_of_an_attempt_fences_off_the_one_before(connection: Connection) -> None:
     bystander = import_lock.find_or_insert(connection, None, changed(ELSEWHERE))
     key = import_lock.find_or_insert(connection, None, TARGET).import_key
     assert [import_lock.begin_attempt(connection, key) for _ in range(2)] == [1, 2]
@@ -314,7 +303,7 @@ def test_each_attempt_has_a_number_that_defeats_the_one_before(connection: Conne
 
 
 @pytest.mark.parametrize("state", ["published", "removing"])
-def test_an_import_that_is_not_loading_has_no_attempts(connection: Connection, state: str) -> None:
+def test_an_import_that_is_not_loading_gets_no_new_attempt(connection: Connection, state: str) -> None:
     found = import_lock.find_or_insert(connection, None, TARGET)
     import_lock.begin_attempt(connection, found.import_key)
     set_state(connection, found, state)
@@ -323,7 +312,7 @@ def test_an_import_that_is_not_loading_has_no_attempts(connection: Connection, s
         import_lock.check_attempt(connection, found.import_key, 1)
 
 
-def test_no_attempt_begins_while_a_part_of_the_one_before_commits(
+def test_a_new_attempt_waits_for_a_part_of_the_one_before_in_commit(
     connection: Connection, other: Connection
 ) -> None:
     key = import_lock.find_or_insert(connection, None, TARGET).import_key

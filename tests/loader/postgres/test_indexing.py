@@ -1,4 +1,4 @@
-"""An index that trips gets during an import is built before the publish, part by part, and never by the attach."""
+"""An index created on trips during an import is built before the publish, part by part, and never by the attach."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from tests.support.loader_process import (
     row_count,
     wait_until_disconnected,
 )
-from tests.support.mid_load import holding, resume_serving, staged_part, start_until_stalled, wait_for_lock
+from tests.support.mid_load import resume_serving, start_until_stalled
+from tests.support.target import execute
 from tests.support.whole_import import WholeImport
 
 pytestmark = pytest.mark.slow
 
 KEYS = "import_key, part, request_datetime, pickup_datetime, dropoff_datetime, trip_miles, driver_pay, tips"
-# What a DBA may do to trips while an import loads; how many indexes that are.
+# Changes of trips by an operator while an import loads, and the number of indexes that they add.
 CHANGES = {
     "a column": ("CREATE INDEX ON trips (pickup_datetime)", 1),
     "all that an index can have": (
@@ -47,6 +48,12 @@ CHANGES = {
         1,
     ),
 }
+SLOW_FUNCTION = (
+    "CREATE OR REPLACE FUNCTION slow(float8) RETURNS float8 IMMUTABLE LANGUAGE plpgsql"
+    " AS 'BEGIN PERFORM pg_sleep(0.01); RETURN $1; END'"
+)
+# Takes minutes to build.
+SLOW_INDEX = f"{SLOW_FUNCTION};\nCREATE INDEX ON trips (slow(tolls))"
 # Of the parts of trips: how many indexes each has, how many of these belong to one of trips, and whether the transaction
 # that published built one of them.
 LEAVES = """
@@ -57,15 +64,10 @@ GROUP BY indrelid
 """
 
 
-def change(loaders: Loaders, statements: str) -> None:
-    with psycopg.connect(loaders.database_url, autocommit=True) as connection:
-        connection.execute(statements.encode())
-
-
 def phases(loader: LoaderProcess) -> list[str]:
-    """Return the phases that it told, each once, in order."""
-    told = [message.phase for message in loader.messages() if isinstance(message, ProgressMessage)]
-    return list(dict.fromkeys(told))
+    """Return the phases that it reported, each once, in order."""
+    reported = [message.phase for message in loader.messages() if isinstance(message, ProgressMessage)]
+    return list(dict.fromkeys(reported))
 
 
 def assert_built_before_the_publish(database_url: str, indexes: int) -> None:
@@ -75,11 +77,11 @@ def assert_built_before_the_publish(database_url: str, indexes: int) -> None:
 
 
 @pytest.mark.parametrize(("statements", "indexes"), CHANGES.values(), ids=CHANGES.keys())
-def test_an_index_created_in_mid_load_is_built_part_by_part_before_the_publish(
+def test_an_index_created_in_mid_load_is_built_before_the_publish(
     statements: str, indexes: int, loaders: Loaders, server: HttpServer, sample: bytes
 ) -> None:
     loader = start_until_stalled(loaders, server)
-    change(loaders, statements)
+    execute(loaders.database_url, statements)
     resume_serving(server)
     assert loader.receipt().rows_published == row_count(loaders.database_url)
     assert phases(loader) == ["probing", "loading", "indexing", "publishing"]
@@ -87,19 +89,17 @@ def test_an_index_created_in_mid_load_is_built_part_by_part_before_the_publish(
     assert checksum(loaders.database_url) == checksum_of(loaders.database_url, sample)
 
 
-def test_an_index_that_is_dropped_in_mid_load_is_missed_by_nobody(
-    loaders: Loaders, server: HttpServer
-) -> None:
+def test_an_index_dropped_in_mid_load_changes_nothing(loaders: Loaders, server: HttpServer) -> None:
     assert loaders.start("run", server.url).receipt()
-    change(loaders, "CREATE INDEX gone ON trips (tolls); CREATE INDEX kept ON trips (tips)")
+    execute(loaders.database_url, "CREATE INDEX gone ON trips (tolls); CREATE INDEX kept ON trips (tips)")
     loader = start_until_stalled(loaders, server, "--mode", "replace")
-    change(loaders, "DROP INDEX gone")
+    execute(loaders.database_url, "DROP INDEX gone")
     resume_serving(server)
     assert loader.receipt().rows_published == row_count(loaders.database_url)
     assert phases(loader) == ["probing", "loading", "publishing"]
 
 
-def test_an_index_created_in_the_last_moment_sends_the_import_back_to_build_it(
+def test_an_index_created_just_before_the_publish_is_built_first(
     monkeypatch: pytest.MonkeyPatch, database_url: str, sample: bytes, tmp_path: Path
 ) -> None:
     path = tmp_path / "trips.csv"
@@ -120,20 +120,18 @@ def test_an_index_created_in_the_last_moment_sends_the_import_back_to_build_it(
     assert_built_before_the_publish(database_url, 1)
 
 
-def test_killed_while_it_builds_indexes_the_next_attempt_builds_the_rest_once(
+def test_killed_while_indexing_the_next_attempt_builds_the_missing_indexes(
     loaders: Loaders, server: HttpServer, sample: bytes
 ) -> None:
     loader = start_until_stalled(loaders, server)
-    change(loaders, "CREATE INDEX ON trips (tolls)")
-    part = staged_part(loaders)
-    with holding(loaders, f"LOCK TABLE {part} IN ROW EXCLUSIVE MODE"):
-        resume_serving(server)
-        wait_for_lock(loaders, "control")
-        loader.wait_for_phase("indexing")
-        assert row_count(loaders.database_url) == 0
-        loader.send(signal.SIGKILL)
-        loader.wait()
+    execute(loaders.database_url, SLOW_INDEX)
+    resume_serving(server)
+    loader.wait_for_phase("indexing")
+    assert row_count(loaders.database_url) == 0
+    loader.send(signal.SIGKILL)
+    loader.wait()
     wait_until_disconnected(loaders.database_url)
+    execute(loaders.database_url, SLOW_FUNCTION.replace("PERFORM pg_sleep(0.01);", ""))
     again = loaders.start("run", server.url)
     assert again.receipt().attempts == 2
     assert "indexing" in phases(again)
@@ -142,15 +140,11 @@ def test_killed_while_it_builds_indexes_the_next_attempt_builds_the_rest_once(
     assert_nothing_is_left(loaders.database_url)
 
 
-def test_while_indexes_are_built_others_read_and_a_request_to_stop_is_heard(
+def test_while_indexes_are_built_readers_read_and_sigterm_stops_the_import(
     loaders: Loaders, server: HttpServer
 ) -> None:
     loader = start_until_stalled(loaders, server)
-    change(
-        loaders,
-        "CREATE FUNCTION slow(float8) RETURNS float8 IMMUTABLE LANGUAGE plpgsql"
-        " AS 'BEGIN PERFORM pg_sleep(0.01); RETURN $1; END'; CREATE INDEX ON trips (slow(tolls))",
-    )
+    execute(loaders.database_url, SLOW_INDEX)
     resume_serving(server)
     loader.wait_for_phase("indexing")
     with psycopg.connect(loaders.database_url) as reader:
@@ -161,14 +155,17 @@ def test_while_indexes_are_built_others_read_and_a_request_to_stop_is_heard(
     assert_nothing_is_left(loaders.database_url)
 
 
-def test_a_row_that_breaks_a_new_unique_index_keeps_the_staging_until_the_index_is_dropped(
+def test_a_row_that_violates_a_new_unique_index_keeps_the_staging(
     loaders: Loaders, server: HttpServer, sample: bytes
 ) -> None:
     loader = start_until_stalled(loaders, server)
-    change(loaders, "CREATE UNIQUE INDEX one_a_company ON trips (import_key, part, hvfhs_license_num)")
+    execute(
+        loaders.database_url,
+        "CREATE UNIQUE INDEX one_a_company ON trips (import_key, part, hvfhs_license_num)",
+    )
     resume_serving(server)
     failed = loader.failure()
     assert (failed.failure.code, failed.staging) == (FailureCode.TABLE_MISMATCH, "kept")
-    change(loaders, "DROP INDEX one_a_company")
+    execute(loaders.database_url, "DROP INDEX one_a_company")
     assert loaders.start("run", server.url).receipt().attempts == 2
     assert checksum(loaders.database_url) == checksum_of(loaders.database_url, sample)

@@ -39,7 +39,7 @@ def upgraded(database_url: str) -> None:
     with psycopg.connect(database_url) as connection:
         connection.execute(VERSION_1.encode())
     with Database(database_url).connection("test") as connection:
-        assert ledger_version.bring_up_to_date(connection)
+        assert ledger_version.upgrade(connection)
 
 
 def test_an_upgraded_ledger_is_like_a_new_one(postgres: str, database_url: str) -> None:
@@ -51,7 +51,7 @@ def test_an_upgraded_ledger_is_like_a_new_one(postgres: str, database_url: str) 
             assert query(database_url, catalog) == query(new_url, catalog), what
 
 
-def test_an_upgrade_keeps_each_import_and_learns_the_oids_of_its_tables(database_url: str) -> None:
+def test_an_upgrade_keeps_each_import_and_records_the_oids_of_its_tables(database_url: str) -> None:
     upgraded(database_url)
     with Database(database_url).connection("test") as connection:
         found = ledger.select_imports(connection)
@@ -75,25 +75,25 @@ def test_an_upgrade_keeps_each_import_and_learns_the_oids_of_its_tables(database
     ]
 
 
-def test_many_programs_upgrade_one_ledger_at_the_same_time(database_url: str) -> None:
+def test_programs_can_upgrade_one_ledger_at_the_same_time(database_url: str) -> None:
     with psycopg.connect(database_url) as connection:
         connection.execute(VERSION_1.encode())
 
     def upgrade(_: int) -> bool:
         with Database(database_url).connection("test") as connection:
-            return ledger_version.bring_up_to_date(connection)
+            return ledger_version.upgrade(connection)
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(upgrade, range(8))) == [True] * 8
     assert query(database_url, "SELECT version FROM loader.ledger") == [(ledger_version.VERSION,)]
 
 
-def test_many_loaders_make_one_ledger_at_the_same_time(database_url: str) -> None:
+def test_loaders_can_create_one_ledger_at_the_same_time(database_url: str) -> None:
     barrier = Barrier(8)
 
     def prepare(_: int) -> None:
         with Database(database_url).connection("test") as connection:
-            assert not ledger_version.bring_up_to_date(connection)
+            assert not ledger_version.upgrade(connection)
             barrier.wait()
             target_table.prepare(connection)
 
@@ -110,11 +110,11 @@ def test_an_upgrade_that_fails_changes_nothing(database_url: str) -> None:
         pytest.raises(LoaderError),
         Database(database_url).connection("test") as connection,
     ):
-        ledger_version.bring_up_to_date(connection)
+        ledger_version.upgrade(connection)
     assert query(database_url, "SELECT to_regclass('loader.ledger') IS NULL") == [(True,)]
 
 
-def test_an_upgrade_waits_for_no_loader_of_the_older_version(database_url: str) -> None:
+def test_an_upgrade_waits_only_briefly_for_a_loader_of_the_older_version(database_url: str) -> None:
     with psycopg.connect(database_url) as connection:
         connection.execute(VERSION_1.encode())
     with psycopg.connect(database_url) as older:
@@ -123,7 +123,7 @@ def test_an_upgrade_waits_for_no_loader_of_the_older_version(database_url: str) 
             pytest.raises(LoaderError) as raised,
             Database(database_url).connection("test") as connection,
         ):
-            ledger_version.bring_up_to_date(connection, lock_seconds=1)
+            ledger_version.upgrade(connection, lock_seconds=1)
         assert raised.value.code is FailureCode.IMPORT_BUSY
 
 
@@ -136,14 +136,14 @@ def test_a_ledger_of_a_newer_version_is_refused(loaders: Loaders, database_url: 
     assert "Use the newer version" in loader.stderr
 
 
-def test_after_a_restore_the_tables_are_found_by_their_names_again(database_url: str) -> None:
+def test_after_a_restore_the_tables_are_found_by_their_names(database_url: str) -> None:
     upgraded(database_url)
     with Database(database_url).connection("test") as connection:
         # As a dump of another database would have it, restored here: its OIDs mean nothing, or other tables.
         connection.execute("UPDATE loader.ledger SET oid_scope = 'another database'")
         connection.execute("UPDATE loader.import SET table_oid = 'pg_class'::regclass")
         connection.execute("UPDATE loader.part SET table_oid = 'pg_class'::regclass")
-        assert ledger_version.bring_up_to_date(connection)
+        assert ledger_version.upgrade(connection)
     tables = "SELECT import_key, table_oid::regclass::text FROM loader.import ORDER BY 1"
     assert query(database_url, tables) == [(key, f"loader.import_{key}") for key in (1, 2, 3)]
     assert query(database_url, "SELECT count(*) FROM loader.part WHERE table_oid = 'pg_class'::regclass") == [
@@ -159,18 +159,18 @@ def test_another_system_with_the_same_oids_keeps_them(database_url: str) -> None
     with Database(database_url).connection("test") as connection:
         connection.execute("ALTER TABLE loader.import_1 RENAME TO january")
         connection.execute("UPDATE loader.ledger SET oid_scope = '0/0/' || 'loader.ledger'::regclass::oid")
-        assert ledger_version.bring_up_to_date(connection)
+        assert ledger_version.upgrade(connection)
     assert query(database_url, oids) == before
 
 
-def test_a_table_that_is_not_found_by_its_name_has_no_oid_after_a_restore(database_url: str) -> None:
+def test_after_a_restore_a_table_without_its_name_has_no_oid(database_url: str) -> None:
     upgraded(database_url)
     with Database(database_url).connection("test") as connection:
         connection.execute("ALTER TABLE loader.import_1 RENAME TO january")
         connection.execute("CREATE VIEW loader.import_1 AS SELECT 1")
         connection.execute("UPDATE loader.ledger SET oid_scope = 'another database'")
         connection.execute("UPDATE loader.import SET table_oid = 'pg_class'::regclass")
-        assert ledger_version.bring_up_to_date(connection)
+        assert ledger_version.upgrade(connection)
     assert query(database_url, "SELECT table_oid FROM loader.import WHERE import_key = 1") == [(None,)]
 
 

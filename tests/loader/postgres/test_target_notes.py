@@ -1,4 +1,4 @@
-"""What triggers, logical replication and pg_dump get of imported rows, and the notes that say so."""
+"""Imported rows and triggers, logical replication, pg_dump, locks of readers: what happens, and the notes on it."""
 
 from __future__ import annotations
 
@@ -12,22 +12,17 @@ from loader.contract import Probed
 from tests.support.http_server import HttpServer
 from tests.support.loader_process import Loaders, query, row_count, with_limits
 from tests.support.postgres_server import installed, own_server
+from tests.support.target import execute
 
 pytestmark = pytest.mark.slow
 
 
-def change(database_url: str, *statements: str) -> None:
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        for statement in statements:
-            connection.execute(statement.encode())
-
-
-def test_imports_run_no_trigger_and_no_rule_of_trips_and_a_note_names_them(
+def test_a_note_names_the_triggers_and_rules_that_imports_do_not_run(
     loaders: Loaders, server: HttpServer
 ) -> None:
     assert loaders.start("run", server.url).receipt().notes == []
     url = loaders.database_url
-    change(
+    execute(
         url,
         "CREATE TABLE fired (what text)",
         "CREATE FUNCTION fire() RETURNS trigger LANGUAGE plpgsql"
@@ -46,14 +41,14 @@ def test_imports_run_no_trigger_and_no_rule_of_trips_and_a_note_names_them(
     assert row_count(url) > 0
 
 
-def test_a_publication_of_trips_sends_no_imported_row_and_one_of_all_sends_staging(
+def test_a_publication_sends_no_imported_row_or_with_all_tables_the_staging(
     server: HttpServer, tmp_path: Path
 ) -> None:
     """Decoded by pgoutput, as for a subscriber; its message of an inserted row begins with an I."""
     with own_server(settings={"wal_level": "logical"}) as own:
         loaders = Loaders(tmp_path, own.url)
         loaders.start("run", server.url).receipt()
-        change(
+        execute(
             own.url,
             "CREATE TABLE other (value integer PRIMARY KEY)",
             "CREATE PUBLICATION by_part FOR TABLE trips, other",
@@ -63,7 +58,7 @@ def test_a_publication_of_trips_sends_no_imported_row_and_one_of_all_sends_stagi
             "SELECT pg_create_logical_replication_slot('slot', 'pgoutput')",
         )
         receipt = loaders.start("run", server.url, "--force").receipt()
-        change(own.url, "INSERT INTO other VALUES (1)")
+        execute(own.url, "INSERT INTO other VALUES (1)")
         sent = {
             publication: query(
                 own.url,
@@ -82,7 +77,7 @@ def test_a_publication_of_trips_sends_no_imported_row_and_one_of_all_sends_stagi
         ]
 
 
-def test_a_dump_of_trips_or_of_its_schema_alone_has_no_row(loaders: Loaders, server: HttpServer) -> None:
+def test_a_dump_of_trips_or_of_its_schema_alone_has_no_rows(loaders: Loaders, server: HttpServer) -> None:
     rows = loaders.start("run", server.url).receipt().rows_published
 
     def dumped_rows(*options: str) -> int:
@@ -95,7 +90,9 @@ def test_a_dump_of_trips_or_of_its_schema_alone_has_no_row(loaders: Loaders, ser
     assert dumped_rows("--schema=public", "--schema=loader") == dumped_rows() == rows
 
 
-def test_a_note_tells_when_readers_of_trips_may_run_out_of_locks(server: HttpServer, tmp_path: Path) -> None:
+def test_a_note_reports_that_readers_of_trips_may_run_out_of_locks(
+    server: HttpServer, tmp_path: Path
+) -> None:
     with own_server(settings={"max_locks_per_transaction": "20"}) as own:
         loaders = Loaders(tmp_path, own.url)
         one_part = with_limits(one_part_bytes=1_000_000_000, min_part_bytes=1_000_000_000)
@@ -107,7 +104,7 @@ def test_a_note_tells_when_readers_of_trips_may_run_out_of_locks(server: HttpSer
             return [note for note in found if "locks" in note]
 
         assert notes() == []
-        change(own.url, "CREATE INDEX ON trips (pickup_datetime)", "CREATE INDEX ON trips (tolls)")
+        execute(own.url, "CREATE INDEX ON trips (pickup_datetime)", "CREATE INDEX ON trips (tolls)")
         assert notes() == []
         (note,) = notes()
         with psycopg.connect(own.url) as reader:
