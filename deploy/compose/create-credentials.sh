@@ -8,7 +8,7 @@ cat > "$1.new" <<EOF
 host=postgres
 dbname=taxi
 user=importer
-password=$(python -c 'import secrets; print(secrets.token_urlsafe(32))')
+password=$(od -A n -t x1 -N 32 /dev/urandom | tr -d ' \n')
 EOF
 chmod 0444 "$1.new" # two users in two containers read it; the volume is mounted nowhere else
 mv "$1.new" "$1"

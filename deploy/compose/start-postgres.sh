@@ -34,7 +34,7 @@ ALTER ROLE importer LOGIN PASSWORD :'password';
 SELECT format('CREATE DATABASE %I', :'database')
     WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = :'database') \gexec
 ALTER DATABASE :"database" OWNER TO importer;
-REVOKE ALL ON DATABASE :"database" FROM PUBLIC;
+REVOKE ALL ON DATABASE :"database", postgres, template1 FROM PUBLIC;
 EOF
 kill -INT "$server"
 wait "$server"
