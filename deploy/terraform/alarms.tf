@@ -44,6 +44,11 @@ locals {
       namespace   = "AWS/RDS", metric = "CPUUtilization", statistic = "Average", dimensions = local.database
       comparison  = "GreaterThanThreshold", threshold = 90, minutes = 30, missing = "missing", actions = []
     }
+    service-answers = {
+      description = "No importer has answered for ten minutes: see the log, and the instance's by Session Manager."
+      namespace   = var.name, metric = "ImporterAnswers", statistic = "Maximum", dimensions = {}
+      comparison  = "LessThanThreshold", threshold = 1, minutes = 10, missing = "breaching", actions = []
+    }
     service-host = {
       description = "The instance does not respond; it is restarted on other hardware."
       namespace   = "AWS/EC2", metric = "StatusCheckFailed_System", statistic = "Maximum", dimensions = local.instance

@@ -52,6 +52,7 @@ resource "aws_db_instance" "this" {
   parameter_group_name   = aws_db_parameter_group.this.name
   publicly_accessible    = false
   multi_az               = var.multi_az
+  availability_zone      = var.multi_az ? null : aws_subnet.public.availability_zone # the service's: no traffic between zones is paid for
   ca_cert_identifier     = "rds-ca-rsa2048-g1"
 
   storage_type          = "gp3" # 125 MB/s; from 400 GB on 500 MB/s
@@ -64,7 +65,7 @@ resource "aws_db_instance" "this" {
   copy_tags_to_snapshot           = true
   deletion_protection             = var.deletion_protection
   skip_final_snapshot             = false
-  final_snapshot_identifier       = "${var.name}-final"
+  final_snapshot_identifier       = "${var.name}-final-${aws_vpc.this.id}" # unique: a snapshot outlives what it was taken of
   performance_insights_enabled    = true
   enabled_cloudwatch_logs_exports = ["postgresql"]
   auto_minor_version_upgrade      = true

@@ -42,6 +42,13 @@ resource "aws_iam_role_policy" "service" {
         Action   = ["logs:CreateLogStream", "logs:PutLogEvents"]
         Resource = "${aws_cloudwatch_log_group.service.arn}:*"
       },
+      {
+        Sid       = "SayThatTheImporterAnswers"
+        Effect    = "Allow"
+        Action    = "cloudwatch:PutMetricData"
+        Resource  = "*" # the action knows no narrower one; the condition does
+        Condition = { StringEquals = { "cloudwatch:namespace" = var.name } }
+      },
     ]
   })
 }
@@ -93,6 +100,8 @@ resource "aws_instance" "service" {
     database_host     = aws_db_instance.this.address
     master_secret_arn = aws_db_instance.this.master_user_secret[0].secret_arn
     log_group         = aws_cloudwatch_log_group.service.name
+    namespace         = var.name
+    memory_mb         = 400 + 400 * var.slots # the service, and each loader, whatever the file's size
     slots             = var.slots
     allowed_hosts     = join(",", var.allowed_hosts)
   })

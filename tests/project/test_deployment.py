@@ -80,7 +80,9 @@ def services() -> dict[str, Mapping]:
 
 SERVICES = services()
 MANIFESTS = sorted(path for path in KUBERNETES.rglob("*.yaml") if path.name != "kustomization.yaml")
-WORKLOADS = [KUBERNETES / "statefulset.yaml", KUBERNETES / "one-off" / "job.yaml"]
+BASE = KUBERNETES / "base"
+SITE = KUBERNETES / "site"
+WORKLOADS = [BASE / "statefulset.yaml", KUBERNETES / "one-off" / "job.yaml"]
 
 
 # ---- The image
@@ -137,7 +139,7 @@ def test_a_container_has_no_more_rights_than_it_needs(name: str) -> None:
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
-    assert service["mem_limit"]
+    assert service["mem_limit"] == service["memswap_limit"]
     assert not {"privileged", "cap_add"} & set(service)
     for port in items(service.get("ports", [])):
         assert str(port).startswith("127.0.0.1:")
@@ -150,6 +152,12 @@ def test_what_compose_mounts_from_the_project_is_there() -> None:
     assert all((ROOT / source).is_file() for source in sources)
     volumes = {mount.split(":")[0] for mount in mounts if not mount.startswith("./")}
     assert volumes == set(mapping(load(ROOT / "compose.yaml")["volumes"]))
+
+
+def test_only_the_importer_is_made_anew_by_a_build_of_its_image() -> None:
+    assert [name for name, service in SERVICES.items() if "build" in service] == ["importer"]
+    for name in ("postgres", "credentials"):
+        assert str(SERVICES[name]["image"]).startswith("postgres:")
 
 
 def test_the_settings_of_compose_are_documented() -> None:
@@ -214,6 +222,7 @@ def test_every_manifest_is_of_a_kustomization() -> None:
         path.parent / str(name)
         for path in KUBERNETES.rglob("kustomization.yaml")
         for name in items(load(path)["resources"])
+        if name != "../base"
     }
     assert named == set(MANIFESTS)
 
@@ -246,7 +255,7 @@ def test_a_pod_mounts_volumes_that_it_has_and_reads_settings_that_there_are(path
     assert all(is_setting(name) for name in environment)
     secret = Path(str(environment["PGSERVICEFILE"]))
     assert str(secret.parent) in names(mounts, "mountPath")
-    generated = at(load(KUBERNETES / "kustomization.yaml"), "secretGenerator", 0)
+    generated = at(load(SITE / "kustomization.yaml"), "secretGenerator", 0)
     assert items(at(generated, "files")) == [secret.name]
     assert list(names(at(pod, "volumes"), "secret", "secretName")) == [at(generated, "name")]
 
@@ -256,9 +265,9 @@ def test_service_budget_and_policy_select_the_pods() -> None:
         path.stem: mapping(at(load(path), "spec", "template", "metadata", "labels")) for path in WORKLOADS
     }
     selectors = {
-        "service": at(load(KUBERNETES / "service.yaml"), "spec", "selector"),
-        "budget": at(load(KUBERNETES / "poddisruptionbudget.yaml"), "spec", "selector", "matchLabels"),
-        "policy": at(load(KUBERNETES / "networkpolicy.yaml"), "spec", "podSelector", "matchLabels"),
+        "service": at(load(BASE / "service.yaml"), "spec", "selector"),
+        "budget": at(load(BASE / "poddisruptionbudget.yaml"), "spec", "selector", "matchLabels"),
+        "policy": at(load(BASE / "networkpolicy.yaml"), "spec", "podSelector", "matchLabels"),
     }
     selected = {
         name: {pod for pod, has in labels.items() if mapping(selector).items() <= has.items()}
@@ -289,13 +298,16 @@ def test_a_job_is_given_up_where_no_failure_with_its_exit_code_is_retryable() ->
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
 def test_kustomize_puts_the_manifests_together(tmp_path: Path) -> None:
     shutil.copytree(KUBERNETES, tmp_path, dirs_exist_ok=True)
-    shutil.copy(tmp_path / "pg_service.conf.example", tmp_path / "pg_service.conf")
+    site = tmp_path / "site"
+    shutil.copy(site / "pg_service.conf.example", site / "pg_service.conf")
     kinds: list[Value] = []
-    for folder in (tmp_path, tmp_path / "one-off"):
+    for folder in (site, tmp_path / "one-off"):
         run = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True, check=True)
         kinds += [at(document, "kind") for document in yaml.safe_load_all(run.stdout)]
     assert sorted(str(kind) for kind in kinds) == [
         "Job",
+        "NetworkPolicy",
+        "NetworkPolicy",
         "NetworkPolicy",
         "PodDisruptionBudget",
         "Secret",

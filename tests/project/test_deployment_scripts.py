@@ -182,6 +182,10 @@ def test_a_first_compose_up_killed_at_any_moment_is_completed_by_the_next(
         "SELECT rolsuper, rolcreatedb, rolcreaterole, rolpassword LIKE 'SCRAM-SHA-256$%'"
         " FROM pg_authid WHERE rolname = 'importer'",
     ) == [(False, False, False, True)]
+    assert query(
+        compose_postgres.url,
+        "SELECT datname FROM pg_database WHERE datallowconn AND has_database_privilege('importer', oid, 'CONNECT')",
+    ) == [("taxi",)]
     assert query(compose_postgres.url, "SELECT tableowner FROM pg_tables WHERE tablename = 'trips'") == [
         ("importer",)
     ]

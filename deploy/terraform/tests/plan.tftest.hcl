@@ -28,6 +28,10 @@ run "the_database_is_private_encrypted_and_protected" {
     )
     error_message = "The database must not be reachable, readable or lost."
   }
+  assert {
+    condition     = aws_db_instance.this.availability_zone == aws_subnet.public.availability_zone
+    error_message = "Traffic between zones costs money and time."
+  }
 }
 
 run "by_default_no_network_reaches_the_service" {
@@ -53,7 +57,11 @@ run "everything_fits_together" {
     error_message = "The service must know its database."
   }
   assert {
-    condition     = length(aws_cloudwatch_metric_alarm.this) == 4
-    error_message = "Four alarms."
+    condition     = strcontains(aws_instance.service.user_data, "--memory 1200m --memory-swap 1200m")
+    error_message = "Two slots take 800 MB, the service 400 MB, and no swap."
+  }
+  assert {
+    condition     = length(aws_cloudwatch_metric_alarm.this) == 5
+    error_message = "Five alarms."
   }
 }
