@@ -29,6 +29,6 @@ class Reject(msgspec.Struct, frozen=True):
     line: int
     byte_offset: int  # of the record's first byte in the (decompressed) file
     column: str | None  # name in Postgres; None where the whole row is at fault
-    value: str  # the field, or the whole row where that is at fault, as errors.value_text shows it
+    value: str  # the field, or the whole row where that is at fault, as text.value_text shows it
     reason: Reason
     original: bytes  # the record without its line end

@@ -1,4 +1,4 @@
-"""The columns of a trip: name, kind, Postgres type, in the file's order; the layouts that files have.
+"""The columns of a trip in the file's order, their kinds and Postgres types, and the layouts of files.
 
 Source: NYC TLC, data dictionary of the High Volume For-Hire Vehicle trip records.
 """
@@ -12,7 +12,7 @@ import msgspec
 
 
 class Kind(enum.IntEnum):
-    """How a column's field is read and encoded. The kernel's switch: the values are part of its compiled code."""
+    """How a column's field is read and encoded. The kernel branches on it: its values are part of compiled code."""
 
     TEXT = 0
     TIMESTAMP = 1  # microseconds since 2000-01-01, int64
@@ -33,12 +33,12 @@ POSTGRES_TYPES: dict[Kind, LiteralString] = {
 class Column(msgspec.Struct, frozen=True):
     """One column of the file and of `trips`."""
 
-    header: str  # as the file spells it
+    header: str  # the name as the file spells it
     kind: Kind
 
     @property
     def name(self) -> str:
-        """The column's name in Postgres: the header's, in lower case."""
+        """The column's name in Postgres: the header in lower case."""
         return self.header.lower()
 
 
@@ -70,5 +70,5 @@ COLUMNS: tuple[Column, ...] = (
     Column("cbd_congestion_fee", Kind.DOUBLE),
 )
 
-# Files until 2024 have the first 24 columns, files since 2025-01 all 25. `trips` has all: the last is null for older files.
+# Files until 2024-12 have the first 24 columns, later ones 25. `trips` has all: a column that a file lacks is null.
 LAYOUT_COLUMN_COUNTS = (24, 25)

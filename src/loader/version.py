@@ -1,4 +1,4 @@
-"""What both programs run on: the first thing that is asked when something is odd."""
+"""The versions of the program and of what it runs on, for `--version` and bug reports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import psycopg
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of this program, of Python, and of the libraries in C that read what comes from outside."""
+    """Return the versions of this program, of Python, and of the C libraries that read data from outside."""
     return {
         "version": metadata.version("large-file-importer"),
         "python": platform.python_version(),

@@ -69,9 +69,9 @@ def test_the_page_names_each_phase() -> None:
 
 
 def test_the_help_lists_the_exit_codes() -> None:
-    from loader.cli.main import _EXAMPLES  # pyright: ignore[reportPrivateUsage] - the text that --help prints
+    from loader.cli.parser import EXAMPLES
 
-    listed = {int(code) for code in re.findall(r"\b(\d+) ", _EXAMPLES[""].split("exit codes:")[1])}
+    listed = {int(code) for code in re.findall(r"\b(\d+) ", EXAMPLES[""].split("exit codes:")[1])}
     assert listed == {code.value for code in contract.ExitCode}
 
 

@@ -15,7 +15,7 @@ from importer.api.request_bodies import NewImport
 # the texts that --help prints: they name the commands
 from importer.cli.main import _EXAMPLES as IMPORTER_EXAMPLES  # pyright: ignore[reportPrivateUsage]
 from importer.model import TRANSITIONS, State
-from loader.cli.main import _EXAMPLES as LOADER_EXAMPLES  # pyright: ignore[reportPrivateUsage]
+from loader.cli.parser import EXAMPLES as LOADER_EXAMPLES
 from loader.contract import FailureCode
 from tests.support.command_help import options_of
 from tests.support.paths import ROOT

@@ -1,8 +1,16 @@
-"""Fields at the edges of what each kind of column may be, and beyond."""
+"""Fields of each kind of column: one as files have it, and many at the limits of the kind and beyond."""
 
 from __future__ import annotations
 
 from loader.schema import Kind
+
+USUAL_FIELDS = {
+    Kind.TEXT: b"HV0003",
+    Kind.TIMESTAMP: b"2024-01-01 00:21:47",
+    Kind.INTEGER: b"161",
+    Kind.BIGINT: b"2251",
+    Kind.DOUBLE: b"45.61",
+}
 
 TEXTS = [
     b"", b"Y", b"N", b" ", b"HV0003", b"B03404", b"seven77", b"eight888", b"nine99999", b"x" * 15,
@@ -49,7 +57,7 @@ DOUBLES = [
     b"-Infinity", b"0x1p3", b"1_0.0", b"1.2.3", b"1-2", b"--1", b" 1.5", b"1.5 ", b"", b" ", b"-", b"abc",
     b"1.5f", b"1,5", b"\xb1.5", b"1.\xb5",
 ]  # fmt: skip
-EDGES = {
+BOUNDARY_VALUES = {
     Kind.TEXT: TEXTS,
     Kind.TIMESTAMP: TIMESTAMPS,
     Kind.INTEGER: INTEGERS,

@@ -1,4 +1,4 @@
-"""Postgres' own CSV reader, to hold the loader's against: COPY into a table of the file's columns, and out of it."""
+"""Postgres' own CSV reader as the reference for the loader's: COPY into a table of the file's columns, and out of it."""
 
 from __future__ import annotations
 
@@ -10,32 +10,33 @@ from contextlib import contextmanager
 import psycopg
 
 from loader.rejects import Reason
-from loader.schema import COLUMNS, POSTGRES_TYPES, Kind
+from loader.schema import COLUMNS, LAYOUT_COLUMN_COUNTS, POSTGRES_TYPES, Kind
 
-COLUMN_COUNT = 24
+COLUMN_COUNT = LAYOUT_COLUMN_COUNTS[0]
 COLUMN_NAMES = ", ".join(column.name for column in COLUMNS[:COLUMN_COUNT])
-# What surrounds the tuples of a binary COPY: https://www.postgresql.org/docs/18/sql-copy.html
+# The frame of a binary COPY: https://www.postgresql.org/docs/18/sql-copy.html
 _HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _TRAILER = b"\xff\xff"
 
 
-# The list in the docstring of fields.py: what Postgres reads and the loader refuses on purpose; of timestamps, the others.
-INTEGER_NOT_READ = re.compile(r"\s*[+-]?(0[xob][0-9a-f_]+|[0-9_]*_[0-9_]*)\s*", re.IGNORECASE)
-DOUBLE_NOT_READ = re.compile(r"\s*[+-]?(0x[0-9a-f.p+-]+|nan\(\w*\))\s*", re.IGNORECASE)
+# The list in the docstring of fields.py: what Postgres reads and the loader rejects. For timestamps, what the loader reads.
+REJECTED_INTEGER = re.compile(r"\s*[+-]?(0[xob][0-9a-f_]+|[0-9_]*_[0-9_]*)\s*", re.IGNORECASE)
+REJECTED_DOUBLE = re.compile(r"\s*[+-]?(0x[0-9a-f.p+-]+|nan\(\w*\))\s*", re.IGNORECASE)
 DATE = r"\d{4,6}-\d\d?-\d\d?"
 TIME = r"(\s+|T)\d\d?:\d\d?(:\d\d?(\.\d{0,100})?)?"
 ZONE = r"\s*(Z|UTC|[+-]\d\d|[+-]\d\d\d\d|[+-]\d\d:\d\d)"
-TIMESTAMP_READ = re.compile(rf"\s*({DATE}({TIME}({ZONE})?)?|[+-]?infinity)\s*", re.IGNORECASE | re.ASCII)
+ACCEPTED_TIMESTAMP = re.compile(rf"\s*({DATE}({TIME}({ZONE})?)?|[+-]?infinity)\s*", re.IGNORECASE | re.ASCII)
 
 
-def is_not_read_on_purpose(kind: Kind, value: str) -> bool:
+def is_rejected_on_purpose(kind: Kind, value: str) -> bool:
+    """Return whether the loader rejects a value of a kind by design, whatever Postgres does."""
     match kind:
         case Kind.INTEGER | Kind.BIGINT:
-            return INTEGER_NOT_READ.fullmatch(value) is not None
+            return REJECTED_INTEGER.fullmatch(value) is not None
         case Kind.DOUBLE:
-            return DOUBLE_NOT_READ.fullmatch(value) is not None
+            return REJECTED_DOUBLE.fullmatch(value) is not None
         case Kind.TIMESTAMP:
-            return TIMESTAMP_READ.fullmatch(value) is None
+            return ACCEPTED_TIMESTAMP.fullmatch(value) is None
         case Kind.TEXT:
             return False
 
@@ -47,7 +48,7 @@ RANGE_SQLSTATES = {"22003", "22008", "22009"}
 
 @contextmanager
 def csv_reader(database_url: str) -> Generator[psycopg.Connection]:
-    """A connection with an empty table `stored`, which has a column `example` and then the file's columns."""
+    """Yield a connection with an empty table `stored` of the column `example` and the file's columns."""
     types = ", ".join(f"{column.name} {POSTGRES_TYPES[column.kind]}" for column in COLUMNS[:COLUMN_COUNT])
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(f"CREATE TEMPORARY TABLE stored (example integer, {types})".encode())
@@ -55,14 +56,14 @@ def csv_reader(database_url: str) -> Generator[psycopg.Connection]:
 
 
 def copy_in(connection: psycopg.Connection, columns: str, records: list[bytes], options: str = "") -> None:
-    """Let Postgres read records, each with a newline added, into some columns of the table."""
+    """Copy records, each with a newline added, into some columns of the table."""
     statement = f"COPY stored ({columns}) FROM STDIN (FORMAT csv, ENCODING 'UTF8'{options})"
     with connection.cursor().copy(statement.encode()) as copy:
         copy.write(b"".join(record + b"\n" for record in records))
 
 
 def tuples_in(connection: psycopg.Connection, query: str) -> list[bytes]:
-    """What a query returns: binary COPY tuples."""
+    """Return the rows of a query as binary COPY tuples."""
     with connection.cursor().copy(f"COPY ({query}) TO STDOUT (FORMAT binary)".encode()) as copy:
         file = b"".join(copy)
     assert file.startswith(_HEADER)
@@ -80,6 +81,6 @@ def tuples_in(connection: psycopg.Connection, query: str) -> list[bytes]:
 
 
 def stored_tuples(connection: psycopg.Connection, condition: str = "true") -> bytes:
-    """The file's columns of the rows that meet the condition: binary COPY tuples, ordered by `example`."""
+    """Return the file's columns of rows that meet a condition, as binary COPY tuples in the order of `example`."""
     query = f"SELECT {COLUMN_NAMES} FROM stored WHERE {condition} ORDER BY example"
     return b"".join(tuples_in(connection, query))

@@ -1,4 +1,4 @@
-"""One file in every dialect of its kind: what other exports of the same table look like."""
+"""A file in every dialect that exports of the same table have."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import re
 from collections.abc import Callable
 
 import zstandard
+
+from loader.cli.sample import COLUMN_COUNT
+from loader.schema import COLUMNS
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _TEXT = re.compile(rb"(?<![^,\n])([A-Za-z][\w ]*)(?=[,\n])")
@@ -23,7 +26,7 @@ def quoted_texts(csv: bytes) -> bytes:
 
 
 def all_quoted(csv: bytes) -> bytes:
-    """Every field that is not null, header included."""
+    """Quote every field that is not null, header included."""
     return re.sub(rb"[^,\n]+", lambda match: b'"' + match[0] + b'"', csv)
 
 
@@ -51,22 +54,23 @@ def no_final_newline(csv: bytes) -> bytes:
     return csv.removesuffix(b"\n")
 
 
-def layout_of_2025(csv: bytes) -> bytes:
-    """With a 25th column, cbd_congestion_fee."""
+def newest_layout(csv: bytes) -> bytes:
+    """Add the columns that the sample lacks; each has a null in every fourth row."""
     header, *rows = csv.splitlines()
-    fees = (b"0.0", b"1.5", b"", b"3.0")
-    lines = [header + b",cbd_congestion_fee"]
-    lines += [row + b"," + fees[number % len(fees)] for number, row in enumerate(rows)]
+    added = [column.header.encode() for column in COLUMNS[COLUMN_COUNT:]]
+    fields = (b"0.0", b"1.5", b"", b"3.0")
+    lines = [b",".join([header, *added])]
+    lines += [b",".join([row, *[fields[number % 4]] * len(added)]) for number, row in enumerate(rows)]
     return b"\n".join(lines) + b"\n"
 
 
 def flag_of_one_space(csv: bytes) -> bytes:
-    """As access_a_ride_flag was until 2022-06."""
+    """Make access_a_ride_flag a space, as it was until 2022-06."""
     return re.sub(rb"(,[YN],[YN]),[YN],([YN],[YN]\n)", rb"\1, ,\2", csv)
 
 
 def everything_at_once(csv: bytes) -> bytes:
-    return BYTE_ORDER_MARK + crlf(all_quoted(fractional_seconds(layout_of_2025(csv)))).removesuffix(b"\r\n")
+    return BYTE_ORDER_MARK + crlf(all_quoted(fractional_seconds(newest_layout(csv)))).removesuffix(b"\r\n")
 
 
 DIALECTS: list[Callable[[bytes], bytes]] = [
@@ -79,7 +83,7 @@ DIALECTS: list[Callable[[bytes], bytes]] = [
     crlf,
     byte_order_mark,
     no_final_newline,
-    layout_of_2025,
+    newest_layout,
     flag_of_one_space,
     everything_at_once,
 ]

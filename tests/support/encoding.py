@@ -1,4 +1,4 @@
-"""Blocks made of bytes, and what `rows.py` makes of them: to hold the encoder against."""
+"""Blocks of any bytes, encoded by the encoder and, as its reference, row by row by `rows.py`."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ import os
 import msgspec
 
 from loader.buffers import SLACK_BYTES, Buffer
-from loader.cli.sample import write_sample
+from loader.cli.sample import COLUMN_COUNT, write_sample
 from loader.encoding.blocks import Block
 from loader.encoding.encoder import OUTPUT_BYTES, Encoder
 from loader.encoding.rows import Fault, encode_row, reject_of
 from loader.rejects import Reject
+from loader.schema import COLUMNS
+from tests.support.boundary_values import USUAL_FIELDS
 
-# Then the kernel is the same source, but thousands of times slower: less of everything.
+# The kernel runs as plain Python, thousands of times slower: tests do less.
 INTERPRETED = os.environ.get("NUMBA_DISABLE_JIT") == "1"
 FIRST_LINE = 1_000
 BYTE_OFFSET = 5_000_000_000
-FEES = [b",0.0", b",1.5", b",", b",4.5"]
 _buffer = Buffer()
 
 
 class Encoded(msgspec.Struct):
-    """What became of a block: its tuples, their number, its rejects."""
+    """A block's tuples, their number, and its rejects."""
 
     payload: bytes
     rows: int
@@ -31,7 +32,7 @@ class Encoded(msgspec.Struct):
 
 
 def block_of(data: bytes, behind: bytes = b"") -> Block:
-    """A block whose slack ends with the buffer; `behind` stands in the slack, where the kernel may look but not take."""
+    """Return a block whose slack ends with the buffer. The slack starts with `behind`, which must not be encoded."""
     end = len(_buffer.view) - SLACK_BYTES
     start = end - len(data)
     _buffer.view[start:end] = data
@@ -43,7 +44,7 @@ def block_of(data: bytes, behind: bytes = b"") -> Block:
 def encode(
     data: bytes, column_count: int, output_bytes: int = OUTPUT_BYTES, behind: bytes = b""
 ) -> tuple[Encoded, int]:
-    """What the encoder makes of a block, and how many of its rows went through `rows.py`."""
+    """Return a block as the encoder encodes it, and how many of its rows `rows.py` encoded."""
     encoder = Encoder(column_count, output_bytes)
     encoded = Encoded(b"", 0, [])
     for chunk in encoder.encode(block_of(data, behind)):
@@ -56,7 +57,7 @@ def encode(
 def encode_row_by_row(
     data: bytes, column_count: int, line: int = FIRST_LINE, byte_offset: int = BYTE_OFFSET
 ) -> Encoded:
-    """What `rows.py` makes of the same block, which begins at this line and byte."""
+    """Return the same block as `rows.py` encodes it; it starts at this line and byte."""
     encoded = Encoded(b"", 0, [])
     position = 0
     for record in records_of(data):
@@ -75,7 +76,7 @@ def encode_row_by_row(
 
 
 def records_of(data: bytes) -> list[bytes]:
-    """Records with their line ends: a newline ends one where the quotes before it are even in number."""
+    """Return records with their line ends. A newline ends a record if the number of quotes before it is even."""
     records = [b""]
     for line in io.BytesIO(data):
         records[-1] += line
@@ -84,11 +85,12 @@ def records_of(data: bytes) -> list[bytes]:
     return [record for record in records if record]
 
 
-def sample_rows(count: int, column_count: int = 24, seed: int = 1) -> list[bytes]:
-    """Rows like those of January 2024, without line ends; those of 25 columns have a congestion fee."""
+def sample_rows(count: int, column_count: int = COLUMN_COUNT, seed: int = 1) -> list[bytes]:
+    """Return rows like those of January 2024, without line ends. Columns that these lack are usual fields and nulls."""
     out = io.BytesIO()
     write_sample(out, count, seed)
-    rows = out.getvalue().splitlines()[1:]
-    if column_count == 24:
-        return rows
-    return [row + FEES[number % len(FEES)] for number, row in enumerate(rows)]
+    added = [USUAL_FIELDS[column.kind] for column in COLUMNS[COLUMN_COUNT:column_count]]
+    return [
+        b",".join([row, *(field if number % 3 else b"" for field in added)])
+        for number, row in enumerate(out.getvalue().splitlines()[1:])
+    ]

@@ -1,4 +1,4 @@
-"""What a fuzzed input is: how the file is cut and encoded, and the file; and what must be true of it."""
+"""Fuzzed inputs: a file, and how it is cut and encoded; and the check that each of them must pass."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _OUTPUT_BYTES = (1, 400, 1_000, 1 << 16)
 
 
 def corpus() -> list[bytes]:
-    """Return the inputs that are kept, a line of base64 each: they take every branch that fuzzing has found."""
+    """Return the inputs of fuzz_corpus.txt, a line of base64 each, which take every branch that fuzzing has found."""
     return [base64.b64decode(line) for line in CORPUS.read_text().splitlines()]
 
 
 def check_input(data: bytes) -> None:
-    """Cut and encode a file, and see that it is what row by row comes of it.
+    """Cut and encode a file, and assert that the result is that of `rows.py`, row by row.
 
-    The first byte chooses the layout and the size of the output, the next three where the file is cut.
+    The first byte chooses the layout and the output size, the next three bytes the cuts.
     """
     how, cuts, file = data[:1] or b"\0", data[1:4], data[4:]
-    column_count = LAYOUT_COLUMN_COUNTS[how[0] % 2]
+    column_count = LAYOUT_COLUMN_COUNTS[how[0] % len(LAYOUT_COLUMN_COUNTS)]
     encoder = Encoder(column_count, _OUTPUT_BYTES[how[0] // 2 % 4])
     encoded = Encoded(b"", 0, [])
     for block in cut(
@@ -51,7 +51,7 @@ def check_input(data: bytes) -> None:
 
 
 def _check_probe(file: bytes) -> None:
-    """See that the probe finds the same records."""
+    """Assert that the probe finds the same records."""
     if file:
         header = read_header(HEADER + file, is_whole=True)
         found = list(first_records(HEADER + file, header, is_whole=True))
@@ -67,4 +67,4 @@ def _segments(file: bytes, cuts: list[int]) -> Iterator[Segment]:
 
 
 def _ignore(_: Buffer) -> None:
-    """Nothing to do with a buffer in which no record ends."""
+    """Drop a buffer in which no record ends."""

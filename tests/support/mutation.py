@@ -1,6 +1,6 @@
-"""Files of trips, damaged: real rows in some dialect, and then a few edits of bytes, fields, quotes, lines and ends.
+"""Damaged files of trips: real rows in a dialect, with a few edits of bytes, fields, quotes, lines and line ends.
 
-Everything is drawn from one `Random`: a seed is a file, and with Hypothesis' own `Random` a failing file is made smaller.
+All choices come from one `Random`. A seed determines a file, and with its own `Random` Hypothesis shrinks a failing file.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Callable
 from random import Random
 
 from loader.cli.sample import write_sample
-from loader.schema import COLUMNS
-from tests.support.boundary_values import EDGES
+from loader.schema import COLUMNS, LAYOUT_COLUMN_COUNTS
+from tests.support.boundary_values import BOUNDARY_VALUES
 from tests.support.dialects import BYTE_ORDER_MARK, DIALECTS
 
 _POOL_ROWS = 400
@@ -29,8 +29,9 @@ def _pool() -> tuple[bytes, list[bytes]]:
 
 
 HEADER, ROWS = _pool()
+NULL_ROW = b"," * (LAYOUT_COLUMN_COUNTS[0] - 1)
 
-# What means something to a parser of CSV, of text, of numbers or of timestamps.
+# Tokens that parsers of CSV, text, numbers or timestamps treat specially.
 _TOKENS = [
     b'"', b'"', b'""', b'"""', b",", b",,", b"\n", b"\n\n", b"\r", b"\r\n", b"\r\r\n", b"\n\r", b"\\.", b"\\.\n",
     b"\\N", b"\\", b"\0", b"\xff", b"\xc3", b"\xa9", b"\xc3\xa9", b"\xed\xa0\x80", b"\xf0\x9f\x9a\x95", b"\xe2\x80\xa8",
@@ -40,7 +41,7 @@ _TOKENS = [
 
 
 def mutated_file(random: Random) -> bytes:
-    """Return one file: header, up to _MAX_ROWS rows, in a dialect, edited up to _MAX_EDITS times behind the header."""
+    """Return a file of a header and up to _MAX_ROWS rows in a dialect, with up to _MAX_EDITS edits behind the header."""
     rows = random.choices(ROWS, k=random.randint(1, _MAX_ROWS))
     csv = HEADER + b"".join(rows)
     if random.random() < 0.5:
@@ -99,7 +100,7 @@ def _truncate(random: Random, data: bytes) -> bytes:
     return data[: _position(random, data)]
 
 
-def _huge_piece(random: Random, data: bytes) -> bytes:
+def _long_piece(random: Random, data: bytes) -> bytes:
     at = _position(random, data)
     piece = random.choice(
         [b"x", b"0", b"9", b" ", b",", b'"', b"\n", b"\0", b"\xff", b"\xc3\xa9", b'""', b'",']
@@ -117,10 +118,10 @@ def _on_line(edit: Edit) -> Edit:
     return edited
 
 
-def _edge_field(random: Random, line: bytes) -> bytes:
+def _boundary_value(random: Random, line: bytes) -> bytes:
     fields = line.split(b",")
     index = random.randrange(min(len(fields), len(COLUMNS)))
-    field = random.choice(EDGES[COLUMNS[index].kind])
+    field = random.choice(BOUNDARY_VALUES[COLUMNS[index].kind])
     fields[index] = b'"%b"' % field.replace(b'"', b'""') if random.random() < 0.3 else field
     return b",".join(fields)
 
@@ -165,7 +166,7 @@ def _utf16(_: Random, line: bytes) -> bytes:
 
 def _other_line(random: Random, _: bytes) -> bytes:
     return random.choice(
-        [b"", b"\r", b" ", b"\\.", b"\\.\r", b",", b'"', b'""', b"\0", b"EOF", HEADER.strip(), b"," * 23]
+        [b"", b"\r", b" ", b"\\.", b"\\.\r", b",", b'"', b'""', b"\0", b"EOF", HEADER.strip(), NULL_ROW]
     )
 
 
@@ -193,9 +194,9 @@ def _no_final_newline(_: Random, data: bytes) -> bytes:
 
 _EDITS: list[Edit] = [
     _insert_token, _insert_token, _replace_bytes, _delete_bytes, _flip_bit, _random_bytes, _repeat_bytes, _truncate,
-    _huge_piece, _add_line, _carriage_returns_alone, _mixed_line_ends, _no_final_newline,
+    _long_piece, _add_line, _carriage_returns_alone, _mixed_line_ends, _no_final_newline,
     *map(_on_line, [
-        *[_edge_field] * 8, _quoted_field, _quoted_field, _drop_field, _double_field, _swap_fields, _spaced_fields,
+        *[_boundary_value] * 8, _quoted_field, _quoted_field, _drop_field, _double_field, _swap_fields, _spaced_fields,
         _utf16, _other_line, _crlf,
     ]),
 ]  # fmt: skip
@@ -211,6 +212,6 @@ def _rename(random: Random, header: bytes) -> bytes:
 
 
 _HEADER_EDITS: list[Edit] = [
-    _insert_token, _replace_bytes, _delete_bytes, _flip_bit, _random_bytes, _truncate, _huge_piece, _drop_field,
+    _insert_token, _replace_bytes, _delete_bytes, _flip_bit, _random_bytes, _truncate, _long_piece, _drop_field,
     _double_field, _swap_fields, _spaced_fields, _quoted_field, _utf16, _crlf, _rename, _rename,
 ]  # fmt: skip

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 import msgspec
 import psycopg
 
-from loader.errors import VALUE_CHARACTERS
 from loader.rejects import Reason
 from loader.schema import COLUMNS, LAYOUT_COLUMN_COUNTS, POSTGRES_TYPES
-from tests.support.csv_reader import RANGE_REASONS, RANGE_SQLSTATES, is_not_read_on_purpose, tuples_in
+from loader.text import VALUE_CHARACTERS
+from tests.support.csv_reader import RANGE_REASONS, RANGE_SQLSTATES, is_rejected_on_purpose, tuples_in
 from tests.support.dialects import BYTE_ORDER_MARK
 from tests.support.encoding import records_of
 
@@ -137,7 +137,7 @@ class Judge:
         for index, (_, sqlstate) in enumerate(answers):
             value = values[index]
             kind = COLUMNS[index].kind
-            if value is None or (sqlstate is None and not is_not_read_on_purpose(kind, value)):
+            if value is None or (sqlstate is None and not is_rejected_on_purpose(kind, value)):
                 continue
             reasons = {
                 reason for reason in Reason if reason.name.startswith(kind.name.replace("BIGINT", "INTEGER"))

@@ -1,4 +1,4 @@
-"""The commands beside `run`: look at a source, list and clean the ledger, make a sample, keep Postgres up."""
+"""The commands other than `run`: check a source, list and clean the ledger, write a sample, run Postgres."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from loader.text import json_line, printable, printable_chunks
 
 
 def check(source: str) -> None:
-    """Print what a source is: size, validator, header, first rows typed, an estimate."""
+    """Print size, validator, estimated rows, columns and first rows of a source."""
     sys.stdout.write(preview_text(source) + "\n")
 
 
 def sample(out: str, rows: int, seed: int) -> None:
     """Write `rows` trips to a path, or to stdout."""
-    from loader.cli.sample import write_sample  # the compiler's libraries
+    from loader.cli.sample import write_sample  # takes time to import: numpy, and tables
 
     if out == "-":
         write_sample(sys.stdout.buffer, rows, seed)
@@ -48,7 +48,7 @@ def sample(out: str, rows: int, seed: int) -> None:
 
 
 def postgres(data_folder: Path) -> None:
-    """Print the embedded server's URL and keep it up until SIGINT, SIGTERM or SIGHUP."""
+    """Run the embedded server and print its URL, until SIGINT, SIGTERM or SIGHUP."""
     signals = {*SIGNALS}.difference(ignored(signal.SIGINT, signal.SIGHUP))
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     with embedded_server(data_folder) as url:
@@ -58,7 +58,7 @@ def postgres(data_folder: Path) -> None:
 
 
 def imports(database_url: str, *, as_json: bool) -> None:
-    """List the imports, oldest first. A published one that somebody took out of trips is shown as detached."""
+    """List the imports, oldest first. The state of a published import that SQL took out of trips is `detached`."""
     with Database(database_url).connection("imports") as connection:
         found = ledger.select_imports(connection) if target_table.exists(connection) else []
         rows = [
@@ -103,7 +103,7 @@ def _shown_state(found: ledger.Import, place: Place | None) -> str:
 
 
 def rejects(database_url: str, import_id: UUID, *, as_json: bool) -> None:
-    """Write an import's rejects in file order: the original lines, or all that is known of each."""
+    """Write an import's rejects in file order: the original lines, or JSON with line, column, value and reason."""
     with Database(database_url).connection("rejects") as connection:
         found = _get(connection, import_id)
         lines = _reject_lines(ledger.rejects(connection, found.import_key), as_json=as_json)
@@ -121,7 +121,7 @@ def _reject_lines(rejects: Iterator[Reject], *, as_json: bool) -> Iterator[bytes
 
 
 def drop(database_url: str, import_id: UUID, limits: Limits = DEFAULT_LIMITS, *, published: bool) -> None:
-    """Remove one import, whatever state it is in; one that is in trips only when that is said."""
+    """Remove an import in any state; a published one only if `published` says so."""
     with _interruptible() as interrupt, Database(database_url).connection("drop") as connection:
         found = _get(connection, import_id)
         import_lock.lock(connection, found, interrupt, limits.import_lock_seconds)
@@ -132,20 +132,20 @@ def drop(database_url: str, import_id: UUID, limits: Limits = DEFAULT_LIMITS, *,
 
         retry_while_locked(connection, mark, interrupt, limits.trips_lock_seconds)
         if not marked[-1]:
-            _get(connection, import_id)  # raises, where somebody else has removed it meanwhile
+            _get(connection, import_id)  # raises if another process has removed it meanwhile
             raise LoaderError(
                 FailureCode.USAGE,
                 f"Import {import_id} is published: its rows are in trips.",
-                "Say --published to take them out.",
+                "Use --published to take them out.",
             )
         _remove(connection, found, interrupt, limits)
     sys.stdout.write(f"removed import {import_id}\n")
 
 
 def collect(database_url: str, limits: Limits = DEFAULT_LIMITS, *, dry_run: bool) -> None:
-    """Remove, or only name, the staging that no loader holds.
+    """Remove, or only list, the staging that no loader holds.
 
-    An import that can't be removed keeps no other. Raises LoaderError for all of them in the end.
+    An import that can't be removed does not prevent the removal of others. LoaderError for them is raised at the end.
     """
     failures: list[LoaderError] = []
     with _interruptible() as interrupt, Database(database_url).connection("gc") as connection:
@@ -188,7 +188,7 @@ def _remove(connection: Connection, found: ledger.Import, interrupt: Interrupt, 
 
 @contextmanager
 def _interruptible() -> Generator[Interrupt]:
-    """Yield what Ctrl-C stops, besides raising KeyboardInterrupt, which psycopg drops if its statement fails just then."""
+    """Have Ctrl-C stop the yielded interrupt, too: psycopg drops a KeyboardInterrupt if its statement fails then."""
     interrupt = Interrupt()
 
     def stop(_number: int, _frame: FrameType | None) -> None:

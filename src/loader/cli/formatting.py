@@ -1,4 +1,4 @@
-"""What a run shows without a terminal: JSON lines for programs; sizes, rates, receipts and failures as people read them."""
+"""Messages, receipts, failures, sizes and durations as text; the displays that need no terminal."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from loader.text import json_line, printable, printable_lines
 
 
 class Display(Protocol):
-    """Shows the messages of one run."""
+    """Shows the messages of a run."""
 
     def show(self, message: Message) -> None:
-        """Show a message; called in one thread. May block."""
+        """Show a message. It is called in one thread and may block."""
         ...
 
 
 class JsonDisplay:
-    """One JSON object a line on stdout."""
+    """Writes one JSON object a line to stdout."""
 
     def show(self, message: Message) -> None:
-        """Write it at once."""
+        """Write the message and flush."""
         sys.stdout.buffer.write(json_line(message))
         sys.stdout.buffer.flush()
 
 
 class QuietDisplay:
-    """Nothing but the result: the receipt on stdout, or the failure on stderr."""
+    """Writes only the result: the receipt to stdout, or the failure to stderr."""
 
     def show(self, message: Message) -> None:
-        """Show the last message alone."""
+        """Show the message if it is the last one."""
         if isinstance(message, Published):
             sys.stdout.write(receipt_text(message.receipt) + "\n")
         elif isinstance(message, Failed):
@@ -39,7 +39,7 @@ class QuietDisplay:
 
 
 def numbers_text(progress: contract.Progress) -> str:
-    """Return bytes, ETA, rows and rates on one line, which a narrow terminal cuts at its end."""
+    """Return bytes, ETA, rows and rates on one line, the most important ones first."""
     pieces = [size_text(progress.bytes_done)]
     if progress.bytes_total is not None:
         pieces[0] += f" of {size_text(progress.bytes_total)}"
@@ -54,11 +54,11 @@ def numbers_text(progress: contract.Progress) -> str:
 
 
 def probed_text(message: Probed) -> str:
-    """Return what the probe found, on one line, and a line for each note."""
+    """Return what the probe found, and a line for each note."""
     size = "of unknown size" if message.bytes_total is None else size_text(message.bytes_total)
     how = f", {message.compression}" if message.compression else ""
-    goes_on = f", going on (attempt {message.attempt})" if message.resumed else ""
-    lines = [f"import {message.import_id}: {message.source} ({size}{how}){goes_on}"]
+    resumed = f", resumed (attempt {message.attempt})" if message.resumed else ""
+    lines = [f"import {message.import_id}: {message.source} ({size}{how}){resumed}"]
     return "\n".join(map(printable, lines + [f"  note: {note}" for note in message.notes]))
 
 
@@ -86,7 +86,7 @@ def receipt_text(receipt: Receipt) -> str:
 
 
 def failure_text(message: Failed) -> str:
-    """Return a failure as lines: what, where, what next, what is left."""
+    """Return a failure as lines: what happened, the value, what to do next, what is left of the import."""
     failure = message.failure
     lines = [printable_lines(f"{failure.code}: {failure.message}")]
     if failure.value is not None:
@@ -107,7 +107,7 @@ def size_text(size_bytes: float) -> str:
 
 
 def duration_text(seconds: float) -> str:
-    """Return a duration with the units that matter: 12.3 s, 4 min 5 s, 2 h 3 min."""
+    """Return a duration in its two largest units: 12.3 s, 4 min 5 s, 2 h 3 min."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

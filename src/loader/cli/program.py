@@ -1,4 +1,4 @@
-"""What command lines share: subcommands that show their examples, numbers, and how a command ends its process."""
+"""What both command lines share: subcommands with examples in their help, and how a command ends the process."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from loader.errors import LoaderError
 
 
 class Program:
-    """A program's parser, to which its subcommands are added one by one."""
+    """A program's parser, to which subcommands are added."""
 
     def __init__(self, program: str, description: str, examples: Mapping[str, str]) -> None:
-        """`examples`: of each command; those of the program itself under the empty name."""
+        """`examples` has a text for each command; that of the program itself has the empty name."""
         self.parser = argparse.ArgumentParser(
             prog=program,
             description=description,
@@ -28,7 +28,10 @@ class Program:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         self.parser.add_argument(
-            "--version", action=_Versions, nargs=0, help="say what this program is, and what it runs on"
+            "--version",
+            action=_Versions,
+            nargs=0,
+            help="show the versions of the program and of what it runs on",
         )
         self._examples = examples
         self._subparsers = self.parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -45,7 +48,7 @@ class Program:
 
 
 class _Versions(argparse.Action):
-    """An option that ends the program with its versions; they are looked for only when somebody asks."""
+    """An option that prints versions, which are only then looked up, and ends the program."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from loader.version import versions
@@ -55,23 +58,23 @@ class _Versions(argparse.Action):
 
 
 def positive(text: str) -> int:
-    """Read an option's number from 1 on."""
+    """Parse an option's value as a positive integer."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return int(text)
 
 
 def run_and_leave(command: Callable[[], int]) -> NoReturn:
-    """Run a command, tell people of its LoaderError, and end the process with its exit code."""
+    """Run a command, print its LoaderError, and end the process with its exit code."""
     _replace_closed_streams()
-    _escape_what_can_not_be_shown()
+    _escape_unencodable_characters()
     try:
         code = command()
     except LoaderError as error:
-        with contextlib.suppress(OSError):  # nobody is there to see it: the exit code says it all the same
+        with contextlib.suppress(OSError):  # stderr is closed; the exit code is not affected
             sys.stderr.write(failure_text(Failed(error.failure, "none")) + "\n")
         code = error.exit_code
-    except BrokenPipeError:  # the reader of a listing has seen enough
+    except BrokenPipeError:  # the reader of a listing has ended
         code = ExitCode.PUBLISHED
     except KeyboardInterrupt:
         code = ExitCode.INTERRUPTED
@@ -79,7 +82,7 @@ def run_and_leave(command: Callable[[], int]) -> NoReturn:
 
 
 def _replace_closed_streams() -> None:
-    """Put the null device where we were started without a stream, such as by `>&-`: it is as if nobody reads it."""
+    """Replace streams that the process was started without, such as by `>&-`, by the null device."""
     null = Path(os.devnull)
     if sys.__stdin__ is None:
         sys.stdin = null.open()
@@ -89,15 +92,15 @@ def _replace_closed_streams() -> None:
         sys.stderr = null.open("w")
 
 
-def _escape_what_can_not_be_shown() -> None:
-    """Write characters that the locale's encoding lacks as escapes: an accent in a file's name must not end a command."""
+def _escape_unencodable_characters() -> None:
+    """Escape characters that the locale's encoding lacks, so that an accent in a file's name does not end a command."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def _leave(code: int) -> NoReturn:
-    """End the process now: a thread that hangs in a name look-up or in the compiler is not waited for."""
+    """End the process at once, even if a thread hangs in a name look-up or in the compiler."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
             stream.flush()

@@ -1,4 +1,4 @@
-"""What is shown on a terminal: the bar of a run, and tables. Only they take the time to import rich."""
+"""The display of a terminal: the progress bar of a run, and tables. Imported when needed: rich takes long to import."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from loader import contract
 from loader.cli.formatting import QuietDisplay, numbers_text, probed_text
 from loader.contract import Message, Probed, ProgressMessage, Published, Started
 
-# A table that is not for a terminal is not folded, unless an address is longer than this in characters.
+# In characters. Only longer URLs are folded in a table that is piped.
 _PIPED_WIDTH = 400
 
 
 class BarDisplay(QuietDisplay):
-    """A live line on the terminal, then the result."""
+    """Draws a progress bar, then writes the result."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
@@ -31,7 +31,7 @@ class BarDisplay(QuietDisplay):
         self._task: TaskID | None = None
 
     def show(self, message: Message) -> None:
-        """Draw the line anew, or end it with the result."""
+        """Update the bar, or replace it by the result."""
         if isinstance(message, Probed):
             self.note(probed_text(message))
         elif isinstance(message, ProgressMessage):
@@ -45,15 +45,15 @@ class BarDisplay(QuietDisplay):
             super().show(message)
 
     def note(self, text: str) -> None:
-        """Write lines that stay, above the one that is drawn."""
+        """Write lines above the bar."""
         self._bar.console.print(text, markup=False, soft_wrap=True)
 
     def stop(self) -> None:
-        """Leave the line as it is."""
+        """Stop updating the bar."""
         self._bar.stop()
 
     def draw(self, description: str, progress: contract.Progress | None) -> None:
-        """Draw the line: what goes on, in a word or two, and how far it is."""
+        """Update the bar with the current phase and its progress."""
         if self._task is None:
             self._task = self._bar.add_task("", total=100, percent="", numbers="")
             self._bar.start()

@@ -1,39 +1,37 @@
-"""Trips that never were: a file of the shape of fhvhv_tripdata_2024-01.csv, of any size, for demo, tests and benchmarks.
+"""Generated trips: a file of the shape of fhvhv_tripdata_2024-01.csv, of any size, for demo, tests and benchmarks.
 
-Every row follows from the seed, its number and the number of rows, in whole numbers: the same bytes on any machine.
-The shares, means and medians are those of the file of January 2024.
+Each row follows from the seed, its number and the number of rows by integer arithmetic: the bytes are the same on every
+machine. Shares, means and medians are those of the file of January 2024.
+
+A block of rows is a matrix of 64-bit words. Each word is up to eight characters of a field, padded with NUL, from a table;
+the text is the matrix without its NULs.
 """
 
 from __future__ import annotations
 
 import datetime
 import math
-from typing import BinaryIO
+from collections.abc import Iterable
+from typing import BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from loader.kernel.jit import kept_kernel, kernel
-from loader.schema import COLUMNS
+from loader.schema import COLUMNS, LAYOUT_COLUMN_COUNTS
 
-Text = npt.NDArray[np.uint8]
-Draws = npt.NDArray[np.int64]
+Integers = npt.NDArray[np.int64]
+Bits = npt.NDArray[np.uint32]
+Words = npt.NDArray[np.uint64]
 
-COLUMN_COUNT = 24
+COLUMN_COUNT = LAYOUT_COLUMN_COUNTS[0]
 HOURS = 31 * 24
-# About a megabyte a write. The longest row possible has less than 200 bytes.
+# About a megabyte of words: more takes no less time a row.
 ROWS_PER_WRITE = 4096
-ROW_LIMIT_BYTES = 256
-# Random numbers of 32 bits that a row has.
-DRAWS = 31
-
-
-def _text(characters: str) -> Text:
-    return np.frombuffer(characters.encode(), np.uint8)
+RANDOM_NUMBERS_PER_ROW = 31
 
 
 def _share(percent: float) -> int:
-    """Return the number that a draw is below in so many of a hundred rows."""
+    """Return the limit that the random numbers of `percent` of all rows are below."""
     return round(percent / 100 * 2**32)
 
 
@@ -42,13 +40,7 @@ def _spread(sigma: float) -> int:
     return round(sigma / math.log(2) / (65536 * math.sqrt(6 / 12)) * 2**32)
 
 
-# Uber's rows have both bases and the time on the scene, Lyft's have neither.
 UBER_SHARE = _share(73.4)
-UBER = _text("HV0003,B03404,B03404,")
-LYFT = _text("HV0005,B03406,,")
-# Time is counted in seconds from the beginning of 2023-12-31: the first trips were requested the evening before.
-DAYS = _text("".join(f"{datetime.date(2023, 12, 31) + datetime.timedelta(day)} " for day in range(34)))
-DAY_BYTES = 11
 LATE_REQUEST_SHARE = _share(0.95)
 
 MEDIAN_SECONDS = 912
@@ -56,7 +48,7 @@ SECONDS_SPREAD = _spread(0.627)
 MAX_SECONDS = 52_060
 MEDIAN_MILES_1000 = 2830
 MILES_SPREAD = _spread(0.64)
-MOST_MILES_1000 = 417_620
+MAX_MILES_1000 = 417_620
 
 FARE_SPREAD = _spread(0.3)
 REFUND_SHARE = _share(0.001)
@@ -67,163 +59,127 @@ TIPS_SHARE = _share(19)
 # Of shared_request, shared_match, access_a_ride, wav_request and wav_match.
 FLAG_SHARES = (_share(2), _share(0.6), _share(0), _share(0.2), _share(7))
 
-_COMMA, _POINT, _MINUS, _COLON, _NEWLINE, _ZERO, _NO, _YES = b",.-:\n0NY"
-_MASK = 0xFFFF_FFFF
 _POWERS_OF_TWO = np.array([round(2 ** (i / 1024) * 65536) for i in range(1024)], np.int64)
+
+
+def _word_table(texts: Iterable[str], word_count: int) -> list[Words]:
+    """Return the first, the second … word of each text."""
+    table = np.array([text.encode() for text in texts], f"S{8 * word_count}")
+    return list(table.view(np.uint64).reshape(-1, word_count).T.copy())
+
+
+# Rows of Uber have both bases and the time on the scene, rows of Lyft have neither.
+_LYFT_AND_UBER = _word_table(["HV0005,B03406,,", "HV0003,B03404,B03404,"], 3)
+# Seconds are counted from here: the first trips were requested the evening before January.
+_FIRST_HOUR = datetime.datetime(2023, 12, 31)
+_HOURS = _word_table(
+    (f"{_FIRST_HOUR + datetime.timedelta(hours=hour):%Y-%m-%d %H:}" for hour in range(34 * 24)), 2
+)
+(_SECONDS,) = _word_table((f"{second // 60:02}:{second % 60:02}," for second in range(3600)), 1)
+# No number is larger than the longest trip has seconds.
+(_INTEGERS,) = _word_table((f"{number}," for number in range(MAX_SECONDS + 1)), 1)
+(_WHOLE_PARTS,) = _word_table((f"{number}" for number in range(MAX_SECONDS + 1)), 1)
+(_THOUSANDTHS,) = _word_table((f".{number:03}".rstrip("0") + "," for number in range(1000)), 1)
+_THOUSANDTHS[0] = int.from_bytes(b".0,", "little")
+_COMMA, _MINUS = (np.uint64(ord(character)) for character in ",-")
+_FLAGS = _word_table(
+    (",".join("NY"[flags >> index & 1] for index in range(5)) + "\n" for flags in range(32)), 2
+)
 
 
 def write_sample(out: BinaryIO, rows: int, seed: int) -> None:
     """Write header and rows, about 159 bytes each, to a binary file."""
     out.write((",".join(column.header for column in COLUMNS[:COLUMN_COUNT]) + "\n").encode())
-    buffer = np.empty(ROWS_PER_WRITE * ROW_LIMIT_BYTES, np.uint8)
-    draws = np.empty(DRAWS, np.int64)
     for first in range(0, rows, ROWS_PER_WRITE):
-        end = min(first + ROWS_PER_WRITE, rows)
-        out.write(buffer[: _put_rows(buffer, draws, first, end, rows, seed & _MASK)].data)
+        numbers = np.arange(first, min(first + ROWS_PER_WRITE, rows))
+        words = _rows(_random_numbers(numbers, seed), numbers * HOURS // rows)
+        out.write(np.array(words).T.tobytes().translate(None, b"\0"))
 
 
-@kept_kernel
-def _put_rows(out: Text, draws: Draws, first: int, end: int, rows: int, seed: int) -> int:
-    at = 0
-    for row in range(first, end):
-        key = _mixed(_mixed(seed ^ (row >> 32)) ^ (row & _MASK))
-        for i in range(DRAWS):
-            draws[i] = _mixed((key + i * 0x9E37_79B9) & _MASK)
-        at += _put_row(out[at:], draws, row * HOURS // rows)
-    return at
+def _random_numbers(row_numbers: Integers, seed: int) -> Integers:
+    """Return RANDOM_NUMBERS_PER_ROW arrays of 32-bit numbers."""
+    seeds = np.uint32(seed & 0xFFFF_FFFF) ^ (row_numbers >> 32).astype(np.uint32)
+    keys = _mixed(_mixed(seeds) ^ row_numbers.astype(np.uint32))
+    steps = np.arange(RANDOM_NUMBERS_PER_ROW, dtype=np.uint32) * np.uint32(0x9E37_79B9)
+    return _mixed(keys + steps[:, np.newaxis]).astype(np.int64)
 
 
-@kernel
-def _put_row(out: Text, draws: Draws, hour: int) -> int:
-    uber = draws[0] < UBER_SHARE
-    pickup = 86_400 + hour * 3600 + (draws[1] * 3600 >> 32)
-    scene = pickup - 5 - (draws[2] * 180 >> 32)
-    late = draws[3] < LATE_REQUEST_SHARE
-    request = pickup + 1 + (draws[4] * 900 >> 32) if late else scene - 60 - (draws[4] * 840 >> 32)
-    length = _deviation(draws[5:8]) * SECONDS_SPREAD
-    seconds = min(_scaled(MEDIAN_SECONDS, length), MAX_SECONDS)
+def _mixed(bits: Bits) -> Bits:
+    """Permute the numbers of 32 bits."""
+    bits = (bits ^ bits >> np.uint32(16)) * np.uint32(0x7FEB_352D)
+    bits = (bits ^ bits >> np.uint32(15)) * np.uint32(0x3184_8BAB)
+    return bits ^ bits >> np.uint32(16)
 
-    at = _put_text(out, UBER if uber else LYFT)
-    at = _put_timestamp(out, at, request)
-    if uber:
-        at = _put_timestamp(out, at, scene)
-    else:
-        out[at] = _COMMA
-        at += 1
-    at = _put_timestamp(out, at, pickup)
-    at = _put_timestamp(out, at, pickup + seconds)
-    at = _put_integer(out, at, 1 + (draws[8] * 265 >> 32))
-    at = _put_integer(out, at, 1 + (draws[9] * 265 >> 32))
 
+def _rows(random: Integers, hour: Integers) -> list[Words]:
+    """Return the words of rows, column by column; `hour` is that of the pickup."""
+    is_uber = random[0] < UBER_SHARE
+    pickup = 86_400 + hour * 3600 + (random[1] * 3600 >> 32)
+    scene = pickup - 5 - (random[2] * 180 >> 32)
+    usual_request = scene - 60 - (random[4] * 840 >> 32)
+    late_request = pickup + 1 + (random[4] * 900 >> 32)
+    request = cast("Integers", np.where(random[3] < LATE_REQUEST_SHARE, late_request, usual_request))
+    length = _deviation(random[5:8]) * SECONDS_SPREAD
+    seconds = np.minimum(_scaled(MEDIAN_SECONDS, length), MAX_SECONDS)
     # Long trips are fast ones: miles grow with the power 1.3 of the time.
-    miles = _scaled(MEDIAN_MILES_1000, length * 13 // 10 + _deviation(draws[10:13]) * MILES_SPREAD)
-    miles = min(miles, MOST_MILES_1000)
-    at = _put_decimal(out, at, miles // 10 if uber else miles, 100 if uber else 1000)
-    at = _put_integer(out, at, seconds)
-    at = _put_money(out, at, draws[13:26], miles, seconds)
+    miles_1000 = _scaled(MEDIAN_MILES_1000, length * 13 // 10 + _deviation(random[10:13]) * MILES_SPREAD)
+    miles_1000 = np.minimum(miles_1000, MAX_MILES_1000)
 
-    for flag in range(5):
-        out[at] = _YES if draws[26 + flag] < FLAG_SHARES[flag] else _NO
-        out[at + 1] = _COMMA
-        at += 2
-    out[at - 1] = _NEWLINE
-    return at
-
-
-@kernel
-def _put_money(out: Text, at: int, draws: Draws, miles: int, seconds: int) -> int:
-    """Put fare, tolls, black car fund, sales tax, congestion surcharge, airport fee, tips, driver's pay, in cents."""
-    metered = 390 + miles * 19 // 100 + seconds * 88 // 100
-    fare = _scaled(metered, _deviation(draws[0:3]) * FARE_SPREAD)
-    tolls = 50 + (draws[4] * 1400 >> 32) if draws[3] < TOLLS_SHARE else 0
-    taxed = fare + tolls
-    tips = fare * (10 + (draws[6] * 16 >> 32)) // 100 if draws[5] < TIPS_SHARE else 0
-    pay = fare * (605 + (draws[7] * 315 >> 32)) // 1000
-    if draws[8] < REFUND_SHARE:
-        out[at] = _MINUS
-        at += 1
-        fare %= 4309
-        taxed = 0
-    at = _put_decimal(out, at, fare, 100)
-    at = _put_decimal(out, at, tolls, 100)
-    at = _put_decimal(out, at, (taxed * 275 + 5000) // 10_000, 100)
-    at = _put_decimal(out, at, (taxed * 8875 + 50_000) // 100_000, 100)
-    at = _put_decimal(out, at, 275 if draws[9] < CONGESTION_SHARE else 0, 100)
-    at = _put_decimal(out, at, 250 if draws[10] < AIRPORT_SHARE else 0, 100)
-    at = _put_decimal(out, at, tips, 100)
-    return _put_decimal(out, at, pay, 100)
+    company = is_uber.astype(np.intp)
+    scene_words = zip(_timestamp(scene), (_COMMA, 0, 0), strict=True)
+    flags = sum((random[26 + index] < share) << index for index, share in enumerate(FLAG_SHARES))
+    return [
+        *(word[company] for word in _LYFT_AND_UBER),
+        *_timestamp(request),
+        *(np.where(is_uber, word, missing) for word, missing in scene_words),
+        *_timestamp(pickup),
+        *_timestamp(pickup + seconds),
+        _INTEGERS[1 + (random[8] * 265 >> 32)],
+        _INTEGERS[1 + (random[9] * 265 >> 32)],
+        *_decimal(np.where(is_uber, miles_1000 // 10 * 10, miles_1000)),
+        _INTEGERS[seconds],
+        *_money(random[13:26], miles_1000, seconds),
+        *(word[flags] for word in _FLAGS),
+    ]
 
 
-@kernel
-def _mixed(bits: int) -> int:
-    """Permute the numbers of 32 bits. The factors have 31, so that a product fits into a machine integer."""
-    bits = ((bits ^ (bits >> 16)) * 0x7FEB_352D) & _MASK
-    bits = ((bits ^ (bits >> 15)) * 0x3184_8BAB) & _MASK
-    return bits ^ (bits >> 16)
+def _money(random: Integers, miles_1000: Integers, seconds: Integers) -> list[Words]:
+    """Return fare, tolls, black car fund, sales tax, congestion surcharge, airport fee, tips and driver's pay."""
+    metered = 390 + miles_1000 * 19 // 100 + seconds * 88 // 100
+    fare = _scaled(metered, _deviation(random[0:3]) * FARE_SPREAD)
+    tolls = np.where(random[3] < TOLLS_SHARE, 50 + (random[4] * 1400 >> 32), 0)
+    is_refund = random[8] < REFUND_SHARE
+    taxed = np.where(is_refund, 0, fare + tolls)
+    cents = [
+        np.where(is_refund, fare % 4309, fare),
+        tolls,
+        (taxed * 275 + 5000) // 10_000,
+        (taxed * 8875 + 50_000) // 100_000,
+        np.where(random[9] < CONGESTION_SHARE, 275, 0),
+        np.where(random[10] < AIRPORT_SHARE, 250, 0),
+        np.where(random[5] < TIPS_SHARE, fare * (10 + (random[6] * 16 >> 32)) // 100, 0),
+        fare * (605 + (random[7] * 315 >> 32)) // 1000,
+    ]
+    return [np.where(is_refund, _MINUS, 0), *(word for amount in cents for word in _decimal(amount * 10))]
 
 
-@kernel
-def _deviation(draws: Draws) -> int:
+def _deviation(random: Integers) -> Integers:
     """Return the sum of six numbers of 16 bits less its mean: normal but for the tails, which end at 4.2 sigma."""
-    total = -6 * 65535 // 2
-    for draw in draws:
-        total += (draw & 0xFFFF) + (draw >> 16)
-    return total
+    return ((random & 0xFFFF) + (random >> 16)).sum(axis=0) - 6 * 65535 // 2
 
 
-@kernel
-def _scaled(median: int, exponent: int) -> int:
+def _scaled(median: int | Integers, exponent: Integers) -> Integers:
     """Return median * 2^(exponent / 2^32)."""
     return (median * _POWERS_OF_TWO[(exponent >> 22) & 1023]) >> (16 - (exponent >> 32))
 
 
-@kernel
-def _put_text(out: Text, text: Text) -> int:
-    for i in range(len(text)):
-        out[i] = text[i]
-    return len(text)
+def _timestamp(seconds: Integers) -> list[Words]:
+    """Return the words of a timestamp, counted from _FIRST_HOUR."""
+    hours = seconds // 3600
+    return [*(word[hours] for word in _HOURS), _SECONDS[seconds - hours * 3600]]
 
 
-@kernel
-def _put_timestamp(out: Text, at: int, seconds: int) -> int:
-    day = seconds // 86_400 * DAY_BYTES
-    for i in range(DAY_BYTES):
-        out[at + i] = DAYS[day + i]
-    at += DAY_BYTES
-    for part in (seconds // 3600 % 24, seconds // 60 % 60, seconds % 60):
-        out[at] = _ZERO + part // 10
-        out[at + 1] = _ZERO + part % 10
-        out[at + 2] = _COLON
-        at += 3
-    out[at - 1] = _COMMA
-    return at
-
-
-@kernel
-def _put_integer(out: Text, at: int, value: int) -> int:
-    unit = 1
-    while unit * 10 <= value:
-        unit *= 10
-    while unit > 0:
-        out[at] = _ZERO + value // unit % 10
-        unit //= 10
-        at += 1
-    out[at] = _COMMA
-    return at + 1
-
-
-@kernel
-def _put_decimal(out: Text, at: int, value: int, scale: int) -> int:
-    """Put value / scale in its shortest form, which always has a point."""
-    at = _put_integer(out, at, value // scale)
-    out[at - 1] = _POINT
-    rest = value % scale
-    while True:
-        scale //= 10
-        out[at] = _ZERO + rest // scale
-        rest %= scale
-        at += 1
-        if rest == 0:
-            break
-    out[at] = _COMMA
-    return at + 1
+def _decimal(thousandths: Integers) -> list[Words]:
+    """Return the words of a number in its shortest form, which always has a digit behind the point."""
+    whole = thousandths // 1000
+    return [_WHOLE_PARTS[whole], _THOUSANDTHS[thousandths - whole * 1000]]

@@ -1,1 +1,1 @@
-"""The local PostgreSQL: its files and programs, who uses it, and the user it runs as."""
+"""The embedded PostgreSQL: its files and programs, the processes that use it, and the user it runs as."""

@@ -1,15 +1,16 @@
-"""The PostgreSQL that works with nothing installed: started for its first user, stopped by its last.
+"""The embedded PostgreSQL: the first process that uses it starts it, the last one stops it.
 
-Three lock files in the data folder say who is there (flock(2): the kernel lets go of them when a process ends,
+Three lock files in the data folder record the processes (flock(2): the kernel releases a lock when its process ends,
 however it ends):
 
-- users: shared by all who use the server; exclusive for whoever stops it, so that newcomers wait meanwhile.
-- server: inherited by every process of the server, initdb included, and so held as long as one of them lives. No
-  process id is believed without it: neither a crash nor a reboot leaves anything behind that misleads.
-- guardian: held by the one detached process that tries for the users' lock, and so notices users that were killed.
+- users: shared by all processes that use the server; exclusive while it is stopped, so that new users wait.
+- server: inherited by every process of the server, including initdb, and so held while one of them lives. A process id is
+  trusted only while this lock is held: after a crash or a reboot it may belong to another process.
+- guardian: held by a detached process, the guardian. It tries to take the users' lock, and so notices that all users were
+  killed.
 
-The last user stops the server and waits until it is gone. Where nobody uses it, no process is left. Where somebody does
-and it dies, the guardian starts it again; where the short path to its socket is cleaned away, it makes that again.
+The last user stops the server and waits for its end, so no process is left. While the server has users, the guardian
+restarts it if it dies, and restores the short path to its socket if a cleaner of temporary files removes it.
 """
 
 from __future__ import annotations
@@ -43,29 +44,25 @@ USERS_LOCK = "postgres-users.lock"
 SERVER_LOCK = "postgres-server.lock"
 GUARDIAN_LOCK = "postgres-guardian.lock"
 
-# To start or to stop takes tenths of a second; to look takes microseconds.
-POLL_SECONDS = 0.02
-# A server that is ready, but can't be reached for so long, runs in another container: its socket is not here.
+# Starting and stopping take tenths of a second, a check takes microseconds.
+POLL_INTERVAL_SECONDS = 0.02
+# A server that is ready but unreachable for longer runs in another container, which has its socket.
 UNREACHABLE_SECONDS = 10.0
-
-
-# How late the guardian notices that the last user was killed, or the server.
-GUARD_SECONDS = 0.5
-# How long it leaves a server alone that it has just started: one that dies at once should not fill the log.
-RESTART_SECONDS = 5.0
+# The guardian notices this late that the server or its last user was killed.
+GUARDIAN_INTERVAL_SECONDS = 0.5
+# The guardian's pause after a restart, so that a server that dies at once does not fill the log.
+RESTART_INTERVAL_SECONDS = 5.0
 
 
 def default_data_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """Return where the embedded server keeps its data: IMPORTER_DATA_DIR, else the user's data folder (XDG)."""
+    """Return the data folder of the embedded server: IMPORTER_DATA_DIR, else the user's data folder (XDG)."""
     if given := environment.get("IMPORTER_DATA_DIR"):
         return Path(given)
     if data_home := environment.get("XDG_DATA_HOME"):
         return Path(data_home) / "large-file-importer"
     try:
         home = Path.home()
-    except (
-        RuntimeError
-    ):  # no HOME, and a user id without an account; it matters only where the folder is used
+    except RuntimeError:  # no HOME, and a user id without an account: an error only if the folder is used
         home = Path("/")
     return home / ".local" / "share" / "large-file-importer"
 
@@ -74,28 +71,27 @@ def default_data_folder(environment: Mapping[str, str] = os.environ) -> Path:
 def embedded_server(data_folder: Path) -> Generator[str]:
     """Use the embedded PostgreSQL 18 of a folder: yield the URL of its database `postgres`.
 
-    The first user makes and starts it, in about a second; after a crash it takes as long as the recovery does.
-    A process that is killed meanwhile, or while it uses the server, leaves nothing to clean up. Takes libpq's variables
-    out of the process's environment.
-    Raises LoaderError (EMBEDDED_DATABASE).
+    The first user creates and starts it, in about a second; after a crash, recovery may take longer. A process that is
+    killed while it starts or uses the server leaves nothing to clean up. Removes libpq's variables from the environment of
+    the process. Raises EMBEDDED_DATABASE.
     """
     folder = data_folder.absolute()
     try:
         users, socket_folder = _enter(folder)
     except OSError as error:
-        hint = "Choose another folder (IMPORTER_DATA_DIR, --data-dir), or set DATABASE_URL to a PostgreSQL of your own."
+        hint = "Choose another folder (IMPORTER_DATA_DIR, --data-dir), or set DATABASE_URL to another PostgreSQL."
         raise failure(folder, f"can't be used: {error}", hint) from error
-    _forget_libpq_variables()
+    _remove_libpq_variables()
     try:
         yield f"postgresql://postgres@/postgres?host={quote(str(socket_folder), safe='')}&port={PORT}"
     finally:
         _leave(folder, users)
 
 
-def _forget_libpq_variables() -> None:
-    """Take PGHOST, PGOPTIONS, PGSERVICE and the like out of the environment: they are meant for another server.
+def _remove_libpq_variables() -> None:
+    """Remove PGHOST, PGOPTIONS, PGSERVICE and the like from the environment: they are meant for another server.
 
-    A URL overrides most of them only. https://www.postgresql.org/docs/current/libpq-envars.html
+    A URL does not override all of them. https://www.postgresql.org/docs/current/libpq-envars.html
     """
     for name in [name for name in os.environ if name.startswith("PG")]:
         del os.environ[name]
@@ -105,11 +101,11 @@ def _enter(folder: Path) -> tuple[int, Path]:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     users = _open_lock(folder / USERS_LOCK)
     try:
-        fcntl.flock(users, fcntl.LOCK_SH)  # waits for whoever is stopping the server
+        fcntl.flock(users, fcntl.LOCK_SH)  # waits while another process stops the server
         _start_guardian(folder)
         return users, _start_or_join(folder)
     except BaseException:
-        os.close(users)  # what may have started already, the guardian stops
+        os.close(users)  # if the server has started, the guardian stops it
         raise
 
 
@@ -120,7 +116,7 @@ def _leave(folder: Path, users: int) -> None:
     except BlockingIOError:
         fcntl.flock(
             users, fcntl.LOCK_SH
-        )  # at once where others use it; else waits for whoever is stopping it
+        )  # at once if there are other users; else waits for the one that stops it
     finally:
         os.close(users)
 
@@ -131,16 +127,16 @@ def _start_or_join(folder: Path) -> Path:
     ready_since: float | None = None
     while True:
         server_lock = _try_lock(folder / SERVER_LOCK)
-        if server_lock is not None:  # no process of a server lives, and nobody else starts one
+        if server_lock is not None:  # no process of a server lives, and no other process starts one
             try:
                 if started:
-                    raise failure(folder, "stopped while it was starting")
+                    raise failure(folder, "stopped during its start")
                 start_server(folder, server_lock)
             finally:
                 os.close(server_lock)  # the server has inherited it
             started = True
         _, ready = read_pid_file(folder)
-        if not ready:  # recovering from a crash, perhaps for minutes
+        if not ready:  # it may recover from a crash for minutes
             ready_since = None
         elif socket_folder := reachable_socket_folder(folder):
             return socket_folder
@@ -148,22 +144,24 @@ def _start_or_join(folder: Path) -> Path:
             restore_socket_folder(folder)
             ready_since = ready_since or time.monotonic()
             if time.monotonic() - ready_since > UNREACHABLE_SECONDS:
-                raise failure(folder, "runs, but can't be reached: perhaps in another container")
-        time.sleep(POLL_SECONDS)  # between two looks
+                raise failure(
+                    folder, "runs but can't be reached, perhaps because it runs in another container"
+                )
+        time.sleep(POLL_INTERVAL_SECONDS)
 
 
 def _stop(folder: Path) -> None:
-    """Stop the server, if there is one, and wait until it is gone; the users' lock is held exclusively."""
-    told: int | None = None
+    """Stop the server, if there is one, and wait for its end. The caller holds the users' lock exclusively."""
+    signalled: int | None = None
     while (server_lock := _try_lock(folder / SERVER_LOCK)) is None:
         process_id, _ = read_pid_file(folder)
-        if process_id is not None and process_id != told:
+        if process_id is not None and process_id != signalled:
             try:
                 os.kill(process_id, signal.SIGINT)  # a fast shutdown
             except (ProcessLookupError, PermissionError):
-                return  # it was killed; its children notice, and whoever starts the next waits for them
-            told = process_id
-        time.sleep(POLL_SECONDS)  # between two looks
+                return  # it was killed; its children end, and the next start waits for them
+            signalled = process_id
+        time.sleep(POLL_INTERVAL_SECONDS)
     remove_socket_folder(folder)
     os.close(server_lock)
 
@@ -171,7 +169,7 @@ def _stop(folder: Path) -> None:
 def _start_guardian(folder: Path) -> None:
     guardian_lock = _try_lock(folder / GUARDIAN_LOCK)
     if guardian_lock is not None:
-        # -P: the folder it runs in, /, is no place to import from
+        # -P: its working directory, /, is not on sys.path
         command = [
             *DETACHED,
             sys.executable,
@@ -186,27 +184,26 @@ def _start_guardian(folder: Path) -> None:
 
 
 def _guard(folder: Path, guardian_lock: int) -> None:
-    """Be the guardian: until nobody uses the server have it up; then stop it, if the last user did not."""
+    """Be the guardian: keep the server running while it has users, then stop it unless the last user has."""
     while (users := _try_lock(folder / USERS_LOCK)) is None:
-        time.sleep(RESTART_SECONDS if _revive(folder) else GUARD_SECONDS)
+        time.sleep(RESTART_INTERVAL_SECONDS if _restart_if_dead(folder) else GUARDIAN_INTERVAL_SECONDS)
     _stop(folder)
-    os.close(guardian_lock)  # first: a user let in by closing the other must not count on this guardian
+    os.close(guardian_lock)  # first, so that a user that waits for the other lock starts a new guardian
     os.close(users)
 
 
-def _revive(folder: Path) -> bool:
-    """Start the server again if it has died under its users, which True tells; restore the path to its socket."""
+def _restart_if_dead(folder: Path) -> bool:
+    """Restart a server that has died, and return whether it had; restore the path to its socket."""
     if (is_alive := _seems_alive(folder)) and has_socket_folder(folder):
         return False
     users = _open_lock(folder / USERS_LOCK)
     try:
-        fcntl.flock(users, fcntl.LOCK_SH | fcntl.LOCK_NB)  # else somebody is stopping it
+        fcntl.flock(users, fcntl.LOCK_SH | fcntl.LOCK_NB)  # fails while another process stops it
         if is_alive:
             restore_socket_folder(folder)
             return False
-        if (
-            server_lock := _try_lock(folder / SERVER_LOCK)
-        ) is None:  # it starts, or its children have not all ended
+        server_lock = _try_lock(folder / SERVER_LOCK)
+        if server_lock is None:  # it is starting, or some of its children still run
             return False
         try:
             start_server(folder, server_lock)
@@ -215,14 +212,14 @@ def _revive(folder: Path) -> bool:
     except BlockingIOError:
         return False
     except (LoaderError, OSError) as error:
-        sys.stderr.write(f"{error}\n")  # which is the log; who comes next is told
+        sys.stderr.write(f"{error}\n")  # to the log, whose last lines the next user's error has
     finally:
         os.close(users)
     return True
 
 
 def _seems_alive(folder: Path) -> bool:
-    """Whether there is a process of the server's id. To look for sure takes locks, which would be in the way of others."""
+    """Return whether a process has the server's id. A check by the lock would get in the way of other processes."""
     process_id, _ = read_pid_file(folder)
     try:
         if process_id is not None:

@@ -1,4 +1,4 @@
-"""Whom the embedded PostgreSQL runs as: it refuses to be root, and must reach its programs and its files all the same."""
+"""The user that the embedded PostgreSQL runs as: not root, which it refuses, but one that can access programs and files."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-# The user without rights, by name usually nobody; the kernel's overflow id (user_namespaces(7)).
+# The user without rights, usually called nobody: the kernel's overflow id (user_namespaces(7)).
 NOBODY = 65534
 
 
 class Account(NamedTuple):
-    """Whom a program runs as; without ids as whoever we are."""
+    """The user that a program runs as; without ids, this process's user."""
 
     prefix: tuple[str, ...] = ()
     user_id: int | None = None
@@ -21,16 +21,16 @@ class Account(NamedTuple):
 
     @property
     def owner(self) -> int:
-        """The id of the user that its files belong to, as we see it."""
+        """The id of the owner of its files, as this process sees it."""
         return os.geteuid() if self.user_id is None else self.user_id
 
 
 OURS = Account()
-# Looks like nobody to itself, and has root's files still: those that root owns, wherever they are.
+# Root in a user namespace, as which it sees itself as nobody: it can still access the files of root.
 UNSHARED = Account(("unshare", "--user", f"--map-user={NOBODY}", f"--map-group={NOBODY}"))
 WITHOUT_RIGHTS = Account((), NOBODY, NOBODY)
 
-# Without PG* variables, locale and time zone of whoever comes first.
+# Without the PG* variables, locale and time zone of the process that starts it.
 SERVER_ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 
 
@@ -42,11 +42,11 @@ def run(
     output: int = subprocess.DEVNULL,
     inherited: Sequence[int] = (),
 ) -> int:
-    """Run a program, out of reach of the terminal's Ctrl-C, and return its exit code.
+    """Run a program, which the terminal's Ctrl-C does not reach, and return its exit code.
 
-    `output` and `inherited` are file descriptors. Raises OSError where it can't be started.
+    `output` and `inherited` are file descriptors. Raises OSError if it can't be started.
     """
-    return subprocess.run(  # noqa: S603 - our interpreter and the wheel's programs, nobody else's text
+    return subprocess.run(  # noqa: S603 - this interpreter and the wheel's programs, no text from outside
         [*account.prefix, *command],
         check=False,
         stdin=subprocess.DEVNULL,
@@ -63,9 +63,9 @@ def run(
 
 
 def choose_account(folder: Path, cluster: Path, postgres: Path) -> Account | None:
-    """Return whom `postgres` can run as on the cluster within the folder, or None: root, and no other user gets there.
+    """Return the account that can run `postgres` on the cluster in the folder; None if only root can access them.
 
-    May open the folder for passing through.
+    May give other users the right to pass through the folder.
     """
     if os.geteuid() != 0:
         return OURS
@@ -73,7 +73,7 @@ def choose_account(folder: Path, cluster: Path, postgres: Path) -> Account | Non
         return UNSHARED
     if _can_run(WITHOUT_RIGHTS, postgres, "-x", folder):
         return WITHOUT_RIGHTS
-    folder.chmod(folder.stat().st_mode | 0o001)  # to pass through, not to list
+    folder.chmod(folder.stat().st_mode | 0o001)  # pass through, not list
     return WITHOUT_RIGHTS if _can_run(WITHOUT_RIGHTS, postgres, "-x", folder) else None
 
 
@@ -81,12 +81,12 @@ def _can_run(account: Account, postgres: Path, access: str, path: Path) -> bool:
     script = 'test "$1" "$2" && exec "$3" --version'
     try:
         return run(["/bin/sh", "-c", script, "sh", access, str(path), str(postgres)], account) == 0
-    except OSError:  # there is no unshare, or no right to become another user
+    except OSError:  # no program unshare, or no right to become another user
         return False
 
 
 def give_to(account: Account, folder: Path) -> None:
-    """Make the account the owner of a folder and all in it."""
+    """Make the account the owner of a folder and all its files."""
     if account.user_id is not None and account.group_id is not None:
-        for path in (*folder.rglob("*"), folder):  # the folder last: its owner tells that it is done
+        for path in (*folder.rglob("*"), folder):  # the folder last: its owner marks that all are done
             os.chown(path, account.user_id, account.group_id, follow_symlinks=False)

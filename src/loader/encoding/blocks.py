@@ -1,4 +1,4 @@
-"""Bytes to blocks: cuts the ordered bytes of the file where a record ends, and counts its lines. Pure."""
+"""Segments to blocks: cuts the ordered bytes of the file behind records, and counts lines and records."""
 
 from __future__ import annotations
 
@@ -9,30 +9,31 @@ import msgspec
 from loader.buffers import Buffer, Segment
 from loader.contract import FailureCode
 from loader.encoding.rows import field_end
-from loader.errors import LoaderError, value_text
-from loader.kernel.native import load_kernel
+from loader.errors import LoaderError
+from loader.kernel.load import load_kernel
 from loader.schema import COLUMNS
+from loader.text import value_text
 
 
 class Block(msgspec.Struct, frozen=True):
-    """Whole records: `buffer.view[start:end]`, with SLACK_BYTES readable behind `end`."""
+    """Whole records: `buffer.view[start:end]`. SLACK_BYTES behind `end` can be read and written, too."""
 
     buffer: Buffer
     start: int
     end: int
-    byte_offset: int  # in the (decompressed) file, of the byte at `start`
-    first_line: int  # physical line of the file at `start`; the header is line 1
-    line_count: int  # line ends in the block, those within quotes too; one more for an unended last line
-    record_count: int  # records in it: line ends outside quotes, and an unended last record
-    source_bytes: int  # what it took of the source as transferred
+    byte_offset: int  # of the byte at `start`, in the decompressed file
+    first_line: int  # physical line at `start`; the header is line 1
+    line_count: int  # line ends, including those within quotes, and a last line that has none
+    record_count: int  # line ends outside quotes, and a last record that has none
+    source_bytes: int  # bytes of the source, as transferred, since the block before
 
 
 def cut(segments: Iterable[Segment], first_line: int, release: Callable[[Buffer], None]) -> Iterator[Block]:
-    """Cut consecutive segments, the first of which starts at a record, into blocks.
+    """Yield the blocks of consecutive segments, the first of which starts with a record.
 
-    `first_line` is the physical line there. What a segment leaves behind its last record goes, copied, into the
-    room before the next segment's data. The taker of a block releases its buffer; `release` gets those of segments
-    in which no record ends. Raises RECORD_TOO_LONG where a record does not fit.
+    `first_line` is the physical line where they start. The bytes behind the last record of a segment are copied to the
+    room before the next segment. The consumer releases the buffers of blocks; `release` gets the buffers of segments in
+    which no record ends. Raises RECORD_TOO_LONG where a record does not fit into a buffer.
     """
     kernel = load_kernel()
     rest = b""
@@ -57,11 +58,11 @@ def cut(segments: Iterable[Segment], first_line: int, release: Callable[[Buffer]
         byte_offset += length
         source_bytes = 0
     if rest:
-        yield _unended(rest, byte_offset, first_line, source_bytes)
+        yield _unterminated(rest, byte_offset, first_line, source_bytes)
 
 
-def _unended(rest: bytes, byte_offset: int, first_line: int, source_bytes: int) -> Block:
-    """Return the last block of a file that does not end in a newline; its one record may still be a bad one."""
+def _unterminated(rest: bytes, byte_offset: int, first_line: int, source_bytes: int) -> Block:
+    """Return the last block of a file that does not end in a newline outside quotes: one record, good or bad."""
     buffer = Buffer(len(rest))
     start, end = len(rest), 2 * len(rest)
     buffer.view[start:end] = rest
@@ -70,7 +71,7 @@ def _unended(rest: bytes, byte_offset: int, first_line: int, source_bytes: int) 
 
 
 def _record_too_long(beginning: bytes, limit_bytes: int, byte_offset: int, line: int) -> LoaderError:
-    column, value = field_that_goes_on(beginning)
+    column, value = unfinished_field(beginning)
     where = f"line {line:,}, byte {byte_offset:,}" + (f", column {column}" if column else "")
     return LoaderError(
         FailureCode.RECORD_TOO_LONG,
@@ -83,10 +84,10 @@ def _record_too_long(beginning: bytes, limit_bytes: int, byte_offset: int, line:
     )
 
 
-def field_that_goes_on(beginning: bytes) -> tuple[str | None, str]:
+def unfinished_field(beginning: bytes) -> tuple[str | None, str]:
     """Return the column and the first bytes of the field in which the beginning of a record ends.
 
-    Of a record that goes on beyond its last column: no column, and its first bytes.
+    If that is behind the last column, return None and the first bytes of the record.
     """
     start = 0
     for column in COLUMNS:

@@ -1,4 +1,4 @@
-"""Blocks to binary COPY payload and rejects: the kernel for nearly all rows, `rows.py` for those that it declines."""
+"""Blocks to binary COPY payload and rejects: the kernel encodes nearly all rows, `rows.py` those that it declines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 from loader.encoding.blocks import Block
 from loader.encoding.rows import Fault, encode_row, reject_of, without_line_end
 from loader.kernel.constants import ENDED, FULL, NEWLINE
-from loader.kernel.native import load_kernel
+from loader.kernel.load import load_kernel
 from loader.rejects import Reject
 from loader.schema import COLUMNS
 
@@ -18,25 +18,28 @@ from loader.schema import COLUMNS
 COPY_HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(4) + bytes(4)
 COPY_TRAILER = b"\xff\xff"
 
-# Of one payload, about. The kernel is as fast with 64 KiB as with 4 MiB; so much, and waking the consumer does not show.
+# Of one payload, about. The kernel is as fast with 64 KiB as with 4 MiB; at this size the cost of waking the consumer is
+# negligible.
 OUTPUT_BYTES = 1 << 20
-# A block of nothing but bad rows must not hold them all before the first is seen.
+# Bounds the memory that a block of bad rows takes.
 REJECTS_PER_CHUNK = 1_000
 
 
 class Chunk(msgspec.Struct):
-    """What consecutive rows of a block became."""
+    """Consecutive rows of a block, encoded."""
 
-    payload: memoryview  # binary COPY tuples, no header, no trailer; valid until the next chunk is asked for
-    rows: int  # tuples in it
+    payload: (
+        memoryview  # binary COPY tuples, without header and trailer; valid until the next chunk is requested
+    )
+    rows: int  # tuples in the payload
     rejects: list[Reject]  # in the file's order
 
 
 class Encoder:
-    """One worker's encoder: its output buffer is used again for every chunk."""
+    """One worker's encoder. All its chunks share one output buffer."""
 
     def __init__(self, column_count: int, output_bytes: int = OUTPUT_BYTES) -> None:
-        self.rows_in_python = 0  # how many the kernel declined, in all blocks so far
+        self.rows_in_python = 0  # rows that the kernel has declined, of all blocks
         self._column_count = column_count
         self._kernel = load_kernel()
         self._kinds = memoryview(bytearray(column.kind for column in COLUMNS[:column_count]))
@@ -44,7 +47,7 @@ class Encoder:
         self._start_chunk()
 
     def encode(self, block: Block) -> Iterator[Chunk]:
-        """Yield all of a block's rows and rejects, in the file's order."""
+        """Yield all rows and rejects of a block, in the file's order."""
         source = block.buffer.view
         end = _end_of_lines(block)
         position, line = block.start, block.first_line
@@ -94,9 +97,9 @@ class Encoder:
 
 
 def _end_of_lines(block: Block) -> int:
-    r"""Return where the block's last line ends; where a file ends without newline, write one behind it, into the slack.
+    r"""Return where the last line of a block ends. Where it has no line end, write one behind it, into the slack.
 
-    Not \n but \r\n, or a last line that ends in \r would be taken for one that ends in \r\n.
+    The line end is \r\n: with \n alone, a last line that ends in \r would be read as one that ends in \r\n.
     """
     view = block.buffer.view
     if block.end == block.start or view[block.end - 1] == NEWLINE:

@@ -1,14 +1,14 @@
-r"""What a field means: one field's bytes to the binary value of its column's kind, or the reason why not.
+r"""What a field means: its bytes to the binary value of its column's kind, or to the reason why it has none.
 
-A field is read as PostgreSQL 18's own input functions read it (https://www.postgresql.org/docs/18/datatype.html):
-white space around it is skipped, values are rounded and bounded in the same way. Refused, though Postgres takes them, are
+A field is read as PostgreSQL 18's input functions read it (https://www.postgresql.org/docs/18/datatype.html): white space
+around it is skipped, values are rounded and bounded in the same way. Rejected, though Postgres accepts them, are
 
 - integers in hexadecimal, octal or binary (`0x1F`), and with underscores (`1_000`)
 - doubles in hexadecimal (`0x1p3`), and NaN with a payload (`nan(1)`)
 - timestamps in any other spelling than `YYYY-MM-DD[ HH:MM[:SS[.fraction]][zone]]` and `[+-]infinity`, where the year
-  has 4 to 6 digits, the others 1 or 2 and the fraction at most 100; `T` may stand for the white space before the time; the
-  zone is `Z`, `UTC`, `+HH`, `+HHMM` or `+HH:MM`, white space before it or not. So no `now`, `BC`, `1/5/2024`, `20240105`.
-  A zone changes nothing, as ever for a timestamp without time zone.
+  has 4 to 6 digits, the others 1 or 2 and the fraction at most 100; `T` may replace the white space before the time; the
+  zone is `Z`, `UTC`, `+HH`, `+HHMM` or `+HH:MM`, with or without white space before it. `now`, `BC`, `1/5/2024` and
+  `20240105` are rejected. A zone is ignored, as Postgres does for a timestamp without time zone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import datetime
 import math
 import re
 import struct
-from collections.abc import Callable
 
 from loader.rejects import Reason
 from loader.schema import Kind
@@ -29,7 +28,7 @@ _DOUBLE = re.compile(rb"[+-]?([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:e[+-]?[0-9]+)?", r
 _DOUBLE_WORD = re.compile(rb"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
 _BINARY64 = struct.Struct(">d")
 
-# Postgres copies the parts of a timestamp into 153 bytes and refuses longer ones; what matches here needs at most 131.
+# Postgres rejects timestamps whose parts take more than 153 bytes. Those that match here take at most 131.
 _TIMESTAMP = re.compile(
     rb"""([0-9]{4,6})-([0-9]{1,2})-([0-9]{1,2})
     (?:
@@ -42,28 +41,26 @@ _TIMESTAMP_WORDS = {b"infinity": (1 << 63) - 1, b"+infinity": (1 << 63) - 1, b"-
 _EPOCH_ORDINAL = datetime.date(2000, 1, 1).toordinal()
 _CALENDAR_CYCLE_YEARS, _CALENDAR_CYCLE_DAYS = 400, 146_097
 _DAY_MICROSECONDS = 86_400_000_000
-# 294277-01-01 00:00:00, the first that Postgres can't hold (its END_TIMESTAMP), in microseconds since 2000-01-01.
+# Postgres' END_TIMESTAMP, 294277-01-01 00:00:00, in microseconds since 2000-01-01: the first that it can't hold.
 _TIMESTAMP_END = 9_223_371_331_200_000_000
 
 
 def encode_field(kind: Kind, value: bytes) -> bytes | Reason:
-    """Return the binary value of a field that is not null: the format of Postgres' typsend functions, big-endian.
+    """Return the binary value of a field that is not null, in the format of Postgres' typsend functions: big-endian.
 
     `value` is without quotes, valid UTF-8 and without NUL bytes.
     """
-    return _ENCODERS[kind](value)
-
-
-def _encode_text(value: bytes) -> bytes:
-    return value
-
-
-def _encode_integer(value: bytes) -> bytes | Reason:
-    return _encode_signed(value, 4)
-
-
-def _encode_bigint(value: bytes) -> bytes | Reason:
-    return _encode_signed(value, 8)
+    match kind:
+        case Kind.TEXT:
+            return value
+        case Kind.TIMESTAMP:
+            return _encode_timestamp(value)
+        case Kind.INTEGER:
+            return _encode_signed(value, 4)
+        case Kind.BIGINT:
+            return _encode_signed(value, 8)
+        case Kind.DOUBLE:
+            return _encode_double(value)
 
 
 def _encode_signed(value: bytes, width_bytes: int) -> bytes | Reason:
@@ -106,10 +103,10 @@ def _encode_timestamp(value: bytes) -> bytes | Reason:
 
 
 def _microseconds_since_2000(match: re.Match[bytes]) -> int | None:
-    """None where a part is out of its range, as Feb 30 is."""
+    """Return None where a part is out of its range, as Feb 30 is."""
     *whole, fraction, zone_hour, zone_minute = match.groups(default=b"0")
     year, month, day, hour, minute, second = map(int, whole)
-    # To the nearest even microsecond of the double, as Postgres does it.
+    # The fraction is a double and is rounded half to even, as Postgres does it.
     time = ((hour * 60 + minute) * 60 + second) * 1_000_000 + round(float(b"0." + fraction) * 1_000_000)
     # A leap second is the next minute's first; 24:00:00 is the next day's.
     if minute > 59 or second > 60 or time > _DAY_MICROSECONDS or int(zone_hour) > 15 or int(zone_minute) > 59:
@@ -122,7 +119,7 @@ def _microseconds_since_2000(match: re.Match[bytes]) -> int | None:
 
 
 def _days_since_2000(year: int, month: int, day: int) -> int | None:
-    """None where there is no such day. Python's dates end with 9999; the calendar repeats itself."""
+    """Return None where there is no such day. Python's dates end with 9999, so the calendar's cycles are counted apart."""
     cycle, year_of_cycle = divmod(year - 1, _CALENDAR_CYCLE_YEARS)
     if cycle < 0:
         return None
@@ -131,12 +128,3 @@ def _days_since_2000(year: int, month: int, day: int) -> int | None:
     except ValueError:
         return None
     return cycle * _CALENDAR_CYCLE_DAYS + ordinal - _EPOCH_ORDINAL
-
-
-_ENCODERS: dict[Kind, Callable[[bytes], bytes | Reason]] = {
-    Kind.TEXT: _encode_text,
-    Kind.TIMESTAMP: _encode_timestamp,
-    Kind.INTEGER: _encode_integer,
-    Kind.BIGINT: _encode_bigint,
-    Kind.DOUBLE: _encode_double,
-}

@@ -1,8 +1,8 @@
-"""What a row means: one record's bytes to a binary COPY tuple, or its fault. The kernel is tested against this module.
+"""What a row means: the bytes of a record to a binary COPY tuple, or to its fault. The kernel is tested against this module.
 
-A row is what PostgreSQL 18's `COPY ... (FORMAT csv)` with default options makes of it
+A row means what it means to PostgreSQL 18's `COPY ... (FORMAT csv)` with default options
 (https://www.postgresql.org/docs/18/sql-copy.html), except for the spellings that `fields.py` lists. Unquoted
-empty is null, quoted empty is an empty text, a quote may open and close in mid-field, `\\.` is data.
+empty is null, quoted empty is an empty text, a quote may open and close within a field, `\\.` is data.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import re
 import msgspec
 
 from loader.encoding.fields import encode_field
-from loader.errors import value_text
 from loader.rejects import Reason, Reject
 from loader.schema import COLUMNS
+from loader.text import value_text
 
-# Up to a comma outside quotes, or to the end. In one call, and not quote by quote: a record may have millions of them.
+# Up to a comma outside quotes, or to the end: in one call, because a record may have millions of quotes.
 _FIELD = re.compile(rb'(?:[^",]++|"[^"]*+(?:"|\Z))*+')
-# From one quote to the next, doubled ones on the way.
+# From a quote to the one that closes it, over doubled quotes.
 _QUOTED = re.compile(rb'"((?:[^"]++|"")*+)"')
 _NULL = (-1).to_bytes(4, "big", signed=True)
 
@@ -26,7 +26,7 @@ _NULL = (-1).to_bytes(4, "big", signed=True)
 class Fault(msgspec.Struct, frozen=True):
     """Why a row can't be stored, and for which field."""
 
-    column_index: int | None  # into trips.COLUMNS; None: the whole row
+    column_index: int | None  # into schema.COLUMNS; None: the whole row
     value: bytes | None  # the field without its quotes
     reason: Reason
 
@@ -34,8 +34,8 @@ class Fault(msgspec.Struct, frozen=True):
 def encode_row(record: bytes, column_count: int) -> bytes | Fault:
     r"""Return the tuple of one record: int16 field count, then for each field int32 length (-1: null) and data.
 
-    `record` is without its line end, neither \n nor the \r of a CRLF; a \n in it is within quotes. `column_count` is one
-    of trips.LAYOUT_COLUMN_COUNTS. Of several faults the first in this order is told: an unterminated quote; an
+    `record` has no line end, neither \n nor the \r of a CRLF; a \n in it is within quotes. `column_count` is one of
+    schema.LAYOUT_COLUMN_COUNTS. Of several faults the first in this order is returned: an unterminated quote; an
     unquoted carriage return; the number of fields; the first field with a NUL byte or invalid UTF-8; the first field
     that its column's kind can't hold.
     """
@@ -59,9 +59,9 @@ def encode_row(record: bytes, column_count: int) -> bytes | Fault:
 
 
 def reject_of(fault: Fault, record: bytes, line: int, byte_offset: int) -> Reject:
-    """Return what is kept of a row that has a fault; `line` and `byte_offset` are those of the record's first byte.
+    """Return the reject of a row with a fault; `line` and `byte_offset` are those of the record's first byte.
 
-    Where the whole row is at fault, it is the value.
+    If the whole row is at fault, it is the value.
     """
     column = None if fault.column_index is None else COLUMNS[fault.column_index].name
     value = value_text(record if fault.value is None else fault.value)
@@ -74,7 +74,7 @@ def without_line_end(record: bytes) -> bytes:
 
 
 def split_record(record: bytes, column_count: int) -> list[bytes | None] | Reason:
-    """Return the fields without quotes, None for null; of a record with more than `column_count` at least one more."""
+    """Return the fields without quotes, None for null; of a record with more than `column_count`, at least one more."""
     if b'"' in record:
         return _split_quoted(record, column_count)
     if b"\r" in record:
@@ -83,7 +83,7 @@ def split_record(record: bytes, column_count: int) -> list[bytes | None] | Reaso
 
 
 def field_end(record: bytes, start: int) -> int:
-    """Return where the field that begins at `start` ends: at a comma outside quotes, or with the record."""
+    """Return where the field that starts at `start` ends: at a comma outside quotes, or with the record."""
     field = _FIELD.match(record, start)
     return start if field is None else field.end()
 
@@ -115,7 +115,7 @@ def _text_fault(record: bytes, fields: list[bytes | None]) -> Fault | None:
             return Fault(index, field, Reason.NUL)
         if field and not _is_utf8(field):
             return Fault(index, field, Reason.ENCODING)
-    return Fault(None, None, Reason.ENCODING)  # a character with a quote between its bytes, valid without it
+    return Fault(None, None, Reason.ENCODING)  # a quote splits a character, whose bytes are valid without it
 
 
 def _is_utf8(text: bytes) -> bool:

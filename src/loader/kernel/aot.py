@@ -1,4 +1,4 @@
-"""The kernel to an object file: machine code, with a C function for each of its entries, that runs without numba."""
+"""The kernel to an object file: machine code with a C function for each entry, which runs without Numba."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from llvmlite import binding  # pyright: ignore[reportMissingTypeStubs] - there are none
 from numba import (
-    carray,  # pyright: ignore[reportPrivateImportUsage] - its documentation has it so
+    carray,  # pyright: ignore[reportPrivateImportUsage] - documented
     cfunc,
     types,
 )
@@ -20,7 +20,7 @@ llvm: _Llvm = binding
 
 _BYTES, _LENGTH, _POSITION = types.CPointer(types.uint8), types.int64, types.int64
 _RESULT = types.CPointer(types.int64)
-# What numba's wrapper calls when a kernel has raised an exception. None does: so these need not be there.
+# Numba's wrapper calls these when a kernel has raised an exception. No kernel does, so they are replaced by traps.
 _UNUSED = ("Py", "_Py", "numba_", "NRT_", "_ZN08NumbaEnv")
 _TRAP = "{ call void @llvm.trap() unreachable }"
 
@@ -37,7 +37,7 @@ def encode_rows(
     column_count: int,
     result: _Llvm,
 ) -> None:
-    """Do what the kernel's function does, and put its four numbers into the result."""
+    """Call the kernel's function, and write its four numbers to `result`."""
     result[0], result[1], result[2], result[3] = row_kernel.encode_rows(
         carray(block, block_bytes),
         position,
@@ -49,12 +49,12 @@ def encode_rows(
 
 
 def record_end(block: _Llvm, block_bytes: int, position: int, end: int, result: _Llvm) -> None:
-    """Do what the kernel's function does, and put its number into the result."""
+    """Call the kernel's function, and write its number to `result`."""
     result[0] = record_boundaries.record_end(carray(block, block_bytes), position, end)
 
 
 def find_cut(data: _Llvm, data_bytes: int, result: _Llvm) -> None:
-    """Do what the kernel's function does, and put its three numbers into the result."""
+    """Call the kernel's function, and write its three numbers to `result`."""
     result[0], result[1], result[2] = record_boundaries.find_cut(carray(data, data_bytes))
 
 
@@ -69,7 +69,10 @@ _ENTRIES = (
 
 
 def compile_object(machine: _Llvm) -> bytes:
-    """Compile for a target machine of llvmlite. Takes some seconds."""
+    """Compile for a target machine of llvmlite, which takes some seconds.
+
+    Raises RuntimeError where the code needs a function that does not exist at run time.
+    """
     whole = llvm.parse_assembly("declare void @llvm.trap()")
     for function, parameters in _ENTRIES:
         compiled: _Llvm = cfunc(types.void(*parameters), error_model="numpy")(function)
@@ -81,13 +84,13 @@ def compile_object(machine: _Llvm) -> bytes:
 
 
 def _stubs(module: _Llvm) -> list[str]:
-    """Return definitions of all that a module has of elsewhere. Raises RuntimeError where it may be called."""
+    """Return definitions of all that a module only declares. Raises RuntimeError for those that may be called."""
     functions = [
         each for each in module.functions if each.is_declaration and not each.name.startswith("llvm.")
     ]
     variables = [each for each in module.global_variables if each.is_declaration]
     if needed := [each.name for each in (*functions, *variables) if not each.name.startswith(_UNUSED)]:
-        raise RuntimeError(f"The kernel needs what is not there when it runs: {', '.join(needed)}.")
+        raise RuntimeError(f"The kernel needs functions that don't exist at run time: {', '.join(needed)}.")
     return [
         *(_declaration(each).replace("declare", "define", 1) + _TRAP for each in functions),
         *(_declaration(each).replace("external ", "", 1) + " zeroinitializer" for each in variables),
@@ -95,5 +98,5 @@ def _stubs(module: _Llvm) -> list[str]:
 
 
 def _declaration(value: _Llvm) -> str:
-    """Return what LLVM's assembly says of a value, without comments, attributes and alignment."""
+    """Return a value's declaration in LLVM's assembly, without comments, attributes and alignment."""
     return re.sub(r"^;.*\n|#\d+|, align \d+", "", str(value)).strip()

@@ -12,21 +12,21 @@ import numpy as np
 from loader.kernel.intrinsics import UInt64, bits_of, high_product, leading_zeros, signed
 from loader.kernel.jit import kernel
 
-# Returned where the value is none that this module rounds: subnormal, too small or too large. A NaN that no number has.
+# Returned for values that this module does not round: subnormal, too small or too large ones. No number is this NaN.
 NO_DOUBLE = ~UInt64(0)
 
-# A double holds integers up to 2**53 and powers of ten up to 10**22 exactly: their product or quotient is rounded once.
+# A double holds integers up to 2**53 and powers of ten up to 10**22 exactly. Their product or quotient is rounded once.
 _EXACT_MANTISSA = UInt64(1 << 53)
 _EXACT_EXPONENT = 22
 _EXACT_POWERS = 10.0 ** np.arange(_EXACT_EXPONENT + 1)
 
-# The powers of ten by which a mantissa of up to 19 digits can be a normal double.
+# With other powers of ten, no mantissa of up to 19 digits is a normal double.
 _SMALLEST_EXPONENT = -342
 _LARGEST_EXPONENT = 308
 
 
 def _power_of_five(exponent: int) -> int:
-    """Return the 128 most significant bits of 5**exponent; -27 is the least whose reciprocal the paper wants rounded up."""
+    """Return the 128 most significant bits of 5**exponent; as in the paper, reciprocals down to -27 are rounded up."""
     if exponent >= 0:
         power = 5**exponent
         return (power << 128) >> power.bit_length()
@@ -38,11 +38,11 @@ _POWERS = [_power_of_five(exponent) for exponent in range(_SMALLEST_EXPONENT, _L
 _HIGH_POWERS = np.array([power >> 64 for power in _POWERS], np.uint64)
 _LOW_POWERS = np.array([power & (1 << 64) - 1 for power in _POWERS], np.uint64)
 
-# binary64: 52 bits of significand below the hidden one, and an exponent with this bias; its largest value is for infinity.
+# binary64: 52 bits of significand below the hidden one, and an exponent with this bias, whose largest value is infinity.
 _SIGNIFICAND_BITS = 52
 _BIAS = 1023
 _INFINITY = UInt64(0x7FF << _SIGNIFICAND_BITS)
-# The bits of a product below the significand, the one that is rounded and the one that may be lost.
+# The bits of a product below the significand, the rounding bit and the bit that normalisation may shift out.
 _BITS_BELOW = UInt64((1 << 64) - 1) >> _SIGNIFICAND_BITS + 3
 
 
@@ -73,16 +73,16 @@ def _eisel_lemire(mantissa: UInt64, exponent: int) -> UInt64:
         return NO_DOUBLE
     halfway = low <= UInt64(1) and -4 <= exponent <= 23 and significand << shift == high
     if halfway and significand & UInt64(3) == UInt64(1):
-        significand -= UInt64(1)  # to the even neighbour, which here is the lower
+        significand -= UInt64(1)  # to the even neighbour, which is the lower one
     significand = (significand + UInt64(1)) >> 1
-    # The hidden bit adds 1 to the exponent, and so does a significand that was rounded up to 2**53.
+    # The hidden bit adds 1 to the exponent, and so does a significand that is rounded up to 2**53.
     bits = (UInt64(binary_exponent - 1) << _SIGNIFICAND_BITS) + significand
     return bits if bits < _INFINITY else NO_DOUBLE
 
 
 @kernel
 def _product(mantissa: UInt64, index: int) -> tuple[UInt64, UInt64]:
-    """Return the high and the next 64 bits of a mantissa's product with a power, as exact as the significand needs."""
+    """Return the high and the low 64 bits of a mantissa's product with a power, as exact as the significand needs."""
     power = UInt64(_HIGH_POWERS[index])
     high, low = high_product(mantissa, power), mantissa * power
     if high & _BITS_BELOW == _BITS_BELOW:

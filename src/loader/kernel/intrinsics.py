@@ -1,7 +1,7 @@
-"""The machine under the kernel: the 64-bit word, its loads and stores at any address.
+"""Machine instructions that Numba lacks: the 64-bit word, its loads and stores at any address, and bit counts.
 
-Numba has no unaligned load or store, no byte swap and no count of trailing zeros. Here each is a function with its meaning
-in Python, which is what runs with NUMBA_DISABLE_JIT=1, and below LLVM instructions that stand for it in compiled code.
+Each is a Python function, which runs with NUMBA_DISABLE_JIT=1. Below them are the LLVM instructions that replace them in
+compiled code.
 
 The first byte of memory is a word's lowest, as in x86-64 and AArch64.
 """
@@ -31,7 +31,8 @@ _64_BITS = (1 << 64) - 1
 class UInt64(int):
     """An unsigned 64-bit integer that wraps around.
 
-    In compiled code uint64. Both operands must be words, except for the count of a shift: uint64 with int64 is float64.
+    In compiled code it is uint64. Both operands must be words, except for the count of a shift: in Numba uint64 and int64
+    make float64.
     """
 
     def __new__(cls, value: int) -> UInt64:
@@ -70,9 +71,9 @@ class UInt64(int):
 
 
 def memory_of(array: Bytes) -> Bytes:
-    """Return an array's bytes in the form that is handed on from kernel to kernel.
+    """Return an array's bytes in the form that kernels pass to each other.
 
-    In compiled code a pointer. Numba counts the references to an array at every call: 513 ns a row instead of 224.
+    In compiled code it is a pointer: Numba counts references to an array at every call, 513 ns a row instead of 224.
     """
     return array
 
@@ -88,17 +89,17 @@ def word_at(memory: Bytes, position: int) -> UInt64:
 
 
 def put_word(memory: Bytes, position: int, word: UInt64) -> None:
-    """Write the eight bytes of a word as they were read."""
+    """Write the eight bytes of a word in the order of `word_at`."""
     memory[position : position + 8].view("<u8")[0] = word
 
 
 def put_int64(memory: Bytes, position: int, word: UInt64) -> None:
-    """Write a word as a number of eight bytes, in network byte order."""
+    """Write a word as a number of eight bytes in network byte order."""
     memory[position : position + 8].view(">u8")[0] = word
 
 
 def put_int32(memory: Bytes, position: int, word: UInt64) -> None:
-    """Write the low half of a word as a number of four bytes, in network byte order."""
+    """Write the low half of a word as a number of four bytes in network byte order."""
     memory[position : position + 4].view(">u4")[0] = word & 0xFFFF_FFFF
 
 
@@ -123,7 +124,7 @@ def high_product(one: UInt64, other: UInt64) -> UInt64:
 
 
 def bits_of(value: float) -> UInt64:
-    """Return the binary64 that represents a number."""
+    """Return the binary64 representation of a number."""
     return UInt64.from_bytes(struct.pack("<d", value), "little")
 
 
@@ -139,7 +140,7 @@ def _type_of_word(_word: UInt64, _context: object) -> types.Integer:
 
 
 @overload(UInt64)
-def _make_word(value: int) -> Callable[[int], np.uint64]:  # noqa: ARG001 - it is there for its name
+def _make_word(value: int) -> Callable[[int], np.uint64]:  # noqa: ARG001 - Numba reads its name
     def make_word(value: int) -> np.uint64:
         return np.uint64(value)
 
@@ -149,7 +150,7 @@ def _make_word(value: int) -> Callable[[int], np.uint64]:  # noqa: ARG001 - it i
 def _instruction(
     function: Callable[..., object], result: types.Type, *parameters: types.Type | type[types.Type]
 ) -> Callable[[Callable[..., _Llvm]], Callable[..., _Llvm]]:
-    """Let what the decorated function emits stand for `function` in compiled code."""
+    """In compiled code, replace `function` with the instructions that the decorated function emits."""
 
     def register(emit: Callable[..., _Llvm]) -> Callable[..., _Llvm]:
         def lower(context: _Llvm, builder: _Llvm, _signature: object, arguments: list[_Llvm]) -> _Llvm:

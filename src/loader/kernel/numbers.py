@@ -1,6 +1,6 @@
 """Compiled: decimal numerals to int32, int64 and binary64.
 
-Up to seven characters are read as one word; longer ones, those with a sign or an exponent byte by byte.
+Up to seven characters are read as one word. Longer numbers and those with a sign or an exponent are read byte by byte.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from loader.kernel.swar import ZEROS, eight_digits, first_flag, low_bytes, nondi
 _PLUS, _MINUS, _POINT, _ZERO, _E = b"+-.0e"
 _CASE_BIT = 0x20
 _SIGN = UInt64(1 << 63)
-# A number below it has room for one more digit in a word; one that has no room is said to be too large.
+# A word that holds a number below this has room for one more digit. Larger numbers become _TOO_LARGE.
 _ONE_DIGIT_LEFT = UInt64(10**18)
 _TOO_LARGE = ~UInt64(0)
 _LARGEST_EXPONENT = UInt64(9999)
@@ -99,7 +99,7 @@ def _encode_long_double(source: Bytes, position: int, target: Bytes, written: in
 
 @kernel
 def _append_digits(source: Bytes, position: int, value: UInt64) -> tuple[int, UInt64]:
-    """Return the position behind the digits, and the number with them at its end."""
+    """Return the position behind the digits, and `value` with the digits appended."""
     digit = byte_at(source, position) - _ZERO
     while 0 <= digit <= 9:
         value = value * UInt64(10) + UInt64(digit) if value < _ONE_DIGIT_LEFT else _TOO_LARGE

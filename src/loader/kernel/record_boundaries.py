@@ -1,6 +1,6 @@
-"""Compiled: where records end. A newline ends one where the quotes before it are even in number, as Postgres splits CSV.
+"""Compiled: where records end. As Postgres splits CSV, a newline ends a record if the number of quotes before it is even.
 
-A doubled quote counts twice, so it changes nothing.
+A doubled quote counts twice and changes nothing.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from loader.kernel.swar import byte_sum, other_bytes, word_of
 
 _NEWLINES, _QUOTES = word_of(b"\n" * 8), word_of(b'"' * 8)
 _ALL_OTHER = word_of(b"\x01" * 8)  # what `other_bytes` returns for a word without the byte
-# Each byte of a sum holds up to 255: so many words are added up before it is emptied.
+# Each byte of a sum holds up to 255, so that many words are added up at once.
 _RUN_WORDS = 255
 _RUN_BYTES = _RUN_WORDS * 8
 
 
 @kernel
 def record_end(block: Bytes, position: int, end: int) -> int:
-    """Return where the record that begins at `position` ends: behind its newline, or at `end`."""
+    """Return where the record that starts at `position` ends: behind its newline, or at `end`."""
     quotes = 0
     for index in range(position, end):
         if block[index] == QUOTE:
@@ -51,7 +51,7 @@ def _count(data: Bytes) -> tuple[int, int]:
 
 @inlined
 def _quoted_newlines(data: Bytes, end: int) -> int:
-    """Return how many newlines in data[:end] are within quotes: a word at a time, a byte where it has a newline."""
+    """Return how many newlines in data[:end] are within quotes. Words with a newline are read byte by byte."""
     memory = memory_of(data)
     words_end = end // 8 * 8
     found = 0
@@ -59,9 +59,7 @@ def _quoted_newlines(data: Bytes, end: int) -> int:
     for position in range(0, words_end, 8):
         word = word_at(memory, position)
         if other_bytes(word, _NEWLINES) == _ALL_OTHER:
-            quotes += byte_sum(
-                other_bytes(word, _QUOTES)
-            )  # as even as the number of quotes: of eight bytes the others
+            quotes += byte_sum(other_bytes(word, _QUOTES))  # eight less the quotes: of the same parity
         else:
             for byte in data[position : position + 8]:
                 quotes += byte == QUOTE
@@ -74,10 +72,10 @@ def _quoted_newlines(data: Bytes, end: int) -> int:
 
 @kernel
 def find_cut(data: Bytes) -> tuple[int, int, int]:
-    """Return where the last whole record ends in `data`, 0 for nowhere; how many line ends and records lie before it.
+    """Return where the last whole record in `data` ends (0: nowhere), and the numbers of newlines and records before that.
 
-    The count runs over all bytes, many at a time; the search for the last newline runs backwards over one record. Only
-    where there are quotes do newlines and records differ, and a second pass counts the newlines within quotes.
+    One pass counts newlines and quotes, many bytes at a time. Then the last newline is searched backwards over one record.
+    If there are quotes, a second pass counts the newlines within them.
     """
     newlines, quotes = _count(data)
     for index in range(len(data) - 1, -1, -1):

@@ -1,6 +1,6 @@
-"""Questions to the eight bytes of a word at once, and digits to numbers (SWAR: "SIMD within a register").
+"""Operations on the eight bytes of a word at once (SWAR: "SIMD within a register").
 
-Flags are a word in which the top bit of each byte that is meant is set, 0x80, and no other.
+Flags are a word with 0x80 in each byte that is flagged and 0 in the others.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from loader.kernel.jit import kernel
 
 
 def word_of(characters: bytes) -> UInt64:
-    """Return the word that eight bytes of memory are."""
+    """Return eight bytes of memory as a word."""
     return UInt64(int.from_bytes(characters, "little"))
 
 
 def limits_of(limits: bytes) -> UInt64:
-    """Return what `bytes_above` takes for eight limits, each at most 0x7F."""
+    """Return eight limits, each at most 0x7F, as `bytes_above` takes them."""
     return word_of(bytes(0x7F - limit for limit in limits))
 
 
@@ -35,7 +35,7 @@ _LOW_HALF = word_of(b"\xff\xff\xff\xff\x00\x00\x00\x00")
 
 @kernel
 def first_flag(flags: UInt64) -> int:
-    """Return the index of the first byte that is flagged, 8 if there is none."""
+    """Return the index of the first flagged byte, 8 if there is none."""
     return trailing_zeros(flags) >> 3
 
 
@@ -59,7 +59,7 @@ def bytes_above(word: UInt64, limits: UInt64) -> UInt64:
 
 @kernel
 def other_bytes(word: UInt64, repeated: UInt64) -> UInt64:
-    """Return 1 in each byte that is not as that of a word of eight like ones, 0 in the others."""
+    """Return 1 in each byte that differs from `repeated`, a word of eight equal bytes, and 0 in the others."""
     return bytes_above(word ^ repeated, _ABOVE_ZERO) >> 7
 
 
@@ -72,15 +72,15 @@ def byte_sum(word: UInt64) -> int:
 
 @kernel
 def nondigits(digits: UInt64) -> UInt64:
-    """Flag what was no digit, in a word from which ZEROS were taken by ^."""
+    """Flag the bytes that are not digits, in a word ^ ZEROS."""
     return bytes_above(digits, _DIGIT_LIMITS)
 
 
 @kernel
 def text_ends(word: UInt64, separators: UInt64) -> UInt64:
-    """Flag first the byte where plain text ends: at a control, a quote, a separator, a byte that is not ASCII.
+    """Flag where plain ASCII text ends: at a control, a quote, a separator, or a byte that is not ASCII.
 
-    x - 1 borrows from the bytes behind a 0: they may be flagged, too, but never one before the first that is meant.
+    Only the first flag is reliable: x - 1 borrows from the bytes behind a 0, so these may be flagged, too.
     """
     quotes, ends = word ^ _QUOTES, word ^ separators
     controls = (word - _SPACES) & ~word
@@ -89,13 +89,13 @@ def text_ends(word: UInt64, separators: UInt64) -> UInt64:
 
 @kernel
 def digit_pairs(digits: UInt64) -> UInt64:
-    """Return a word whose bytes are each the number that two digits are, this byte and the next; the digits are 0 to 9."""
+    """Return a word each of whose bytes is the number of two digits, that byte and the next; the digits are 0 to 9."""
     return digits * UInt64(10) + (digits >> 8)
 
 
 @kernel
 def eight_digits(digits: UInt64) -> UInt64:
-    """Return the number that eight digits of 0 to 9 are, the most significant in the first byte."""
+    """Return the number of eight digits, each 0 to 9, the most significant in the first byte."""
     pairs = digit_pairs(digits) & _EVEN_BYTES
     fours = (pairs * UInt64(100) + (pairs >> 16)) & _EVEN_PAIRS
     return (fours * UInt64(10_000) + (fours >> 32)) & _LOW_HALF

@@ -1,4 +1,4 @@
-"""Compiled: a text field to its bytes, which are what Postgres wants, checked to be UTF-8 without NUL."""
+"""Compiled: a text field to its bytes, checked to be UTF-8 without NUL."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def encode_text(
 ) -> tuple[int, int]:
     """Write length and bytes of a field; return the positions behind it in source and target.
 
-    The field goes on to a quote, a line end or, if it is not quoted, a comma: whether that is its end, the caller knows.
-    FULL: it goes on beyond `limit`, behind which there is room for 11 bytes of it and then for the fields after it.
+    The field extends to a quote, a line end or, if it is not quoted, a comma; the caller checks whether it ends there.
+    FULL: it extends beyond `limit`, behind which there is room for 11 bytes of it and for the fields after it.
     """
     closing, closings = (QUOTE, _QUOTES) if quoted else (COMMA, _COMMAS)
-    # The flags: one letter. Not waiting for the search below makes a row 12 % faster.
+    # The flags have one letter. Without the search below, a row is 12 % faster.
     if byte_at(source, position + 1) == closing and COMMA < byte_at(source, position) < 0x80:
         put_int32(target, written, UInt64(1))
         put_word(target, written + 4, word_at(source, position))
@@ -50,9 +50,9 @@ def encode_text(
 
 @kernel
 def _character_bytes(memory: Bytes, position: int) -> int:
-    """Return the length of a character that is a control or not ASCII; 0 where it is NUL or not UTF-8.
+    """Return the length in bytes of a character that is a control or not ASCII; 0 if it is NUL or not UTF-8.
 
-    What is UTF-8: the Unicode Standard, table 3-7 (https://www.unicode.org/versions/Unicode15.0.0/ch03.pdf).
+    Source: the Unicode Standard, table 3-7 (https://www.unicode.org/versions/Unicode15.0.0/ch03.pdf).
     """
     lead, second = byte_at(memory, position), byte_at(memory, position + 1)
     if lead < 0x80:

@@ -25,12 +25,12 @@ from loader.kernel.swar import (
 
 _SECOND = 1_000_000
 _DAY = 86_400 * _SECOND
-# From 0000-03-01, where the years of the calculation begin, to 2000-01-01.
+# From 0000-03-01, the first day of the calculation, to 2000-01-01.
 _EPOCH_DAYS = 730_425
 _MONTH_DAYS = np.array([0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])
 
 _POINT, _T = b".T"
-# The three words of a timestamp: taken from by ^, these leave digits and zeros, which then have these limits.
+# The three words of a timestamp: ^ leaves digits and zeros, which must be within these limits.
 _YEAR_MONTH = word_of(b"0000-00-")
 _YEAR_MONTH_LIMITS = limits_of(b"\x09\x09\x09\x09\x00\x01\x09\x00")
 _DAY_SPACE, _DAY_T = word_of(b"00 "), word_of(b"00T")
@@ -39,7 +39,7 @@ _TIME = word_of(b"00:00:00")
 _TIME_LIMITS = limits_of(b"\x02\x09\x00\x05\x09\x00\x05\x09")
 _TIME_OFFSET_BYTES, _LENGTH_BYTES = 11, 19
 
-# A date: its first 8 bytes, its last 2 with the separator, and the midnight it begins with.
+# A date: its first 8 bytes, its last 2 with the separator, and the microsecond it starts with.
 Date = tuple[UInt64, UInt64, UInt64]
 _NO_DAY = UInt64(1 << 63)
 NO_DATE: Date = (UInt64(0), UInt64(0), _NO_DAY)
@@ -51,7 +51,7 @@ def encode_timestamp(
 ) -> tuple[int, Date]:
     """Write length and value, 12 bytes; return the position behind the field, and its date.
 
-    `date` is that of the field before, which nearly always is this one's, too: then the calendar is not asked.
+    `date` is that of the timestamp before. It is nearly always the same, and then is not computed again.
     """
     year_month = word_at(source, position)
     day = low_bytes(word_at(source, position + 8), 3)
@@ -69,7 +69,7 @@ def encode_timestamp(
         count = first_flag(nondigits(digits))
         if count > 6:
             return DECLINED, date
-        microseconds += eight_digits(low_bytes(digits, count)) // UInt64(100)  # as if zeros followed
+        microseconds += eight_digits(low_bytes(digits, count)) // UInt64(100)  # zeros follow the digits
         position += 1 + count
     put_int32(target, written, UInt64(8))
     put_int64(target, written + 4, microseconds)
@@ -78,7 +78,7 @@ def encode_timestamp(
 
 @kernel
 def _midnight(year_month: UInt64, day: UInt64) -> UInt64:
-    """Return the first microsecond of a date since 2000-01-01, _NO_DAY if there is no such date."""
+    """Return the microseconds from 2000-01-01 to a date, _NO_DAY if there is no such date."""
     months = year_month ^ _YEAR_MONTH
     days = day ^ (_DAY_T if byte_of(day, 2) == _T else _DAY_SPACE)
     if bytes_above(months, _YEAR_MONTH_LIMITS) | bytes_above(days, _DAY_LIMITS) != UInt64(0):
@@ -91,7 +91,7 @@ def _midnight(year_month: UInt64, day: UInt64) -> UInt64:
     leap_day = month == 2 and year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
     if day_of_month > _MONTH_DAYS[month] + leap_day:
         return _NO_DAY
-    # Years are counted from March to February: the leap day is their last, and five months on from March have 153 days.
+    # Years run from March to February: the leap day is the last one, and five months from March on have 153 days.
     year -= month < 3
     year_days = (153 * ((month + 9) % 12) + 2) // 5 + day_of_month - 1
     era_days = year * 365 + year // 4 - year // 100 + year // 400

@@ -19,8 +19,7 @@ from loader import failpoint
 from loader.buffers import BufferPool
 from loader.cancellation import Interrupt, call_in_daemon_thread
 from loader.contract import FailureCode, Job, Message, Probed, Receipt
-from loader.encoding.first_rows import first_rejects
-from loader.encoding.header import Header, read_header
+from loader.encoding.header import Header, first_rejects, read_header
 from loader.errors import LoaderError
 from loader.limits import Limits
 from loader.pipeline import proof

@@ -8,8 +8,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from loader.cli.sample import COLUMN_COUNT
 from loader.schema import COLUMNS, POSTGRES_TYPES
-from tests.support.dialects import COMPRESSIONS, DIALECTS, layout_of_2025
+from tests.support.dialects import COMPRESSIONS, DIALECTS, newest_layout
 from tests.support.http_server import HttpServer
 from tests.support.loader_process import LoaderProcess, assert_nothing_is_left, query
 
@@ -27,8 +28,8 @@ ODD_ROWS = (
 )
 
 
-def copied(database_url: str, csv: bytes, column_count: int) -> None:
-    """Load the file into table `plain` by the server's own COPY."""
+def copy_in(database_url: str, csv: bytes, column_count: int) -> None:
+    """Load a file into the table `plain` by the server's own COPY."""
     columns = ", ".join(f"{column.name} {POSTGRES_TYPES[column.kind]}" for column in COLUMNS)
     names = ", ".join(column.name for column in COLUMNS[:column_count])
     with psycopg.connect(database_url) as connection:
@@ -39,14 +40,14 @@ def copied(database_url: str, csv: bytes, column_count: int) -> None:
 
 
 def differences(database_url: str) -> list[tuple[object, ...]]:
-    """Return the rows, as text, that one of the tables has and the other has not, or not as often."""
+    """Return rows, as text, that one of the tables has more often than the other."""
     names = ", ".join(f"{column.name}::text" for column in COLUMNS)
     one, other = f"SELECT {names} FROM trips", f"SELECT {names} FROM plain"
     return query(database_url, f"({one} EXCEPT ALL {other}) UNION ALL ({other} EXCEPT ALL {one}) LIMIT 5")
 
 
 @pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.__name__)
-def test_a_loaded_file_equals_what_copy_makes_of_it(
+def test_a_loaded_file_equals_the_same_file_loaded_by_copy(
     dialect: Dialect, sample: bytes, database_url: str, tmp_path: Path
 ) -> None:
     csv = dialect(sample)
@@ -54,7 +55,7 @@ def test_a_loaded_file_equals_what_copy_makes_of_it(
         receipt = LoaderProcess(tmp_path, "run", server.url, database_url=database_url, small=True).receipt()
     assert receipt.rows_published == sample.count(b"\n") - 1
     assert receipt.data_bytes == len(csv)
-    copied(database_url, csv, csv.split(b"\n")[0].count(b",") + 1)
+    copy_in(database_url, csv, csv.split(b"\n")[0].count(b",") + 1)
     assert differences(database_url) == []
     assert_nothing_is_left(database_url)
 
@@ -67,25 +68,27 @@ def test_a_compressed_file_equals_the_plain_one(
     path.write_bytes(compression(sample))
     receipt = LoaderProcess(tmp_path, "run", str(path), database_url=database_url, small=True).receipt()
     assert (receipt.source_bytes, receipt.data_bytes) == (path.stat().st_size, len(sample))
-    copied(database_url, sample, 24)
+    copy_in(database_url, sample, COLUMN_COUNT)
     assert differences(database_url) == []
 
 
-def test_odd_rows_equal_what_copy_makes_of_them(sample: bytes, database_url: str, tmp_path: Path) -> None:
+def test_odd_rows_equal_the_same_rows_loaded_by_copy(
+    sample: bytes, database_url: str, tmp_path: Path
+) -> None:
     header, *rows = sample.splitlines(keepends=True)
     csv = header + ODD_ROWS + b"".join(rows[:50]) + ODD_ROWS
     path = tmp_path / "odd.csv"
     path.write_bytes(csv)
     receipt = LoaderProcess(tmp_path, "run", str(path), database_url=database_url).receipt()
     assert receipt.rows_published == 54
-    copied(database_url, csv, 24)
+    copy_in(database_url, csv, COLUMN_COUNT)
     assert differences(database_url) == []
 
 
 def test_a_file_of_the_older_layout_has_nulls_in_the_newer_column(
     sample: bytes, database_url: str, tmp_path: Path
 ) -> None:
-    for name, csv in (("new.csv", layout_of_2025(sample)), ("old.csv", sample)):
+    for name, csv in (("new.csv", newest_layout(sample)), ("old.csv", sample)):
         (tmp_path / name).write_bytes(csv)
         LoaderProcess(tmp_path, "run", str(tmp_path / name), database_url=database_url).receipt()
     counts = query(

@@ -1,4 +1,4 @@
-"""Blocks for arbitrary cut points, quotes and line ends are the whole file at once."""
+"""Blocks join to the whole file, whatever the cut points, quotes and line ends."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from hypothesis import strategies as st
 
 from loader.buffers import SEGMENT_BYTES, Buffer, Segment
 from loader.contract import FailureCode
-from loader.encoding.blocks import Block, cut, field_that_goes_on
-from loader.errors import VALUE_CHARACTERS, LoaderError
+from loader.encoding.blocks import Block, cut, unfinished_field
+from loader.errors import LoaderError
+from loader.schema import COLUMNS
+from loader.text import VALUE_CHARACTERS
 
 _BUFFERS = [Buffer() for _ in range(24)]
 
 
 def segments_of(data: bytes, cuts: Sequence[int], offset: int = 0) -> Iterator[Segment]:
-    """Yield the data, which begin at an offset in the file, in pieces, each in a buffer of its own."""
+    """Yield data in pieces, each in its own buffer; they start at an offset in the file."""
     starts = [0, *cuts]
     ends = [*cuts, len(data)]
     for buffer, start, end in zip(_BUFFERS, starts, ends, strict=False):
@@ -32,7 +34,7 @@ def content(block: Block) -> bytes:
 
 
 def records(data: bytes) -> list[bytes]:
-    """Split at newlines outside quotes: the definition."""
+    """Split at newlines outside quotes, byte by byte."""
     found: list[bytes] = []
     start, quoted = 0, False
     for index, byte in enumerate(data):
@@ -49,7 +51,7 @@ texts = st.lists(st.sampled_from([b"a", b",", b'"', b"\n", b"\r\n", b'"x\n"', b"
 
 
 @given(texts, st.lists(st.integers(0, 120), max_size=20), st.integers(2, 5), st.integers(0, 5))
-def test_blocks_join_to_the_file_and_are_cut_behind_the_last_record_of_each_segment(
+def test_blocks_join_to_the_file_and_end_behind_the_last_record_of_a_segment(
     data: bytes, cuts: list[int], first_line: int, offset: int
 ) -> None:
     points = sorted(point for point in set(cuts) if point <= len(data))
@@ -88,7 +90,7 @@ def test_every_buffer_is_either_in_a_block_or_released() -> None:
     ("filling", "column", "where"),
     [(b"x", "hvfhs_license_num", "line 3, byte 4, column hvfhs_license_num"), (b",", None, "line 3, byte 4")],
 )
-def test_a_record_longer_than_a_block_is_an_error_that_says_where(
+def test_a_record_longer_than_a_block_is_an_error_with_its_place(
     filling: bytes, column: str | None, where: str
 ) -> None:
     head = b"a,b\n"
@@ -117,14 +119,14 @@ def test_a_record_longer_than_a_block_is_an_error_that_says_where(
         (b"HV0003,", "dispatching_base_num", ""),
         (b'HV0003,"B,03"",404",\xff\0', "originating_base_num", r"\xff\x00"),
         (b'HV0003,B"03404,2024\n', "dispatching_base_num", 'B"03404,2024\n'),
-        (b"," * 24, "cbd_congestion_fee", ""),
-        (b"," * 25, None, "," * 25),
+        (b"," * (len(COLUMNS) - 1), COLUMNS[-1].name, ""),
+        (b"," * len(COLUMNS), None, "," * len(COLUMNS)),
     ],
 )
-def test_a_record_that_is_too_long_is_told_by_the_field_in_which_it_goes_on(
+def test_a_record_that_is_too_long_is_reported_with_its_unfinished_field(
     beginning: bytes, column: str | None, value: str
 ) -> None:
-    assert field_that_goes_on(beginning) == (column, value)
+    assert unfinished_field(beginning) == (column, value)
 
 
 def test_a_record_as_long_as_a_segment_and_its_line_end_is_no_error() -> None:

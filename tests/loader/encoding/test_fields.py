@@ -1,4 +1,4 @@
-"""What a field means: the values at the edges of each kind, and why what lies beyond them is refused."""
+"""What a field means: the limits of each kind, and the reasons why values beyond them are rejected."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_timestamp_that_does_not_exist_is_out_of_range(value: bytes) -> None:
         b"2024-01-05 12:00:00." + b"1" * 101,
     ],
 )  # fmt: skip
-def test_a_timestamp_in_another_spelling_is_refused(value: bytes) -> None:
+def test_a_timestamp_in_another_spelling_is_rejected(value: bytes) -> None:
     assert encode_field(Kind.TIMESTAMP, value) is Reason.TIMESTAMP_SYNTAX
 
 

@@ -1,4 +1,4 @@
-"""fields.py against the real thing: what it reads, `COPY ... (FORMAT csv)` stores bit for bit the same."""
+"""fields.py against Postgres: `COPY ... (FORMAT csv)` stores a field bit for bit as fields.py encodes it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from loader.encoding.rows import Fault, encode_row
 from loader.schema import COLUMNS, POSTGRES_TYPES, Kind
 from tests.support.csv_reader import (
+    ACCEPTED_TIMESTAMP,
     COLUMN_COUNT,
     COLUMN_NAMES,
     RANGE_REASONS,
     RANGE_SQLSTATES,
-    TIMESTAMP_READ,
     copy_in,
     csv_reader,
-    is_not_read_on_purpose,
+    is_rejected_on_purpose,
     stored_tuples,
 )
 
@@ -84,7 +84,7 @@ digits = st.text("0123456789", min_size=1, max_size=25)
 timestamps = st.one_of(
     st.datetimes().map(str),
     st.datetimes().map(lambda moment: moment.isoformat(timespec="milliseconds")),
-    st.from_regex(TIMESTAMP_READ, fullmatch=True),
+    st.from_regex(ACCEPTED_TIMESTAMP, fullmatch=True),
     st.tuples(
         st.sampled_from(ODD_DATES),
         st.sampled_from([" ", "T", "t", "  ", "\t", "", ",", " T "]),
@@ -118,7 +118,7 @@ FIELDS = {
 
 @st.composite
 def edited(draw: st.DrawFn, texts: st.SearchStrategy[str]) -> str:
-    """A text with blanks around it or not, and with some characters more or fewer or not."""
+    """Draw a text, perhaps with blanks around it and with some characters added or removed."""
     text = draw(texts)
     for _ in range(draw(st.sampled_from([0, 0, 1, 2]))):
         at = draw(st.integers(0, len(text)))
@@ -151,7 +151,7 @@ def assert_same_as_postgres(connection: psycopg.Connection, kind: Kind, values: 
 
     assert [value for example, value in enumerate(values) if example in rows and example not in theirs] == []
     not_read = [value for example, value in enumerate(values) if example in theirs and example not in rows]
-    assert [value for value in not_read if not is_not_read_on_purpose(kind, value)] == []
+    assert [value for value in not_read if not is_rejected_on_purpose(kind, value)] == []
     assert stored == b"".join(rows.values())
 
 

@@ -1,4 +1,4 @@
-"""What coverage-guided fuzzing has found: inputs that take every branch of blocks, encoder and probe it ever reached."""
+"""Inputs that coverage-guided fuzzing has found: they take every branch of blocks, encoder and probe that it reached."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The head of the file: what is accepted, and what a person is told about the rest."""
+"""The head of the file: the headers that are accepted, and the messages about the others."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import pytest
 from loader.contract import FailureCode
 from loader.encoding.header import first_records, read_header
 from loader.errors import LoaderError
-from loader.schema import COLUMNS
+from loader.schema import COLUMNS, LAYOUT_COLUMN_COUNTS
 
+OLD_COUNT, *_, NEW_COUNT = LAYOUT_COLUMN_COUNTS
 NAMES = [column.header for column in COLUMNS]
-OLD = ",".join(NAMES[:24]).encode()
+OLD = ",".join(NAMES[:OLD_COUNT]).encode()
 NEW = ",".join(NAMES).encode()
-ROW = b",".join([b""] * 24)
+ROW = b",".join([b""] * OLD_COUNT)
 
 
 def refusal(head: bytes) -> LoaderError:
@@ -29,24 +30,24 @@ def refusal(head: bytes) -> LoaderError:
         b"\xef\xbb\xbf" + OLD,
         OLD.upper(),
         OLD.replace(b",", b" , "),
-        b",".join(b'"%s"' % name.encode() for name in NAMES[:24]),
+        b",".join(b'"%s"' % name.encode() for name in NAMES[:OLD_COUNT]),
     ],
 )
 def test_the_names_in_any_usual_spelling_are_accepted(line: bytes) -> None:
     header = read_header(line + b"\n" + ROW, is_whole=True)
-    assert (header.column_count, header.data_start, header.notes) == (24, len(line) + 1, [])
+    assert (header.column_count, header.data_start, header.notes) == (OLD_COUNT, len(line) + 1, [])
 
 
-def test_the_layout_of_2025_has_a_25th_column() -> None:
-    assert read_header(NEW + b"\n" + ROW + b",", is_whole=True).column_count == 25
+def test_the_newer_layout_is_accepted() -> None:
+    assert read_header(NEW + b"\n" + ROW + b",", is_whole=True).column_count == NEW_COUNT
 
 
-def test_one_unfamiliar_name_is_accepted_and_noted() -> None:
+def test_one_unexpected_name_is_accepted_with_a_note() -> None:
     header = read_header(OLD.replace(b"tips", b"gratuity") + b"\n" + ROW, is_whole=True)
-    assert header.notes == ["Column 18 is called 'gratuity' in the file and was taken for 'tips'."]
+    assert header.notes == ["Column 18 is called 'gratuity' in the file and was read as 'tips'."]
 
 
-def test_two_unfamiliar_names_are_refused_side_by_side_with_the_expected_ones() -> None:
+def test_two_unexpected_names_are_refused_and_shown_with_the_expected_ones() -> None:
     error = refusal(OLD.replace(b"tips", b"gratuity").replace(b"bcf", b"fund") + b"\n" + ROW)
     assert error.code is FailureCode.HEADER_MISMATCH
     lines = [line.split() for line in str(error).splitlines()[1:]]
@@ -55,12 +56,12 @@ def test_two_unfamiliar_names_are_refused_side_by_side_with_the_expected_ones() 
     assert (failure.line, failure.byte_offset, failure.column, failure.value) == (1, 0, "bcf", "fund")
 
 
-@pytest.mark.parametrize("names", [NAMES[:23], [*NAMES, "more"], ["a"]])
+@pytest.mark.parametrize("names", [NAMES[: OLD_COUNT - 1], [*NAMES, "more"], ["a"]])
 def test_another_number_of_columns_is_refused(names: list[str]) -> None:
     assert refusal(",".join(names).encode() + b"\nx").code is FailureCode.HEADER_MISMATCH
 
 
-def test_of_any_number_of_names_some_are_shown() -> None:
+def test_of_very_many_unexpected_names_the_message_shows_some() -> None:
     message = str(refusal(b"," * 200_000 + b"\nx"))
     assert "200001 columns" in message
     assert len(message) < 3_000
@@ -69,11 +70,11 @@ def test_of_any_number_of_names_some_are_shown() -> None:
 @pytest.mark.parametrize("name", [b'"request_datetime"', b'request"_"datetime', b'"x\ry"', b"x" * 200_000])
 def test_a_name_is_read_as_a_field_is(name: bytes) -> None:
     line = OLD.replace(b"request_datetime", name)
-    assert read_header(line + b"\n" + ROW, is_whole=True).column_count == 24
+    assert read_header(line + b"\n" + ROW, is_whole=True).column_count == OLD_COUNT
 
 
-def test_a_nul_byte_in_a_row_is_that_row_s() -> None:
-    assert read_header(OLD + b"\n" + ROW + b"\0\n", is_whole=True).column_count == 24
+def test_a_nul_byte_in_a_row_does_not_affect_the_header() -> None:
+    assert read_header(OLD + b"\n" + ROW + b"\0\n", is_whole=True).column_count == OLD_COUNT
 
 
 @pytest.mark.parametrize("head", [b"", b"\n", OLD, OLD + b"\n"])
@@ -96,7 +97,7 @@ def test_a_file_without_rows_is_refused(head: bytes) -> None:
         b'"' + OLD + b"\nx",
     ],
 )
-def test_what_is_not_csv_at_all_is_said_to_be_that(head: bytes) -> None:
+def test_a_file_in_another_format_is_not_csv(head: bytes) -> None:
     failure = refusal(head).failure
     assert (failure.code, failure.line, failure.byte_offset) == (FailureCode.NOT_CSV, 1, 0)
     assert failure.value
@@ -119,7 +120,7 @@ def test_the_first_records_are_whole_ones_with_their_offsets() -> None:
 
 
 @pytest.mark.parametrize(("end", "kept"), [(b"\n", b""), (b"\r\n", b""), (b"\r", b"\r")])
-def test_a_last_record_that_is_never_closed_has_no_line_end_either(end: bytes, kept: bytes) -> None:
+def test_the_line_end_of_an_unclosed_last_record_is_removed(end: bytes, kept: bytes) -> None:
     head = OLD + b'\n"a' + end
     header = read_header(head, is_whole=True)
     assert list(first_records(head, header, is_whole=True)) == [(header.data_start, b'"a' + kept)]

@@ -1,4 +1,4 @@
-"""What becomes of whole rows: the tuple's layout, the dialect's quotes, and one reason for every kind of broken row."""
+"""Whole rows: the tuple's layout, the dialect's quotes, and the reason for each kind of broken row."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import struct
 import pytest
 
 from loader.encoding.rows import Fault, encode_row, reject_of
-from loader.errors import VALUE_CHARACTERS
 from loader.rejects import Reason, Reject
 from loader.schema import COLUMNS, LAYOUT_COLUMN_COUNTS
+from loader.text import VALUE_CHARACTERS
 
+OLD_COUNT, *_, NEW_COUNT = LAYOUT_COLUMN_COUNTS
 REAL_ROW = (
     b"HV0005,B03406,,2024-01-01 00:21:47,,2024-01-01 00:28:08,2024-01-01 01:05:39,161,158,"
     b"2.83,2251,-45.61,0.0,1.25,4.05,2.75,,0.0,40.18,N,Y,N,N,N"
@@ -18,7 +19,7 @@ REAL_ROW = (
 
 
 def fields_of(encoded: bytes | Fault) -> list[bytes | None]:
-    """The fields of a tuple, after https://www.postgresql.org/docs/18/sql-copy.html."""
+    """Return the fields of a tuple; its format: https://www.postgresql.org/docs/18/sql-copy.html."""
     assert isinstance(encoded, bytes), encoded
     (count,) = struct.unpack_from(">h", encoded)
     fields, position = list[bytes | None](), 2
@@ -32,7 +33,7 @@ def fields_of(encoded: bytes | Fault) -> list[bytes | None]:
 
 
 def row_with(changes: dict[str, bytes]) -> bytes:
-    """The real row with other bytes in some of its columns."""
+    """Return the real row with other bytes in some columns."""
     names = [column.name for column in COLUMNS]
     fields = REAL_ROW.split(b",")
     for name, field in changes.items():
@@ -41,14 +42,14 @@ def row_with(changes: dict[str, bytes]) -> bytes:
 
 
 def text_of(field: bytes) -> bytes | None:
-    """What the second of 24 text and other columns holds, all others being null."""
-    return fields_of(encode_row(b"," + field + b"," * 22, 24))[1]
+    """Return the second field, a text, of a row whose other fields are null."""
+    return fields_of(encode_row(b"," + field + b"," * (OLD_COUNT - 2), OLD_COUNT))[1]
 
 
 def test_a_row_becomes_a_binary_copy_tuple() -> None:
     seconds = 757_383_707  # from 2000-01-01 00:00:00 to 2024-01-01 00:21:47
-    fields = fields_of(encode_row(REAL_ROW, 24))
-    assert len(fields) == 24
+    fields = fields_of(encode_row(REAL_ROW, OLD_COUNT))
+    assert len(fields) == OLD_COUNT
     assert fields[:3] == [b"HV0005", b"B03406", None]
     assert fields[3:5] == [struct.pack(">q", seconds * 1_000_000), None]
     assert fields[7:9] == [struct.pack(">i", 161), struct.pack(">i", 158)]
@@ -58,13 +59,13 @@ def test_a_row_becomes_a_binary_copy_tuple() -> None:
 
 
 def test_a_row_of_the_newer_layout_has_one_double_more() -> None:
-    fields = fields_of(encode_row(REAL_ROW + b",1.5", 25))
-    assert fields == [*fields_of(encode_row(REAL_ROW, 24)), struct.pack(">d", 1.5)]
+    fields = fields_of(encode_row(REAL_ROW + b",1.5", NEW_COUNT))
+    assert fields == [*fields_of(encode_row(REAL_ROW, OLD_COUNT)), struct.pack(">d", 1.5)]
 
 
 def test_quotes_around_every_field_change_nothing() -> None:
     quoted = b",".join(b'"' + field + b'"' if field else b"" for field in REAL_ROW.split(b","))
-    assert encode_row(quoted, 24) == encode_row(REAL_ROW, 24)
+    assert encode_row(quoted, OLD_COUNT) == encode_row(REAL_ROW, OLD_COUNT)
 
 
 @pytest.mark.parametrize(
@@ -108,13 +109,13 @@ def test_a_text_field_is_read_as_csv(field: bytes, text: bytes | None) -> None:
     ],
 )
 def test_a_row_broken_as_a_whole_is_a_fault_without_a_column(record: bytes, reason: Reason) -> None:
-    assert encode_row(record, 24) == Fault(None, None, reason)
+    assert encode_row(record, OLD_COUNT) == Fault(None, None, reason)
 
 
 @pytest.mark.parametrize("column_count", LAYOUT_COLUMN_COUNTS)
-def test_a_row_of_the_other_layout_has_the_wrong_number_of_fields(column_count: int) -> None:
-    (other,) = set(LAYOUT_COLUMN_COUNTS) - {column_count}
-    assert encode_row(b"," * (other - 1), column_count) == Fault(None, None, Reason.FIELD_COUNT)
+def test_a_row_of_another_layout_has_the_wrong_number_of_fields(column_count: int) -> None:
+    for other in set(LAYOUT_COLUMN_COUNTS) - {column_count}:
+        assert encode_row(b"," * (other - 1), column_count) == Fault(None, None, Reason.FIELD_COUNT)
 
 
 @pytest.mark.parametrize(
@@ -135,27 +136,27 @@ def test_a_row_of_the_other_layout_has_the_wrong_number_of_fields(column_count: 
 def test_a_bad_field_is_a_fault_with_its_column_and_value(
     column: str, field: bytes, value: bytes, reason: Reason
 ) -> None:
-    fault = encode_row(row_with({column: field}), 24)
+    fault = encode_row(row_with({column: field}), OLD_COUNT)
     assert isinstance(fault, Fault)
     assert fault.column_index is not None
     assert (COLUMNS[fault.column_index].name, fault.value, fault.reason) == (column, value, reason)
 
 
-def test_of_several_faults_the_one_that_explains_most_is_told() -> None:
+def test_of_several_faults_the_one_that_explains_most_is_reported() -> None:
     record = row_with({"pulocationid": b"x", "trip_miles": b"y", "tips": b"\xff", "driver_pay": b"\0"})
     too_many = record + b","
     with_return = too_many + b"\r"
     unterminated = with_return + b'"'
     column = [column.name for column in COLUMNS].index
-    assert encode_row(unterminated, 24) == Fault(None, None, Reason.QUOTE)
-    assert encode_row(with_return, 24) == Fault(None, None, Reason.CARRIAGE_RETURN)
-    assert encode_row(too_many, 24) == Fault(None, None, Reason.FIELD_COUNT)
-    assert encode_row(record, 24) == Fault(column("tips"), b"\xff", Reason.ENCODING)
+    assert encode_row(unterminated, OLD_COUNT) == Fault(None, None, Reason.QUOTE)
+    assert encode_row(with_return, OLD_COUNT) == Fault(None, None, Reason.CARRIAGE_RETURN)
+    assert encode_row(too_many, OLD_COUNT) == Fault(None, None, Reason.FIELD_COUNT)
+    assert encode_row(record, OLD_COUNT) == Fault(column("tips"), b"\xff", Reason.ENCODING)
     decoded = record.replace(b"\xff", b"0").replace(b"\0", b"0")
-    assert encode_row(decoded, 24) == Fault(column("pulocationid"), b"x", Reason.INTEGER_SYNTAX)
+    assert encode_row(decoded, OLD_COUNT) == Fault(column("pulocationid"), b"x", Reason.INTEGER_SYNTAX)
 
 
-def test_a_reject_shows_no_more_of_a_value_than_can_be_read() -> None:
+def test_a_reject_shows_the_beginning_of_a_long_value() -> None:
     for value, shown in ((b"x", "x"), (b"\xff", r"\xff"), ("𝄞".encode(), "𝄞")):
         reject = reject_of(Fault(1, value * 1_000_000, Reason.ENCODING), b"", line=7, byte_offset=1_000)
         assert reject.value == (shown * VALUE_CHARACTERS)[:VALUE_CHARACTERS] + "…"

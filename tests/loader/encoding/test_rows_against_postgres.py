@@ -1,4 +1,4 @@
-"""rows.py against the real thing: what it makes of a row, `COPY ... (FORMAT csv)` stores bit for bit the same."""
+"""rows.py against Postgres: `COPY ... (FORMAT csv)` stores a row bit for bit as rows.py encodes it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from loader.encoding.rows import encode_row
-from tests.support.csv_reader import COLUMN_COUNT, COLUMN_NAMES, copy_in, csv_reader, stored_tuples
+from loader.encoding.rows import Fault, encode_row
+from loader.rejects import Reason
+from loader.schema import COLUMNS
+from tests.support.csv_reader import (
+    COLUMN_COUNT,
+    COLUMN_NAMES,
+    copy_in,
+    csv_reader,
+    is_rejected_on_purpose,
+    stored_tuples,
+)
 
 NULL_ROW = b"," * (COLUMN_COUNT - 1)
-NULL_TUPLE = b"\x00\x18" + b"\xff\xff\xff\xff" * COLUMN_COUNT
+NULL_TUPLE = COLUMN_COUNT.to_bytes(2, "big") + b"\xff\xff\xff\xff" * COLUMN_COUNT
 
 # Nothing is committed: the table is temporary, and what an example stores is rolled back.
 several_examples = settings(
@@ -41,7 +50,7 @@ PIECES = [
 
 @st.composite
 def row(draw: st.DrawFn) -> bytes:
-    """A real row in which some fields are quoted, odd or gone."""
+    """Draw a real row in which some fields are quoted, odd or missing."""
     fields = [*REAL_ROW, b""]
     for index in draw(st.lists(st.integers(0, COLUMN_COUNT - 1), max_size=3)):
         field = fields[index]
@@ -55,14 +64,22 @@ def row(draw: st.DrawFn) -> bytes:
 
 
 def postgres_tuple(connection: psycopg.Connection, record: bytes) -> bytes | None:
-    """What Postgres stores of one record, None where it refuses it."""
+    """Return what Postgres stores of one record, None where it rejects it."""
     with connection.transaction(force_rollback=True):
         try:
-            # A first line that ends in \n says that lines do, so that a lone \r is not taken for a line end.
+            # A first line that ends in \n: Postgres would otherwise read a lone \r as the line end.
             copy_in(connection, COLUMN_NAMES, [NULL_ROW, record])
         except psycopg.DataError:
             return None
         return stored_tuples(connection).removeprefix(NULL_TUPLE)
+
+
+def has_value_rejected_on_purpose(fault: Fault) -> bool:
+    """Return whether the value is one that only the loader rejects, such as a timestamp with a quote behind it."""
+    syntax = {Reason.TIMESTAMP_SYNTAX, Reason.INTEGER_SYNTAX, Reason.DOUBLE_SYNTAX}
+    if fault.column_index is None or fault.value is None or fault.reason not in syntax:
+        return False
+    return is_rejected_on_purpose(COLUMNS[fault.column_index].kind, fault.value.decode())
 
 
 @several_examples
@@ -70,6 +87,8 @@ def postgres_tuple(connection: psycopg.Connection, record: bytes) -> bytes | Non
 def test_a_row_is_stored_as_postgres_stores_it(connection: psycopg.Connection, records: list[bytes]) -> None:
     for record in records:
         encoded = encode_row(record, COLUMN_COUNT)
+        if isinstance(encoded, Fault) and has_value_rejected_on_purpose(encoded):
+            continue
         ours = encoded if isinstance(encoded, bytes) else None
         assert ours == postgres_tuple(connection, record), (record, encoded)
 

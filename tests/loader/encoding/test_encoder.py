@@ -1,4 +1,4 @@
-"""The encoder against rows.py: whatever the bytes are, the same tuples and the same rejects; and at the kernel's pace."""
+"""The encoder against rows.py: the same tuples and rejects, whatever the bytes; usual dialects need the kernel alone."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loader.cli.sample import COLUMN_COUNT
 from loader.encoding.encoder import OUTPUT_BYTES, REJECTS_PER_CHUNK, Encoder
 from loader.rejects import Reason
 from loader.schema import COLUMNS, LAYOUT_COLUMN_COUNTS, Kind
-from tests.support.boundary_values import EDGES
+from tests.support.boundary_values import BOUNDARY_VALUES
 from tests.support.encoding import (
     BYTE_OFFSET,
     FIRST_LINE,
@@ -32,7 +33,7 @@ STRUCTURE = st.sampled_from(
 
 @st.composite
 def plain_field(draw: st.DrawFn, kind: Kind) -> bytes:
-    """A field as files have it, with any value."""
+    """Draw a field in the usual form, with any value."""
     match kind:
         case Kind.TEXT:
             return draw(st.text(max_size=20)).encode()
@@ -48,11 +49,11 @@ def plain_field(draw: st.DrawFn, kind: Kind) -> bytes:
 
 @st.composite
 def row(draw: st.DrawFn, column_count: int) -> bytes:
-    """A row of a file with a few fields of their own, quoted or not, perhaps damaged, and its line end."""
+    """Draw a row with a few other fields, quoted or not, perhaps damaged, and a line end."""
     fields = list(draw(st.sampled_from(REAL_ROWS[column_count])))
     for index in draw(st.lists(st.integers(0, column_count - 1), max_size=4)):
         kind = COLUMNS[index].kind
-        fields[index] = draw(st.sampled_from(EDGES[kind]) | plain_field(kind))
+        fields[index] = draw(st.sampled_from(BOUNDARY_VALUES[kind]) | plain_field(kind))
     quoted = draw(st.sampled_from([0, 0, 2**column_count - 1]) | st.integers(0, 2**column_count - 1))
     fields = [b'"%b"' % field if quoted >> index & 1 else field for index, field in enumerate(fields)]
     record = b",".join(fields)
@@ -69,9 +70,7 @@ odd_bytes = st.lists(STRUCTURE | st.binary(max_size=3), max_size=60).map(b"".joi
 
 @given(st.data(), st.sampled_from(LAYOUT_COLUMN_COUNTS), st.sampled_from([1, 330, 500, 2000, OUTPUT_BYTES]))
 @many_examples
-def test_rows_are_encoded_and_rejected_as_row_by_row(
-    data: st.DataObject, column_count: int, output_bytes: int
-) -> None:
+def test_a_block_is_encoded_as_row_by_row(data: st.DataObject, column_count: int, output_bytes: int) -> None:
     block = b"".join(data.draw(st.lists(row(column_count) | odd_bytes, max_size=8)))
     behind = data.draw(st.sampled_from([b"", b"\n", b"\0" * 64, b",".join(REAL_ROWS[column_count][0])]))
 
@@ -80,15 +79,17 @@ def test_rows_are_encoded_and_rejected_as_row_by_row(
     assert encoded == encode_row_by_row(block, column_count)
 
 
-EDGE_COLUMNS = [0, 3, 7, 9, 10, 23, 24]  # one of each kind, and those that are last
+# The first column of each kind, and the last ones of the layouts.
+_KINDS = [column.kind for column in COLUMNS]
+BOUNDARY_COLUMNS = sorted({*map(_KINDS.index, Kind), *(count - 1 for count in LAYOUT_COLUMN_COUNTS)})
 
 
 @pytest.mark.parametrize("quote", [b"", b'"'], ids=["bare", "quoted"])
-@pytest.mark.parametrize("index", EDGE_COLUMNS, ids=[COLUMNS[index].name for index in EDGE_COLUMNS])
-def test_a_field_at_the_edge_of_its_kind_is_encoded_as_row_by_row(index: int, quote: bytes) -> None:
-    column_count = max(index + 1, 24)
+@pytest.mark.parametrize("index", BOUNDARY_COLUMNS, ids=[COLUMNS[index].name for index in BOUNDARY_COLUMNS])
+def test_a_boundary_value_is_encoded_as_row_by_row(index: int, quote: bytes) -> None:
+    column_count = next(count for count in LAYOUT_COLUMN_COUNTS if index < count)
     rows: list[bytes] = []
-    for number, field in enumerate(EDGES[COLUMNS[index].kind]):
+    for number, field in enumerate(BOUNDARY_VALUES[COLUMNS[index].kind]):
         fields = list(REAL_ROWS[column_count][0])
         fields[index] = quote + field + quote
         rows.append(b",".join(fields) + (b"\n" if number % 2 else b"\r\n"))
@@ -157,16 +158,16 @@ def test_line_ends_may_be_mixed() -> None:
     rows = sample_rows(DIALECT_ROWS)
     block = b"".join(row + (b"\r\n" if number % 3 else b"\n") for number, row in enumerate(rows))
 
-    encoded, rows_in_python = encode(block, 24)
+    encoded, rows_in_python = encode(block, COLUMN_COUNT)
 
     assert (encoded.rows, rows_in_python) == (DIALECT_ROWS, 0)
 
 
-def test_a_row_that_needs_python_does_not_take_others_with_it() -> None:
+def test_python_encodes_only_the_row_that_needs_it() -> None:
     rows = sample_rows(DIALECT_ROWS)
     rows[3] = rows[3].replace(b"HV", b'H"V"', 1)
 
-    encoded, rows_in_python = encode(b"\n".join(rows), 24)
+    encoded, rows_in_python = encode(b"\n".join(rows), COLUMN_COUNT)
 
     assert (encoded.rows, rows_in_python) == (DIALECT_ROWS, 1)
 
@@ -174,14 +175,14 @@ def test_a_row_that_needs_python_does_not_take_others_with_it() -> None:
 def test_rows_that_all_need_python_fill_chunks_too() -> None:
     block = b"\n".join(b'x"x"' * 150 + row for row in sample_rows(20))
 
-    encoded, rows_in_python = encode(block, 24, output_bytes=1_000)
+    encoded, rows_in_python = encode(block, COLUMN_COUNT, output_bytes=1_000)
 
     assert rows_in_python == 20
-    assert encoded == encode_row_by_row(block, 24)
+    assert encoded == encode_row_by_row(block, COLUMN_COUNT)
 
 
 def test_a_carriage_return_at_the_end_of_the_file_is_no_line_end() -> None:
-    encoded, _ = encode(b"\n".join(sample_rows(3)) + b"\r", 24)
+    encoded, _ = encode(b"\n".join(sample_rows(3)) + b"\r", COLUMN_COUNT)
 
     assert encoded.rows == 2
     assert [reject.reason for reject in encoded.rejects] == [Reason.CARRIAGE_RETURN]
@@ -193,7 +194,7 @@ def test_the_lines_and_offsets_of_rejects_count_newlines_within_quotes() -> None
     bad = good.replace(b"HV", b'"H\n\nV",', 1)
     block = b"\n".join([good, two_lines, bad, good, b"", good])
 
-    encoded, _ = encode(block, 24)
+    encoded, _ = encode(block, COLUMN_COUNT)
 
     assert encoded.rows == 4
     assert [(reject.line, reject.byte_offset, reject.original) for reject in encoded.rejects] == [
@@ -207,14 +208,14 @@ def test_a_row_may_be_as_large_as_the_output_or_larger() -> None:
     for size in [*range(380, 740, 3), 5_000]:
         block = b"\n".join([rows[0], b"x" * size + rows[1], rows[2] + b"y" * size, rows[0]])
 
-        encoded, _ = encode(block, 24, output_bytes=1_000)
+        encoded, _ = encode(block, COLUMN_COUNT, output_bytes=1_000)
 
-        assert encoded == encode_row_by_row(block, 24)
+        assert encoded == encode_row_by_row(block, COLUMN_COUNT)
 
 
 def test_a_block_comes_in_chunks_no_larger_than_the_output() -> None:
     output_bytes = 5_000
-    chunks = Encoder(24, output_bytes).encode(block_of(b"\n".join(sample_rows(100))))
+    chunks = Encoder(COLUMN_COUNT, output_bytes).encode(block_of(b"\n".join(sample_rows(100))))
 
     sizes = [len(chunk.payload) for chunk in chunks]
 
@@ -222,17 +223,17 @@ def test_a_block_comes_in_chunks_no_larger_than_the_output() -> None:
     assert min(sizes[:-1]) > output_bytes / 2
 
 
-def test_the_rejects_of_a_block_come_in_portions() -> None:
+def test_the_rejects_of_a_block_come_in_chunks() -> None:
     count = 2 * REJECTS_PER_CHUNK + 1
 
-    chunks = list(Encoder(24).encode(block_of(b"\n" * count)))
+    chunks = list(Encoder(COLUMN_COUNT).encode(block_of(b"\n" * count)))
 
     assert [len(chunk.rejects) for chunk in chunks] == [REJECTS_PER_CHUNK, REJECTS_PER_CHUNK, 1]
 
 
-def test_an_encoder_left_in_the_middle_of_a_block_begins_the_next_afresh() -> None:
+def test_an_encoder_that_left_a_block_unfinished_starts_the_next_one_clean() -> None:
     rows = sample_rows(30)
-    encoder = Encoder(24, output_bytes=1_000)
+    encoder = Encoder(COLUMN_COUNT, output_bytes=1_000)
     next(encoder.encode(block_of(b"bad\n" + b"\n".join(rows))))
 
     chunks = list(encoder.encode(block_of(rows[0])))
@@ -241,4 +242,4 @@ def test_an_encoder_left_in_the_middle_of_a_block_begins_the_next_afresh() -> No
 
 
 def test_a_block_of_no_bytes_has_no_chunks() -> None:
-    assert list(Encoder(24).encode(block_of(b""))) == []
+    assert list(Encoder(COLUMN_COUNT).encode(block_of(b""))) == []

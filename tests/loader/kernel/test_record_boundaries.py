@@ -1,4 +1,4 @@
-"""Where records end: counted and searched as a plain reading of the bytes has it, however many there are."""
+"""Where records end: the kernel's counts and cuts against those of a plain reader, for few and many bytes."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loader.kernel.native import load_kernel
+from loader.kernel.load import load_kernel
 from tests.support.encoding import records_of
 
 PIECES = [b"\n", b'"', b",", b"a", b"\xff", b"\x00", b"\x80", b"\x0b", b"\x23", b"12345678"]
 
 
 def assert_cut_as_read(data: bytes) -> None:
-    """See that the cut is behind the last newline with an even number of quotes before it."""
+    """Assert that the cut is behind the last newline with an even number of quotes before it."""
     records = [
         record for record in records_of(data) if record.endswith(b"\n") and record.count(b'"') % 2 == 0
     ]
@@ -41,7 +41,7 @@ def test_more_bytes_than_are_counted_at_once_are_all_counted(length: int, fillin
 
 
 @given(data=st.lists(st.sampled_from(PIECES)).map(b"".join))
-def test_a_record_ends_where_the_next_one_begins(data: bytes) -> None:
+def test_a_record_ends_where_the_next_one_starts(data: bytes) -> None:
     kernel, memory = load_kernel(), memoryview(bytearray(data))
     position = 0
     for record in records_of(data):

@@ -1,4 +1,4 @@
-"""The questions to eight bytes at once, each against the same question to one byte after the other."""
+"""Operations on eight bytes at once, each against the same operation byte by byte."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_eight_digits_are_a_number(number: int) -> None:
 
 
 @given(eight_bytes, st.integers(0, 7))
-def test_a_word_is_taken_apart_in_the_order_of_its_bytes(characters: bytes, index: int) -> None:
+def test_the_first_byte_of_memory_is_the_first_of_a_word(characters: bytes, index: int) -> None:
     word = word_of(characters)
 
     assert byte_of(word, index) == characters[index]

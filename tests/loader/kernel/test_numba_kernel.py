@@ -1,4 +1,4 @@
-"""The kernel's source as plain Python: what NUMBA_DISABLE_JIT=1 runs, which coverage and a debugger see."""
+"""The kernel as plain Python, by NUMBA_DISABLE_JIT=1, which coverage and a debugger see."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from tests.support.paths import ROOT
 pytestmark = pytest.mark.slow
 
 TESTS = [
-    "tests/loader/encoding/test_encode.py",
-    "tests/loader/kernel/test_record_ends.py",
-    "tests/loader/kernel/test_doubles.py",
+    "tests/loader/encoding/test_encoder.py",
+    "tests/loader/kernel/test_eisel_lemire.py",
+    "tests/loader/kernel/test_encode_rows.py",
+    "tests/loader/kernel/test_record_boundaries.py",
+    "tests/loader/kernel/test_swar.py",
     "tests/loader/kernel/test_timestamps.py",
-    "tests/loader/kernel/test_words.py",
     "tests/loader/encoding/test_fuzz_corpus.py",
 ]
 
 
-@pytest.mark.skipif(INTERPRETED, reason="this process runs them so already")
-def test_the_kernel_is_the_same_without_its_compiler() -> None:
+@pytest.mark.skipif(INTERPRETED, reason="this process runs the kernel as plain Python")
+def test_the_kernel_passes_its_tests_as_plain_python() -> None:
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS],
         cwd=ROOT,

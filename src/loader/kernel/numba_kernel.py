@@ -1,4 +1,4 @@
-"""The kernel's source as plain Python, as its callers see it: with NUMBA_DISABLE_JIT=1, for coverage and a debugger."""
+"""The kernel without its object file: compiled by Numba in this process or, with NUMBA_DISABLE_JIT=1, plain Python."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from loader.kernel import encode_rows, record_boundaries
 from loader.kernel.intrinsics import Bytes
 
 
-class Interpreted:
-    """See compiled.Kernel."""
+class NumbaKernel:
+    """The functions of encode_rows.py and record_boundaries.py, which Numba compiles at their first call."""
 
     def encode_rows(
         self, block: memoryview, position: int, end: int, output: memoryview, written: int, kinds: memoryview
