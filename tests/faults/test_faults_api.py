@@ -36,27 +36,27 @@ CONNECTIONS, WATCHERS, LISTINGS = 60, 30, 3
 
 
 @pytest.fixture(scope="module")
-def narrow(tmp_path_factory: pytest.TempPathFactory, postgres: str) -> Generator[LiveService]:
+def limited(tmp_path_factory: pytest.TempPathFactory, postgres: str) -> Generator[LiveService]:
     """A service with little patience and room."""
     with (
         fresh_database(postgres) as database_url,
-        LiveService(tmp_path_factory.mktemp("narrow"), database_url, narrow=True) as live,
+        LiveService(tmp_path_factory.mktemp("limited"), database_url, limited=True) as live,
     ):
         yield live
 
 
 @pytest.fixture
-def stalled(narrow: LiveService) -> Generator[Json]:
+def stalled(limited: LiveService) -> Generator[Json]:
     """An import that is in the queue, behind two whose source never answers."""
     with HttpServer(b"") as server:
         server.rule = lambda _: Fault(before="stall")
-        submitted = [narrow.submit(server.url, force=True) for _ in range(3)]
+        submitted = [limited.submit(server.url, force=True) for _ in range(3)]
         for each in submitted[:2]:
-            narrow.until_phase(each["id"], "probing")
+            limited.until_phase(each["id"], "probing")
         yield submitted[2]
         for each in reversed(submitted):
-            narrow.client.post(each["links"]["cancel"])
-            narrow.until_state(each["id"], "cancelled")
+            limited.client.post(each["links"]["cancel"])
+            limited.until_state(each["id"], "cancelled")
 
 
 @contextlib.contextmanager
@@ -98,22 +98,22 @@ def loaders_of(service: LiveService) -> list[psutil.Process]:
 # Cancel, and the same again
 
 
-def test_fifty_cancels_at_once_are_one_cancel(narrow: LiveService, server: HttpServer) -> None:
+def test_fifty_cancels_at_once_are_one_cancel(limited: LiveService, server: HttpServer) -> None:
     server.rule = lambda request: Fault(before="stall") if (request.first or 0) >= 1_500_000 else None
-    running = narrow.submit(server.url, force=True)
-    narrow.until_phase(running["id"], "loading")
+    running = limited.submit(server.url, force=True)
+    limited.until_phase(running["id"], "loading")
 
     def cancel(_: int) -> httpx.Response:
-        return httpx.post(narrow.url + running["links"]["cancel"], timeout=60, trust_env=False)
+        return httpx.post(limited.url + running["links"]["cancel"], timeout=60, trust_env=False)
 
     with ThreadPoolExecutor(50) as threads:
         answers = list(threads.map(cancel, range(50)))
     assert {answer.status_code for answer in answers} == {202}
     assert {answer.json()["state"] for answer in answers} <= {"cancelling", "cancelled"}
-    narrow.until_state(running["id"], "cancelled")
-    attempts = narrow.client.get(running["links"]["attempts"]).json()
+    limited.until_state(running["id"], "cancelled")
+    attempts = limited.client.get(running["links"]["attempts"]).json()
     assert [each["exit_code"] for each in attempts] == [143]
-    assert_nothing_is_left(narrow.database_url)
+    assert_nothing_is_left(limited.database_url)
 
 
 def test_an_import_whose_database_is_deaf_stops_when_cancelled_and_is_so_when_the_database_says_it(
@@ -152,12 +152,12 @@ def test_the_same_file_submitted_many_times_at_once_is_published_once(
 
 @pytest.mark.long
 def test_a_thousand_that_wait_are_cancelled_while_others_are_answered(
-    narrow: LiveService, stalled: Json
+    limited: LiveService, stalled: Json
 ) -> None:
     async def flood() -> tuple[set[int], set[int], int]:
         limits = httpx.Limits(max_connections=20)
         async with httpx.AsyncClient(
-            base_url=narrow.url, limits=limits, timeout=120, trust_env=False
+            base_url=limited.url, limits=limits, timeout=120, trust_env=False
         ) as client:
             body = {"url": "http://localhost/trips.csv"}
             answers = await asyncio.gather(*(client.post("/imports", json=body) for _ in range(1000)))
@@ -166,14 +166,14 @@ def test_a_thousand_that_wait_are_cancelled_while_others_are_answered(
             reads, most_loaders = set[int](), 0
             while not cancelling.done():
                 reads.add((await client.get(stalled["links"]["self"])).status_code)
-                most_loaders = max(most_loaders, len(loaders_of(narrow)))
+                most_loaders = max(most_loaders, len(loaders_of(limited)))
                 await asyncio.sleep(0.1)  # between two looks
             assert {answer.json()["state"] for answer in await cancelling} == {"cancelled"}
             return {answer.status_code for answer in answers}, reads, most_loaders
 
     submits, reads, most_loaders = asyncio.run(flood())
     assert (submits, reads, most_loaders) == ({202}, {200}, 2)
-    assert narrow.metric("importer_queue_depth") == 1
+    assert limited.metric("importer_queue_depth") == 1
 
 
 # Bytes that are no request
@@ -199,17 +199,17 @@ def test_a_thousand_that_wait_are_cancelled_while_others_are_answered(
     ],
 )
 def test_bytes_that_are_no_request_are_refused_and_hung_up_on(
-    narrow: LiveService, request_bytes: bytes
+    limited: LiveService, request_bytes: bytes
 ) -> None:
-    with connected(narrow, request_bytes) as client:
+    with connected(limited, request_bytes) as client:
         answer = received(client)
     assert answer.startswith(b"HTTP/1.1 4") or not answer  # lost, where the client still sends
-    assert narrow.client.get("/health/live").status_code == 200
+    assert limited.client.get("/health/live").status_code == 200
 
 
-def test_many_requests_sent_without_waiting_for_answers_are_answered_one_by_one(narrow: LiveService) -> None:
+def test_many_requests_sent_without_waiting_for_answers_are_answered_one_by_one(limited: LiveService) -> None:
     last = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-    with connected(narrow, get("/health/live") * 300 + last) as client:
+    with connected(limited, get("/health/live") * 300 + last) as client:
         assert received(client).count(b"HTTP/1.1 200 OK") == 301
 
 
@@ -217,24 +217,24 @@ def test_many_requests_sent_without_waiting_for_answers_are_answered_one_by_one(
 
 
 def test_clients_that_do_not_finish_their_requests_are_hung_up_on_and_others_get_in(
-    narrow: LiveService, stalled: Json
+    limited: LiveService, stalled: Json
 ) -> None:
     head = b"POST /imports HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     slow = [b"", b"GET /imports HT", head, head + b"Content-Length: 100\r\n\r\n{", get("/health/live") + b"G"]
     with contextlib.ExitStack() as stack:
-        events = stack.enter_context(narrow.client.stream("GET", stalled["links"]["events"])).iter_bytes()
+        events = stack.enter_context(limited.client.stream("GET", stalled["links"]["events"])).iter_bytes()
         clients = [
-            stack.enter_context(connected(narrow, slow[each % len(slow)])) for each in range(2 * CONNECTIONS)
+            stack.enter_context(connected(limited, slow[each % len(slow)])) for each in range(2 * CONNECTIONS)
         ]
         for client in clients:
             received(client)  # ends: those that are too many at once, the others soon
-        with httpx.Client(base_url=narrow.url, timeout=60, trust_env=False) as other:
+        with httpx.Client(base_url=limited.url, timeout=60, trust_env=False) as other:
             assert other.get("/health/live").status_code == 200
         assert b"retry" in next(events)  # who has asked for something is left in peace
 
 
 def test_no_more_connections_are_held_than_there_is_room_for(tmp_path: Path, database_url: str) -> None:
-    with LiveService(tmp_path, database_url, {"NARROW_SERVICE_SECONDS": "1000"}, narrow=True) as live:
+    with LiveService(tmp_path, database_url, {"LIMITED_SERVICE_SECONDS": "1000"}, limited=True) as live:
         with contextlib.ExitStack() as stack:
             clients = [stack.enter_context(connected(live, b"")) for _ in range(2 * CONNECTIONS)]
             for client in clients[CONNECTIONS:]:
@@ -252,8 +252,8 @@ def test_no_more_connections_are_held_than_there_is_room_for(tmp_path: Path, dat
         wait_for("a way in", is_let_in)
 
 
-def test_a_client_that_trickles_is_hung_up_on(narrow: LiveService) -> None:
-    with connected(narrow, b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nX: ") as client:
+def test_a_client_that_trickles_is_hung_up_on(limited: LiveService) -> None:
+    with connected(limited, b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nX: ") as client:
 
         def is_over() -> bool:
             try:
@@ -266,31 +266,31 @@ def test_a_client_that_trickles_is_hung_up_on(narrow: LiveService) -> None:
 
 
 def test_places_for_those_who_wait_are_limited_and_everybody_else_is_answered(
-    narrow: LiveService, stalled: Json
+    limited: LiveService, stalled: Json
 ) -> None:
     path = stalled["links"]["events"]
     with contextlib.ExitStack() as stack:
-        streams = [stack.enter_context(connected(narrow, get(path))) for _ in range(WATCHERS)]
-        wait_for("the streams", lambda: narrow.metric("importer_event_streams") == WATCHERS)
+        streams = [stack.enter_context(connected(limited, get(path))) for _ in range(WATCHERS)]
+        wait_for("the streams", lambda: limited.metric("importer_event_streams") == WATCHERS)
         for refused in (path, f"{stalled['links']['self']}?wait=30"):
-            answer = narrow.client.get(refused)
+            answer = limited.client.get(refused)
             assert_problem(answer, 503, "too_busy")
             assert int(answer.headers["retry-after"]) >= 1
-        assert narrow.client.get(stalled["links"]["self"]).status_code == 200
+        assert limited.client.get(stalled["links"]["self"]).status_code == 200
 
         streams[0].close()
-        wait_for("a free place", lambda: narrow.client.get(stalled["links"]["self"] + "?wait=1").is_success)
-        narrow.client.post(stalled["links"]["cancel"])
+        wait_for("a free place", lambda: limited.client.get(stalled["links"]["self"] + "?wait=1").is_success)
+        limited.client.post(stalled["links"]["cancel"])
         for stream in streams[1:]:  # all hear of it
             wait_for("the change", lambda stream=stream: b'"state":"cancelled"' in stream.recv(65536))
-    wait_for("the places", lambda: narrow.metric("importer_event_streams") == 0)
+    wait_for("the places", lambda: limited.metric("importer_event_streams") == 0)
 
 
 def test_long_polls_whose_clients_leave_give_their_places_back_and_the_others_go_on(
-    narrow: LiveService, stalled: Json
+    limited: LiveService, stalled: Json
 ) -> None:
     path = stalled["links"]["self"]
-    address = urlsplit(narrow.url)
+    address = urlsplit(limited.url)
     polls = [HTTPConnection(address.hostname or "", address.port) for _ in range(WATCHERS)]
     with contextlib.ExitStack() as stack:
         for poll in polls:
@@ -300,7 +300,7 @@ def test_long_polls_whose_clients_leave_give_their_places_back_and_the_others_go
             poll.request("GET", f"{path}?wait=60")
 
         def is_full() -> bool:
-            return narrow.client.get(path, params={"wait": 1}).status_code == 503
+            return limited.client.get(path, params={"wait": 1}).status_code == 503
 
         wait_for("the polls", is_full)
         first, *leaving = polls
@@ -311,7 +311,7 @@ def test_long_polls_whose_clients_leave_give_their_places_back_and_the_others_go
         with pytest.raises(BlockingIOError):  # those that came after it have not just had their time
             first.sock.recv(1)
         first.sock.settimeout(60)
-        narrow.client.post(stalled["links"]["cancel"])
+        limited.client.post(stalled["links"]["cancel"])
         assert json.load(first.getresponse())["state"] == "cancelled"
         assert answered(first, "/health/live") == {"status": "live"}
 
@@ -323,11 +323,11 @@ def answered(connection: HTTPConnection, path: str) -> Json:
 
 
 @pytest.fixture(scope="module")
-def rejecting(narrow: LiveService, sample: bytes) -> Json:
+def rejecting(limited: LiveService, sample: bytes) -> Json:
     """A published import with more rejects than sockets can buffer."""
     header, rows = sample.split(b"\n", 1)
     with HttpServer(header + b"\n" + rows.replace(b",", b";")) as server:
-        return narrow.until_state(narrow.submit(server.url, max_rejects="100%")["id"], "succeeded")
+        return limited.until_state(limited.submit(server.url, max_rejects="100%")["id"], "succeeded")
 
 
 def listing_sessions(service: LiveService) -> int:
@@ -336,23 +336,23 @@ def listing_sessions(service: LiveService) -> int:
 
 
 def test_a_client_that_does_not_read_its_listing_is_hung_up_on_and_holds_a_place_no_longer(
-    narrow: LiveService, rejecting: Json
+    limited: LiveService, rejecting: Json
 ) -> None:
     path = rejecting["links"]["rejects"]
     with contextlib.ExitStack() as stack:
         for _ in range(LISTINGS):
-            stack.enter_context(connected(narrow, get(path), window_bytes=4096))
-        wait_for("the listings", lambda: listing_sessions(narrow) == LISTINGS)
-        assert_problem(narrow.client.get(path), 503, "too_busy")
-        wait_for("the service to give up on them", lambda: listing_sessions(narrow) == 0)
-        assert narrow.client.get(path).content.count(b"\n") == SAMPLE_ROWS + 1
+            stack.enter_context(connected(limited, get(path), window_bytes=4096))
+        wait_for("the listings", lambda: listing_sessions(limited) == LISTINGS)
+        assert_problem(limited.client.get(path), 503, "too_busy")
+        wait_for("the service to give up on them", lambda: listing_sessions(limited) == 0)
+        assert limited.client.get(path).content.count(b"\n") == SAMPLE_ROWS + 1
 
 
 def test_a_client_that_does_not_read_its_events_costs_no_memory_and_is_hung_up_on(
     tmp_path: Path, database_url: str
 ) -> None:
     with LiveService(
-        tmp_path, database_url, {"NARROW_SERVICE_LOADER": "misbehaving_loader.py"}, narrow=True
+        tmp_path, database_url, {"LIMITED_SERVICE_LOADER": "misbehaving_loader.py"}, limited=True
     ) as live:
         talking = live.submit("http://localhost/waits")  # it reports twenty times a second
         live.until_phase(talking["id"], "loading")
@@ -421,7 +421,7 @@ def test_the_service_stops_in_time_whatever_its_clients_leave_open(
 ) -> None:
     header, rows = sample.split(b"\n", 1)
     with HttpServer(header + b"\n" + rows.replace(b",", b";")) as server, contextlib.ExitStack() as stack:
-        live = LiveService(tmp_path, database_url, narrow=True)
+        live = LiveService(tmp_path, database_url, limited=True)
         stack.callback(live.client.close)
         stack.callback(live.process.kill)
         rejecting = live.until_state(live.submit(server.url, max_rejects="100%")["id"], "succeeded")
@@ -447,7 +447,7 @@ def test_the_service_stops_while_its_database_is_deaf(
         Proxy(database_url) as proxy,
         contextlib.ExitStack() as stack,
     ):
-        live = LiveService(tmp_path, proxy.url, narrow=True)
+        live = LiveService(tmp_path, proxy.url, limited=True)
         stack.callback(live.client.close)
         stack.callback(live.process.kill)
         rejecting = live.until_state(live.submit(server.url, max_rejects="100%")["id"], "succeeded")

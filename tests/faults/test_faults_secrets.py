@@ -48,8 +48,8 @@ def live(tmp_path_factory: pytest.TempPathFactory, postgres: str) -> Generator[L
         LiveService(
             tmp_path_factory.mktemp("live"),
             proxy.url.replace("postgres@", f"postgres:{CANARY}-password@"),
-            {"NARROW_SERVICE_DEBUG": "1"},
-            narrow=True,
+            {"LIMITED_SERVICE_DEBUG": "1"},
+            limited=True,
         ) as live,
     ):
         yield live
@@ -128,7 +128,7 @@ def test_the_value_of_a_bad_row_is_in_its_error_and_nowhere_else(
 
 def test_a_database_that_is_away_is_told_without_its_password(tmp_path: Path, server: HttpServer) -> None:
     url = f"postgresql://postgres:{CANARY}@127.0.0.1:{closed_port()}/{CANARY}?options=-c%20x.y%3D{CANARY}"
-    with LiveService(tmp_path, url, {"NARROW_SERVICE_DEBUG": "1"}, narrow=True) as live:
+    with LiveService(tmp_path, url, {"LIMITED_SERVICE_DEBUG": "1"}, limited=True) as live:
         submitted = live.submit(server.url)
         ready = live.client.get("/health/ready")
         assert ready.status_code == 503

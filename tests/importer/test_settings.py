@@ -1,67 +1,95 @@
-"""The service's settings: read once, and everything that is wrong with them is said at once."""
+"""The service's settings: each is read, used and documented; an error lists every invalid one."""
 
 from __future__ import annotations
 
+import ast
+from functools import cache
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from importer.settings import InvalidSettings, Settings
+from importer.settings import MAX_WORKERS, InvalidSettings, Settings
+from tests.support.paths import ROOT
 
 CANARY = "hunter2-canary"
 
+# Of each setting: its variable, a text, and the value that the text means.
+VARIABLES: dict[str, tuple[str, str, object]] = {
+    "data_folder": ("IMPORTER_DATA_DIR", "/data", Path("/data")),
+    "host": ("IMPORTER_HOST", "0.0.0.0", "0.0.0.0"),
+    "port": ("IMPORTER_PORT", "0", 0),
+    "server_names": (
+        "IMPORTER_SERVER_NAMES",
+        "importer.example.org, importer.jobs",
+        ("importer.example.org", "importer.jobs"),
+    ),
+    "database_url": ("DATABASE_URL", "postgresql://me@db/taxi", "postgresql://me@db/taxi"),
+    "slots": ("IMPORTER_SLOTS", "3", 3),
+    "workers": ("IMPORTER_WORKERS", "4", 4),
+    "allowed_hosts": (
+        "IMPORTER_ALLOWED_HOSTS",
+        "127.0.0.1:8192, 10.0.0.0/8,",
+        ("127.0.0.1:8192", "10.0.0.0/8"),
+    ),
+    "grace_seconds": ("IMPORTER_GRACE_SECONDS", "5", 5),
+    "history_days": ("IMPORTER_HISTORY_DAYS", "7", 7),
+    "log_format": ("IMPORTER_LOG_FORMAT", "json", "json"),
+}
 
-def problem(**environment: str) -> str:
-    """Return what is said of variables that can't be used."""
+
+def fault(**environment: str) -> str:
+    """Return the message about invalid variables."""
     with pytest.raises(InvalidSettings) as caught:
         Settings.from_environment(environment)
     return str(caught.value)
 
 
-def test_without_any_variable_it_serves_this_machine_alone() -> None:
+@cache
+def settings_that_are_used() -> set[str]:
+    """Return the fields that the service reads, as `settings.NAME` or `self._settings.NAME`."""
+    return {
+        node.attr
+        for path in (ROOT / "src" / "importer").rglob("*.py")
+        if path.name != "settings.py"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("settings", "self._settings")
+    }
+
+
+@pytest.mark.parametrize("name", Settings.__struct_fields__)
+def test_each_setting_takes_its_value_from_its_variable(name: str) -> None:
+    variable, text, value = VARIABLES[name]
+    default = Settings.from_environment({})
+    assert value != getattr(default, name)
+    assert Settings.from_environment({variable: text}) == msgspec.structs.replace(default, **{name: value})
+
+
+@pytest.mark.parametrize("name", Settings.__struct_fields__)
+def test_each_setting_is_used_by_the_service(name: str) -> None:
+    assert name in settings_that_are_used()
+
+
+@pytest.mark.parametrize("name", Settings.__struct_fields__)
+def test_each_setting_is_documented(name: str) -> None:
+    variable, _, _ = VARIABLES[name]
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    assert f"\n| `{variable}` |" in page
+
+
+def test_without_any_variable_the_service_listens_on_loopback() -> None:
     settings = Settings.from_environment({"XDG_DATA_HOME": "/data"})
     assert settings == Settings(Path("/data/large-file-importer"))
     assert (settings.host, settings.port, settings.slots) == ("127.0.0.1", 8000, 2)
     assert settings.allowed_hosts == ()
 
 
-def test_every_variable_is_read() -> None:
-    settings = Settings.from_environment(
-        {
-            "IMPORTER_HOST": "0.0.0.0",
-            "IMPORTER_PORT": "0",
-            "IMPORTER_SERVER_NAMES": "importer.example.org, importer.jobs",
-            "IMPORTER_DATA_DIR": "/data",
-            "DATABASE_URL": "postgresql://me@db/taxi",
-            "IMPORTER_SLOTS": "3",
-            "IMPORTER_WORKERS": "4",
-            "IMPORTER_ALLOWED_HOSTS": "127.0.0.1:8192, 10.0.0.0/8,",
-            "IMPORTER_GRACE_SECONDS": "5",
-            "IMPORTER_HISTORY_DAYS": "7",
-            "IMPORTER_LOG_FORMAT": "json",
-        }
-    )
-    assert settings == Settings(
-        data_folder=Path("/data"),
-        host="0.0.0.0",
-        port=0,
-        server_names=("importer.example.org", "importer.jobs"),
-        database_url="postgresql://me@db/taxi",
-        slots=3,
-        workers=4,
-        allowed_hosts=("127.0.0.1:8192", "10.0.0.0/8"),
-        grace_seconds=5,
-        history_days=7,
-        log_format="json",
-    )
-
-
-def test_an_empty_variable_is_one_that_is_not_set() -> None:
+def test_an_empty_variable_counts_as_not_set() -> None:
     names = ("IMPORTER_HOST", "IMPORTER_PORT", "IMPORTER_WORKERS", "DATABASE_URL", "IMPORTER_ALLOWED_HOSTS")
     assert Settings.from_environment(dict.fromkeys(names, " ")) == Settings.from_environment({})
 
 
-def test_a_relative_data_folder_is_of_the_folder_that_the_service_was_started_in() -> None:
+def test_a_relative_data_folder_is_relative_to_the_current_folder() -> None:
     assert Settings.from_environment({"IMPORTER_DATA_DIR": "data"}).data_folder == Path.cwd() / "data"
 
 
@@ -80,10 +108,11 @@ def test_an_address_of_either_family_can_be_served(host: str, bound: str) -> Non
         ("IMPORTER_HOST", "localhost:8000"),
         ("IMPORTER_PORT", "65536"),
         ("IMPORTER_PORT", "-1"),
-        ("IMPORTER_PORT", "٣"),  # a digit, but not one that int() and people agree on
+        ("IMPORTER_PORT", "٣"),  # int() takes digits of other scripts
         ("IMPORTER_SERVER_NAMES", "importer.example.org:8000"),
         ("IMPORTER_SERVER_NAMES", "*"),
         ("IMPORTER_SLOTS", "0"),
+        ("IMPORTER_SLOTS", "1_0"),
         ("IMPORTER_SLOTS", "two"),
         ("IMPORTER_WORKERS", "1.5"),
         ("IMPORTER_ALLOWED_HOSTS", "10.0.0.0/33"),
@@ -94,17 +123,31 @@ def test_an_address_of_either_family_can_be_served(host: str, bound: str) -> Non
         ("IMPORTER_LOG_FORMAT", "JSON\x1b[2J"),
     ],
 )
-def test_what_can_not_be_used_is_said_with_an_example(name: str, value: str) -> None:
-    said = problem(**{name: value})
-    assert said.startswith(f"{name} is {value!a}")
-    assert ": it must be " in said
-    assert said.isprintable()
+def test_an_invalid_value_is_reported_with_an_example(name: str, value: str) -> None:
+    message = fault(**{name: value})
+    assert message.startswith(f"{name} is {value!a}")
+    assert ": it must be " in message
+    assert message.isprintable()
 
 
-def test_all_problems_are_said_at_once() -> None:
-    said = problem(IMPORTER_PORT="x", IMPORTER_SLOTS="x", IMPORTER_ALLOWED_HOSTS="a,b c").splitlines()
-    assert [line.split()[0] for line in said] == ["IMPORTER_PORT", "IMPORTER_SLOTS", "IMPORTER_ALLOWED_HOSTS"]
-    assert "'b c'" in said[2]  # which of them
+@pytest.mark.parametrize("text", ["64", "064", "00000000064"])
+def test_a_number_may_have_leading_zeros(text: str) -> None:
+    assert Settings.from_environment({"IMPORTER_WORKERS": text}).workers == MAX_WORKERS == 64
+
+
+@pytest.mark.parametrize("text", ["65", "999999999", "9999999999"])
+def test_a_number_beyond_its_limit_is_refused_with_the_limit(text: str) -> None:
+    assert fault(IMPORTER_WORKERS=text).endswith(": it must be a whole number from 1 to 64.")
+
+
+def test_all_faults_are_in_one_message() -> None:
+    message = fault(IMPORTER_PORT="x", IMPORTER_SLOTS="x", IMPORTER_ALLOWED_HOSTS="a,b c").splitlines()
+    assert [line.split()[0] for line in message] == [
+        "IMPORTER_PORT",
+        "IMPORTER_SLOTS",
+        "IMPORTER_ALLOWED_HOSTS",
+    ]
+    assert "'b c'" in message[2]  # the invalid entry
 
 
 @pytest.mark.parametrize(
@@ -118,11 +161,11 @@ def test_all_problems_are_said_at_once() -> None:
         f"postgresql://me@db/taxi?{CANARY}=1",
     ],
 )
-def test_a_password_is_never_repeated(url: str) -> None:
-    said = problem(DATABASE_URL=url)
-    assert said.startswith("DATABASE_URL can't be read: ")
-    assert CANARY not in said
+def test_a_message_never_has_a_password(url: str) -> None:
+    message = fault(DATABASE_URL=url)
+    assert message.startswith("DATABASE_URL can't be read: ")
+    assert CANARY not in message
 
 
-def test_a_port_that_kubernetes_has_set_for_a_service_of_this_name_is_explained() -> None:
-    assert "enableServiceLinks" in problem(IMPORTER_PORT="tcp://10.0.0.11:8000")
+def test_a_port_that_kubernetes_sets_for_a_service_of_this_name_is_explained() -> None:
+    assert "enableServiceLinks" in fault(IMPORTER_PORT="tcp://10.0.0.11:8000")

@@ -1,7 +1,7 @@
-"""The service with less patience and less room, so that a test can use them up; on demand it logs all that libraries say.
+"""The service with room for few clients and with short time limits, so that a test can reach them.
 
-NARROW_SERVICE_LOADER: the program in tests/ that it takes for a loader. NARROW_SERVICE_SECONDS: how long a request may take.
-NARROW_SERVICE_DEBUG: log at level DEBUG.
+LIMITED_SERVICE_LOADER: the program in tests/programs/ that is its loader. LIMITED_SERVICE_SECONDS: the time limit of a
+request. LIMITED_SERVICE_DEBUG: all libraries log at level DEBUG.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from pathlib import Path
 
 from importer.supervisor import loaders
 
-program = os.environ.get("NARROW_SERVICE_LOADER", "small_loader.py")
+program = os.environ.get("LIMITED_SERVICE_LOADER", "small_loader.py")
 loaders.LOADER = (sys.executable, str(Path(__file__).with_name(program)))
 
-from importer import log  # noqa: E402 - after the command that they take over
+
+from importer import log  # noqa: E402 - after LOADER, which other modules copy at import
 from importer.api import state  # noqa: E402
 from importer.server import client_connections  # noqa: E402
 
-# Private to the modules on purpose.
 client_connections.MAX_CONNECTIONS = 60
-client_connections.REQUEST_SECONDS = int(os.environ.get("NARROW_SERVICE_SECONDS", "2"))
-setattr(client_connections, "_RESPONSE_MILLISECONDS", 2_000)  # noqa: B010
+client_connections.REQUEST_SECONDS = int(os.environ.get("LIMITED_SERVICE_SECONDS", "2"))
+setattr(client_connections, "_RESPONSE_MILLISECONDS", 2_000)  # noqa: B010 - private, but for tests
 setattr(state, "_MAX_LISTINGS", 3)  # noqa: B010
 
 _configure_listener = client_connections.configure
@@ -32,20 +32,20 @@ _configure_log = log.configure
 
 
 def configure_listener(listener: socket.socket) -> None:
-    """Have the kernel keep little of what a client does not read."""
+    """Give the kernel a small buffer for data that a client does not read."""
     _configure_listener(listener)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 * 1024)
 
 
 def configure_log(log_format: log.LogFormat) -> None:
-    """Have every library tell all that it can."""
+    """Log at level DEBUG, every library included."""
     _configure_log(log_format)
     for name in ("", *logging.root.manager.loggerDict):
         logging.getLogger(name).setLevel(logging.DEBUG)
 
 
 client_connections.configure = configure_listener
-if "NARROW_SERVICE_DEBUG" in os.environ:
+if "LIMITED_SERVICE_DEBUG" in os.environ:
     log.configure = configure_log
 
 from importer.cli.main import main  # noqa: E402

@@ -1,4 +1,4 @@
-"""The service with loaders of small segments and parts, and with less patience than people have."""
+"""The service with loaders of small segments and parts, and with short delays between attempts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from importer.supervisor.supervisor import Supervisor
 
 SMALL = (sys.executable, str(Path(__file__).with_name("small_loader.py")))
 
-# Twelve attempts that commit nothing take 40 s and more: a database that was killed is back by then.
+# Twelve attempts without a commit take at least 40 s: a killed database has restarted by then.
 RETRIES = RetryPolicy(attempts=12, first_delay_seconds=0.02)
 
 limits = LIMITS

@@ -37,10 +37,10 @@ class LiveService:
         environment: Mapping[str, str] | None = None,
         *,
         small: bool = False,
-        narrow: bool = False,
+        limited: bool = False,
     ) -> None:
-        """`small`: with loaders of which a test's file has many parts; `narrow`: also with room for few clients."""
-        driver = "small_service.py" if small else "limited_service.py" if narrow else None
+        """`small`: with loaders of which a test's file has many parts; `limited`: also with room for few clients."""
+        driver = "small_service.py" if small else "limited_service.py" if limited else None
         program = ["-m", "importer"] if driver is None else [str(PROGRAMS / driver)]
         self.folder = folder
         self.database_url = database_url

@@ -94,6 +94,18 @@ def test_a_submitted_import_is_watched_to_its_receipt(live: LiveService, server:
     assert server.url in status.stdout
 
 
+def test_the_workers_of_a_submitted_import_reach_its_loader(tmp_path: Path, database_url: str) -> None:
+    environment = {"LIMITED_SERVICE_LOADER": "misbehaving_loader.py", "IMPORTER_WORKERS": "1"}
+    with LiveService(tmp_path, database_url, environment, limited=True) as live:
+        for options, workers in (["--workers", "3"], 3), ([], 1):
+            shown = command("submit", "http://localhost/quotes_its_job", "--json", *options, url=live.url)
+            submitted = json.loads(shown.stdout)
+            ended = live.until_state(submitted["id"], "failed")
+            assert ended["workers"] == (3 if options else None)
+            (attempt,) = live.client.get(ended["links"]["attempts"]).json()
+            assert f'"workers":{workers},' in attempt["log"]
+
+
 @pytest.mark.slow
 def test_replace_leaves_the_new_rows_alone_in_trips(live: LiveService, server: HttpServer) -> None:
     for _ in range(2):
