@@ -98,7 +98,7 @@ def loaders_of(service: LiveService) -> list[psutil.Process]:
 # Cancel, and the same again
 
 
-def test_fifty_cancels_at_once_are_one_cancel(limited: LiveService, server: HttpServer) -> None:
+def test_fifty_concurrent_cancels_have_the_effect_of_one(limited: LiveService, server: HttpServer) -> None:
     server.rule = lambda request: Fault(before="stall") if (request.first or 0) >= 1_500_000 else None
     running = limited.submit(server.url, force=True)
     limited.until_phase(running["id"], "loading")
@@ -116,7 +116,7 @@ def test_fifty_cancels_at_once_are_one_cancel(limited: LiveService, server: Http
     assert_nothing_is_left(limited.database_url)
 
 
-def test_an_import_whose_database_is_deaf_stops_when_cancelled_and_is_so_when_the_database_says_it(
+def test_a_cancel_is_complete_when_a_database_that_hung_responds_again(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
     with Proxy(database_url) as proxy, LiveService(tmp_path, proxy.url) as live:
@@ -151,7 +151,7 @@ def test_the_same_file_submitted_many_times_at_once_is_published_once(
 
 
 @pytest.mark.long
-def test_a_thousand_that_wait_are_cancelled_while_others_are_answered(
+def test_other_requests_are_answered_while_a_thousand_imports_are_cancelled(
     limited: LiveService, stalled: Json
 ) -> None:
     async def flood() -> tuple[set[int], set[int], int]:
@@ -198,7 +198,7 @@ def test_a_thousand_that_wait_are_cancelled_while_others_are_answered(
         b"POST /imports HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
     ],
 )
-def test_bytes_that_are_no_request_are_refused_and_hung_up_on(
+def test_a_connection_with_bytes_that_are_no_request_is_closed(
     limited: LiveService, request_bytes: bytes
 ) -> None:
     with connected(limited, request_bytes) as client:
@@ -207,7 +207,7 @@ def test_bytes_that_are_no_request_are_refused_and_hung_up_on(
     assert limited.client.get("/health/live").status_code == 200
 
 
-def test_many_requests_sent_without_waiting_for_answers_are_answered_one_by_one(limited: LiveService) -> None:
+def test_pipelined_requests_are_answered_one_by_one(limited: LiveService) -> None:
     last = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     with connected(limited, get("/health/live") * 300 + last) as client:
         assert received(client).count(b"HTTP/1.1 200 OK") == 301
@@ -216,7 +216,7 @@ def test_many_requests_sent_without_waiting_for_answers_are_answered_one_by_one(
 # Clients that stay
 
 
-def test_clients_that_do_not_finish_their_requests_are_hung_up_on_and_others_get_in(
+def test_incomplete_requests_time_out_and_other_clients_connect(
     limited: LiveService, stalled: Json
 ) -> None:
     head = b"POST /imports HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -233,7 +233,7 @@ def test_clients_that_do_not_finish_their_requests_are_hung_up_on_and_others_get
         assert b"retry" in next(events)  # who has asked for something is left in peace
 
 
-def test_no_more_connections_are_held_than_there_is_room_for(tmp_path: Path, database_url: str) -> None:
+def test_the_number_of_connections_is_limited(tmp_path: Path, database_url: str) -> None:
     with LiveService(tmp_path, database_url, {"LIMITED_SERVICE_SECONDS": "1000"}, limited=True) as live:
         with contextlib.ExitStack() as stack:
             clients = [stack.enter_context(connected(live, b"")) for _ in range(2 * CONNECTIONS)]
@@ -252,7 +252,7 @@ def test_no_more_connections_are_held_than_there_is_room_for(tmp_path: Path, dat
         wait_for("a way in", is_let_in)
 
 
-def test_a_client_that_trickles_is_hung_up_on(limited: LiveService) -> None:
+def test_a_client_that_sends_its_request_slowly_is_disconnected(limited: LiveService) -> None:
     with connected(limited, b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nX: ") as client:
 
         def is_over() -> bool:
@@ -265,7 +265,7 @@ def test_a_client_that_trickles_is_hung_up_on(limited: LiveService) -> None:
         wait_for("the service to hang up", is_over)
 
 
-def test_places_for_those_who_wait_are_limited_and_everybody_else_is_answered(
+def test_the_number_of_watchers_is_limited_and_other_requests_are_answered(
     limited: LiveService, stalled: Json
 ) -> None:
     path = stalled["links"]["events"]
@@ -286,7 +286,7 @@ def test_places_for_those_who_wait_are_limited_and_everybody_else_is_answered(
     wait_for("the places", lambda: limited.metric("importer_event_streams") == 0)
 
 
-def test_long_polls_whose_clients_leave_give_their_places_back_and_the_others_go_on(
+def test_a_long_poll_frees_its_slot_when_its_client_disconnects(
     limited: LiveService, stalled: Json
 ) -> None:
     path = stalled["links"]["self"]
@@ -335,7 +335,7 @@ def listing_sessions(service: LiveService) -> int:
     return len(query(service.database_url, statement))
 
 
-def test_a_client_that_does_not_read_its_listing_is_hung_up_on_and_holds_a_place_no_longer(
+def test_a_client_that_does_not_read_its_listing_is_disconnected(
     limited: LiveService, rejecting: Json
 ) -> None:
     path = rejecting["links"]["rejects"]
@@ -348,7 +348,7 @@ def test_a_client_that_does_not_read_its_listing_is_hung_up_on_and_holds_a_place
         assert limited.client.get(path).content.count(b"\n") == SAMPLE_ROWS + 1
 
 
-def test_a_client_that_does_not_read_its_events_costs_no_memory_and_is_hung_up_on(
+def test_a_client_that_does_not_read_its_events_is_disconnected(
     tmp_path: Path, database_url: str
 ) -> None:
     with LiveService(
@@ -368,7 +368,7 @@ def test_a_client_that_does_not_read_its_events_costs_no_memory_and_is_hung_up_o
 
 
 @pytest.mark.long
-def test_a_thousand_event_streams_hear_of_a_change_and_leave_nothing(
+def test_a_thousand_event_streams_receive_a_change_and_end(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
     count = 1000  # as many as there are places
@@ -416,7 +416,7 @@ def until_end(stream: socket.socket) -> bytes:
 # The stop
 
 
-def test_the_service_stops_in_time_whatever_its_clients_leave_open(
+def test_the_service_stops_in_time_with_any_open_requests(
     tmp_path: Path, database_url: str, sample: bytes
 ) -> None:
     header, rows = sample.split(b"\n", 1)
@@ -438,7 +438,7 @@ def test_the_service_stops_in_time_whatever_its_clients_leave_open(
 
 
 @pytest.mark.long
-def test_the_service_stops_while_its_database_is_deaf(
+def test_the_service_stops_while_its_database_hangs(
     tmp_path: Path, database_url: str, sample: bytes
 ) -> None:
     header, rows = sample.split(b"\n", 1)

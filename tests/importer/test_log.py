@@ -39,7 +39,7 @@ def logged(log_format: str) -> str:
 
 
 @pytest.mark.parametrize("log_format", ["json", "auto"])
-def test_where_there_is_no_terminal_each_event_is_one_line_of_json(log_format: str) -> None:
+def test_without_a_terminal_each_event_is_one_line_of_json(log_format: str) -> None:
     events = [json.loads(line) for line in logged(log_format).splitlines()]
     assert [event["level"] for event in events] == ["info", "warning", "error", "error", "info"]
     assert events[0]["event"] == "event"
@@ -55,7 +55,7 @@ def test_on_a_terminal_no_text_begins_a_line_or_moves_the_cursor() -> None:
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
-def test_an_address_is_logged_without_credentials_and_query(log_format: str) -> None:
+def test_a_url_is_logged_without_credentials_and_query(log_format: str) -> None:
     text = logged(log_format)
     assert "http://example.org/a" in text
     assert "canary" not in text
@@ -69,5 +69,5 @@ def test_an_address_is_logged_without_credentials_and_query(log_format: str) -> 
         ("user@example.org asked: why?", "user@example.org asked: why?"),
     ],
 )
-def test_what_is_secret_in_an_address_is_taken_out(text: str, shown: str) -> None:
+def test_the_secrets_in_a_url_are_removed(text: str, shown: str) -> None:
     assert redacted(text) == shown

@@ -95,7 +95,7 @@ def let_go(source: HttpServer) -> None:
     source.drop_connections()
 
 
-def test_a_stream_tells_each_change_to_the_end_and_then_ends(
+def test_a_stream_has_each_change_and_ends_with_the_import(
     service: LiveService, source: HttpServer
 ) -> None:
     submitted = service.submit(source.url, force=True)
@@ -116,7 +116,7 @@ def test_a_stream_tells_each_change_to_the_end_and_then_ends(
     assert seen[-1].shown == service.get(submitted["id"])
 
 
-def test_a_client_that_comes_back_misses_nothing_and_sees_nothing_twice(
+def test_a_client_that_reconnects_misses_no_event_and_gets_none_twice(
     service: LiveService, source: HttpServer
 ) -> None:
     submitted = service.submit(source.url, force=True)
@@ -139,7 +139,7 @@ def test_a_client_that_comes_back_misses_nothing_and_sees_nothing_twice(
     assert [event.id for event in events(answer) if event.type] == [rest[-1].id]
 
 
-def test_a_client_that_leaves_is_noticed(service: LiveService, source: HttpServer) -> None:
+def test_a_stream_ends_when_its_client_disconnects(service: LiveService, source: HttpServer) -> None:
     submitted = service.submit(source.url, force=True)
     with service.client.stream("GET", submitted["links"]["events"]) as answer:
         stream = events(answer)
@@ -149,7 +149,7 @@ def test_a_client_that_leaves_is_noticed(service: LiveService, source: HttpServe
     service.client.post(submitted["links"]["cancel"])
 
 
-def test_a_stream_of_an_import_that_is_removed_says_so(service: LiveService, source: HttpServer) -> None:
+def test_the_stream_of_a_removed_import_ends_with_the_event_removed(service: LiveService, source: HttpServer) -> None:
     let_go(source)
     submitted = service.submit(source.url, force=True)
     service.until_state(submitted["id"], "succeeded")
@@ -161,7 +161,7 @@ def test_a_stream_of_an_import_that_is_removed_says_so(service: LiveService, sou
     service.until_gone(submitted["id"])
 
 
-def test_the_service_stops_while_many_wait_for_news(
+def test_the_service_stops_while_many_clients_wait_for_changes(
     service: LiveService, source: HttpServer, sample: bytes
 ) -> None:
     running, queued = with_a_silent_one(service, source)
@@ -196,7 +196,7 @@ def test_the_service_stops_while_many_wait_for_news(
 
 
 @pytest.mark.long
-def test_a_silent_stream_shows_that_it_lives(service: LiveService, source: HttpServer) -> None:
+def test_a_stream_without_changes_has_comments(service: LiveService, source: HttpServer) -> None:
     _, queued = with_a_silent_one(service, source)
     with service.client.stream("GET", queued["links"]["events"]) as answer:
         assert [event.data for event in itertools.islice(events(answer), 3)][2] == "no change"

@@ -33,7 +33,7 @@ NAMES = frozenset({"importer.example.org", "importer.jobs"})
         "Importer.Example.org.:443",
     ],
 )
-def test_a_host_that_means_this_service_is_answered(host: str) -> None:
+def test_a_known_host_is_accepted(host: str) -> None:
     assert is_known_host(host, NAMES)
 
 
@@ -58,5 +58,5 @@ def test_a_host_that_means_this_service_is_answered(host: str) -> None:
         "[evil.example]",
     ],
 )
-def test_a_host_that_could_be_anybodys_is_refused(host: str) -> None:
+def test_a_host_that_anyone_may_register_is_refused(host: str) -> None:
     assert not is_known_host(host, NAMES)

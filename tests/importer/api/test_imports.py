@@ -53,7 +53,7 @@ def cancel(service: LiveService, import_id: str) -> Json:
     return service.until_state(import_id, "cancelled")
 
 
-def test_an_import_is_submitted_watched_and_ends_with_a_receipt(
+def test_a_submitted_import_succeeds_with_a_receipt(
     service: LiveService, source: HttpServer, sample: bytes
 ) -> None:
     before = row_count(service.database_url)
@@ -76,7 +76,7 @@ def test_an_import_is_submitted_watched_and_ends_with_a_receipt(
     assert row_count(service.database_url) == before + receipt["rows_published"]
 
 
-def test_credentials_and_query_of_an_address_are_shown_nowhere(
+def test_credentials_and_query_of_a_url_are_shown_nowhere(
     service: LiveService, source: HttpServer
 ) -> None:
     source.rule = lambda _: Fault(status=404)
@@ -92,7 +92,7 @@ def test_credentials_and_query_of_an_address_are_shown_nowhere(
 
 
 @pytest.mark.usefixtures("stalled")
-def test_a_body_that_was_sent_twice_with_one_key_is_one_import(service: LiveService) -> None:
+def test_a_body_sent_twice_with_one_idempotency_key_makes_one_import(service: LiveService) -> None:
     def submit(_: int) -> str:
         headers = {"Idempotency-Key": "january"}
         return service.submit("http://localhost/january.csv", headers=headers)["id"]
@@ -104,7 +104,7 @@ def test_a_body_that_was_sent_twice_with_one_key_is_one_import(service: LiveServ
 
 
 @pytest.mark.usefixtures("stalled")
-def test_a_key_that_was_used_for_another_body_is_refused(service: LiveService) -> None:
+def test_an_idempotency_key_of_another_body_is_refused(service: LiveService) -> None:
     headers = {"Idempotency-Key": "february"}
     first = service.submit("http://localhost/february.csv", headers=headers)
     answer = service.client.post(
@@ -130,7 +130,7 @@ def test_imports_are_listed_newest_first_page_by_page(service: LiveService, stal
 
 
 @pytest.mark.usefixtures("stalled")
-def test_a_queued_import_is_cancelled_at_once_and_twice_is_once(service: LiveService) -> None:
+def test_a_queued_import_is_cancelled_at_once_also_by_many_requests(service: LiveService) -> None:
     queued = service.submit("http://localhost/queued.csv")
 
     def once(_: int) -> tuple[int, str]:
@@ -151,7 +151,7 @@ def test_an_import_that_waits_for_its_source_is_cancelled(service: LiveService, 
     assert ended["error"] is None
 
 
-def test_what_has_ended_can_not_be_cancelled_and_the_problem_names_its_state(
+def test_a_cancel_of_an_ended_import_is_a_problem_with_its_state(
     service: LiveService, source: HttpServer
 ) -> None:
     source.rule = lambda _: Fault(status=404)
@@ -162,7 +162,7 @@ def test_what_has_ended_can_not_be_cancelled_and_the_problem_names_its_state(
     assert "failed" in problem["detail"]
 
 
-def test_a_failed_import_can_be_tried_again_and_its_attempts_are_kept(
+def test_a_failed_import_can_be_retried_and_keeps_its_attempts(
     service: LiveService, source: HttpServer
 ) -> None:
     source.rule = lambda _: Fault(status=403)
@@ -186,7 +186,7 @@ def test_a_failed_import_can_be_tried_again_and_its_attempts_are_kept(
     assert assert_problem(answer, 409, "wrong_state")["state"] == "succeeded"
 
 
-def test_rejects_are_a_file_like_the_imported_one_or_json(service: LiveService, sample: bytes) -> None:
+def test_rejects_are_a_csv_like_the_imported_file_or_json(service: LiveService, sample: bytes) -> None:
     rows = sample.split(b"\n")
     bad = [rows[1].replace(b",", b";"), b"caf\xe9," + rows[2]]
     with HttpServer(b"\n".join([*rows[:3], *bad, *rows[3:]])) as server:
@@ -204,7 +204,7 @@ def test_rejects_are_a_file_like_the_imported_one_or_json(service: LiveService, 
     assert all(each["reason"] for each in answer.json())
 
 
-def test_rejects_of_an_import_without_any_are_an_empty_listing(
+def test_an_import_without_rejects_has_an_empty_listing(
     service: LiveService, source: HttpServer
 ) -> None:
     ended = service.until_state(service.submit(source.url + "?clean", force=True)["id"], "succeeded")
@@ -213,7 +213,7 @@ def test_rejects_of_an_import_without_any_are_an_empty_listing(
     assert answer.json() == []
 
 
-def test_a_client_that_has_seen_enough_rejects_leaves_nothing_behind(
+def test_a_client_that_aborts_a_listing_leaves_no_database_connection(
     service: LiveService, sample: bytes
 ) -> None:
     header, rows = sample.split(b"\n", 1)
@@ -231,12 +231,12 @@ def test_a_client_that_has_seen_enough_rejects_leaves_nothing_behind(
     wait_for("the connection to be closed", lambda: not backends())
 
 
-def test_rejects_of_what_is_not_in_the_database_are_a_problem(service: LiveService, stalled: Json) -> None:
+def test_rejects_of_an_import_without_rows_are_a_problem(service: LiveService, stalled: Json) -> None:
     answer = service.client.get(stalled["links"]["rejects"])
     assert assert_problem(answer, 409, "nothing_loaded")["state"] == "running"
 
 
-def test_an_import_is_removed_with_its_rows_once_it_has_ended(
+def test_an_ended_import_is_removed_with_its_rows(
     service: LiveService, source: HttpServer, sample: bytes
 ) -> None:
     before = row_count(service.database_url)
@@ -258,28 +258,28 @@ def test_an_import_is_removed_with_its_rows_once_it_has_ended(
     assert_problem(service.client.delete(submitted["links"]["self"]), 404, "import_not_found")
 
 
-def test_a_long_poll_is_answered_when_its_time_is_over(service: LiveService, stalled: Json) -> None:
+def test_a_long_poll_returns_at_its_time_limit(service: LiveService, stalled: Json) -> None:
     answer = service.client.get(stalled["links"]["self"], params={"wait": 1})
     assert answer.json()["state"] == "running"
 
 
 @pytest.mark.parametrize("action", ["", "/attempts", "/events", "/rejects"])
-def test_an_id_that_is_no_imports_is_not_found(service: LiveService, action: str) -> None:
+def test_a_get_with_an_unknown_id_is_a_problem(service: LiveService, action: str) -> None:
     problem = assert_problem(service.client.get(f"/imports/{UNKNOWN}{action}"), 404, "import_not_found")
     assert UNKNOWN in problem["detail"]
 
 
 @pytest.mark.parametrize("action", ["cancel", "retry"])
-def test_what_is_no_import_can_not_be_acted_on(service: LiveService, action: str) -> None:
+def test_an_action_with_an_unknown_id_is_a_problem(service: LiveService, action: str) -> None:
     assert_problem(service.client.post(f"/imports/{UNKNOWN}/{action}"), 404, "import_not_found")
 
 
-def test_the_service_says_that_it_lives_and_is_ready(service: LiveService) -> None:
+def test_a_running_service_is_live_and_ready(service: LiveService) -> None:
     assert service.client.get("/health/live").json() == {"status": "live"}
     assert service.client.get("/health/ready").json() == {"status": "ready"}
 
 
-def test_metrics_count_what_has_ended(service: LiveService, source: HttpServer, sample: bytes) -> None:
+def test_metrics_count_ended_imports(service: LiveService, source: HttpServer, sample: bytes) -> None:
     def values() -> list[float]:
         return [
             service.metric(name)
@@ -300,7 +300,7 @@ def test_metrics_count_what_has_ended(service: LiveService, source: HttpServer, 
     assert service.metric("importer_queue_depth") == 0
 
 
-def test_metrics_count_requests_by_the_template_of_their_path_and_by_status(service: LiveService) -> None:
+def test_metrics_count_requests_by_path_template_and_status(service: LiveService) -> None:
     def values() -> list[float]:
         requests = 'importer_http_requests_total{app_name="importer",method="GET",path='
         found = (('"/imports/{import_id}"', 404), ('"/imports"', 200))

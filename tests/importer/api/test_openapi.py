@@ -101,7 +101,7 @@ def operations(document: Json) -> Iterator[tuple[str, Json]]:
             yield f"{method} {path}", operation
 
 
-def test_the_document_names_each_operation_and_nothing_else(document: Json) -> None:
+def test_the_document_has_exactly_the_operations(document: Json) -> None:
     assert document["openapi"].startswith("3.1")
     assert {name: operation["operationId"] for name, operation in operations(document)} == {
         "post /imports": "submitImport",
@@ -134,7 +134,7 @@ def test_each_operation_is_described_with_its_errors_as_problems(document: Json)
             assert {str(each["value"]["status"]) for each in content["examples"].values()} == {status}
 
 
-def test_headers_that_clients_need_are_declared(document: Json) -> None:
+def test_headers_that_clients_need_are_in_the_document(document: Json) -> None:
     paths = document["paths"]
     for path, method in (
         ("/imports", "post"),
@@ -149,7 +149,7 @@ def test_headers_that_clients_need_are_declared(document: Json) -> None:
     assert watched == ["import_id", "Last-Event-ID"]
 
 
-def test_each_schema_that_an_answer_is_of_has_an_example_and_each_field_of_an_import_a_meaning(
+def test_each_schema_has_an_example_and_each_field_of_an_import_a_description(
     document: Json,
 ) -> None:
     schemas = document["components"]["schemas"]
@@ -170,13 +170,13 @@ def test_each_schema_that_an_answer_is_of_has_an_example_and_each_field_of_an_im
             assert "description" in schema or field == "published_at", f"{name}.{field}"
 
 
-def test_yaml_says_the_same_as_json(service: LiveService, document: Json) -> None:
+def test_the_document_is_the_same_as_yaml_and_as_json(service: LiveService, document: Json) -> None:
     answer = service.client.get("/schema/openapi.yaml")
     assert answer.headers["content-type"].startswith("application/vnd.oai.openapi")
     assert yaml.safe_load(answer.text) == document
 
 
-def test_the_words_of_the_api_are_those_of_the_contract() -> None:
+def test_the_api_uses_the_terms_of_the_contract() -> None:
     assert set(schemas.Mode) == set(get_args(contract.Mode))
     assert set(schemas.Phase) == set(get_args(contract.Phase))
     assert set(get_args(StateFilter)) == {"any", *State}
@@ -213,7 +213,7 @@ def test_a_generated_client_runs_the_whole_flow(service: LiveService, sample: by
 
 @pytest.mark.slow
 @pytest.mark.timeout(2 * SCHEMATHESIS_SECONDS)
-def test_schemathesis_finds_nothing(service: LiveService, tmp_path: Path) -> None:
+def test_schemathesis_finds_no_fault(service: LiveService, tmp_path: Path) -> None:
     with HttpServer(b"") as source:
         ended = service.until_state(service.submit(source.url)["id"], "failed")
         source.rule = lambda _: Fault(before="stall")

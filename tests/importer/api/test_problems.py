@@ -74,7 +74,7 @@ def control_db(service: LiveService) -> Generator[sqlite3.Connection]:
         (b'{"url": "http://localhost/", "database_url": "postgresql://elsewhere"}', ""),
     ],
 )
-def test_a_body_that_is_no_import_is_refused_and_the_problem_names_the_field(
+def test_an_invalid_body_is_refused_and_the_problem_names_the_field(
     service: LiveService, body: bytes, field: str | None
 ) -> None:
     answer = service.client.post("/imports", content=body, headers=JSON)
@@ -102,7 +102,7 @@ def test_a_body_that_is_no_import_is_refused_and_the_problem_names_the_field(
         "http://" + "a" * 64 + ".example/",
     ],
 )
-def test_an_address_that_can_not_be_asked_is_refused_at_once(service: LiveService, url: str) -> None:
+def test_an_invalid_url_is_refused_at_once(service: LiveService, url: str) -> None:
     answer = service.client.post("/imports", json={"url": url})
     assert url not in assert_problem(answer, 422, "invalid_url")["detail"]
 
@@ -110,7 +110,7 @@ def test_an_address_that_can_not_be_asked_is_refused_at_once(service: LiveServic
 @pytest.mark.parametrize(
     "content_type", [None, "text/plain", "application/x-www-form-urlencoded", "text/json"]
 )
-def test_a_body_of_another_type_is_refused(service: LiveService, content_type: str | None) -> None:
+def test_a_body_with_another_content_type_is_refused(service: LiveService, content_type: str | None) -> None:
     headers = {} if content_type is None else {"Content-Type": content_type}
     answer = service.client.post("/imports", content=b'{"url": "http://localhost/"}', headers=headers)
     assert_problem(answer, 415, "unsupported_media_type")
@@ -136,7 +136,7 @@ def test_a_body_that_is_too_large_is_refused_with_and_without_its_length(service
         ("cursor=9999999999999999999", "cursor"),
     ],
 )
-def test_a_parameter_out_of_range_is_refused_by_its_name(
+def test_the_problem_of_an_invalid_parameter_has_its_name(
     service: LiveService, query: str, field: str
 ) -> None:
     problem = assert_problem(service.client.get(f"/imports?{query}"), 400, "invalid_request")
@@ -158,7 +158,7 @@ def test_a_parameter_out_of_range_is_refused_by_its_name(
         ("GET", "/health/ready?verbose", "verbose", "takes no parameters"),
     ],
 )
-def test_an_unknown_parameter_is_refused_with_those_that_there_are(
+def test_the_problem_of_an_unknown_parameter_lists_the_known_ones(
     service: LiveService, method: str, path: str, field: str, said: str
 ) -> None:
     problem = assert_problem(service.client.request(method, path), 400, "invalid_request")
@@ -168,11 +168,11 @@ def test_an_unknown_parameter_is_refused_with_those_that_there_are(
 
 
 @pytest.mark.parametrize("path", ["/metrics?name[]=up", "/schema/?url=x", "/schema/openapi.json?v=1"])
-def test_what_is_no_operation_of_the_document_takes_any_query(service: LiveService, path: str) -> None:
+def test_a_path_outside_the_document_allows_any_query(service: LiveService, path: str) -> None:
     assert service.client.get(path).status_code == 200
 
 
-def test_a_header_out_of_range_is_refused_by_its_name(service: LiveService) -> None:
+def test_the_problem_of_an_invalid_header_has_its_name(service: LiveService) -> None:
     headers = {"Idempotency-Key": "k" * 256}
     answer = service.client.post("/imports", json={"url": "http://localhost/"}, headers=headers)
     problem = assert_problem(answer, 400, "invalid_request")
@@ -189,7 +189,7 @@ def test_a_wait_out_of_range_is_refused(service: LiveService, wait: str) -> None
     "path",
     ["/", "/import", "/imports/17", f"/imports/{UNKNOWN}/cancel/now", "/schema/x", "/schema/assets/..%2fx"],
 )
-def test_a_path_that_is_none_is_a_problem(service: LiveService, path: str) -> None:
+def test_an_unknown_path_is_a_problem(service: LiveService, path: str) -> None:
     assert_problem(service.client.get(path), 404, "path_not_found")
 
 
@@ -203,7 +203,7 @@ def test_a_path_that_is_none_is_a_problem(service: LiveService, path: str) -> No
         ("BREW", "/metrics", {"GET", "OPTIONS"}),
     ],
 )
-def test_a_method_that_a_path_does_not_take_is_a_problem_with_those_it_takes(
+def test_the_problem_of_a_wrong_method_lists_the_allowed_ones(
     service: LiveService, method: str, path: str, allowed: set[str]
 ) -> None:
     answer = service.client.request(method, path)
@@ -214,7 +214,7 @@ def test_a_method_that_a_path_does_not_take_is_a_problem_with_those_it_takes(
 @pytest.mark.parametrize(
     ("path", "allowed"), [("/imports", "GET, OPTIONS, POST"), (f"/imports/{UNKNOWN}", "DELETE, GET, OPTIONS")]
 )
-def test_options_tells_all_methods_of_a_path(service: LiveService, path: str, allowed: str) -> None:
+def test_options_lists_all_methods_of_a_path(service: LiveService, path: str, allowed: str) -> None:
     answer = service.client.options(path)
     assert (answer.status_code, answer.headers["allow"]) == (204, allowed)
 
@@ -239,7 +239,7 @@ def test_a_host_header_changes_no_link(service: LiveService, host: str) -> None:
         ("GET", "/schema/openapi.json"),
     ],
 )
-def test_a_request_that_was_meant_for_another_host_is_refused(
+def test_a_request_with_the_name_of_another_host_is_refused(
     service: LiveService, method: str, path: str
 ) -> None:
     answer = service.client.request(method, path, headers={"Host": "evil.example:8000"})
@@ -247,7 +247,7 @@ def test_a_request_that_was_meant_for_another_host_is_refused(
     assert "IMPORTER_SERVER_NAMES" in problem["hint"]
 
 
-def test_what_is_no_http_does_no_harm(service: LiveService) -> None:
+def test_bytes_that_are_not_http_do_no_harm(service: LiveService) -> None:
     address = urlsplit(service.url)
     connection = http.client.HTTPConnection(address.hostname or "", address.port)
     with contextlib.closing(connection):
@@ -258,7 +258,7 @@ def test_what_is_no_http_does_no_harm(service: LiveService) -> None:
     assert service.client.get("/health/live").status_code == 200
 
 
-def test_a_locked_control_db_is_a_problem_that_says_when_to_come_back(
+def test_a_locked_control_db_is_a_problem_with_retry_after(
     service: LiveService, control_db: sqlite3.Connection
 ) -> None:
     control_db.execute("BEGIN IMMEDIATE")
@@ -271,7 +271,7 @@ def test_a_locked_control_db_is_a_problem_that_says_when_to_come_back(
         service.submit(nothing.url)
 
 
-def test_a_defect_is_a_problem_whose_name_is_in_the_log(
+def test_a_defect_is_a_problem_whose_instance_is_in_the_log(
     service: LiveService, control_db: sqlite3.Connection
 ) -> None:
     control_db.execute(
@@ -286,7 +286,7 @@ def test_a_defect_is_a_problem_whose_name_is_in_the_log(
     assert "Traceback" in logged[0]["exception"]
 
 
-def test_a_damaged_row_of_the_control_db_is_told_as_such_and_no_secret_of_it(
+def test_a_damaged_row_of_the_control_db_is_reported_without_its_secrets(
     service: LiveService, control_db: sqlite3.Connection
 ) -> None:
     with HttpServer(b"") as nothing:
@@ -303,7 +303,7 @@ def test_a_damaged_row_of_the_control_db_is_told_as_such_and_no_secret_of_it(
     assert service.get(ended["id"])["state"] == "failed"
 
 
-def test_a_database_that_is_away_is_told_by_readiness_and_by_what_needs_it(
+def test_a_database_that_is_away_is_reported_by_readiness_and_rejects(
     service: LiveService, postgres: str
 ) -> None:
     with HttpServer(b"") as nothing:
@@ -328,7 +328,7 @@ def test_a_database_that_is_away_is_told_by_readiness_and_by_what_needs_it(
     wait_for("the database", lambda: service.metric("importer_database_up") == 1)
 
 
-def test_a_database_that_refuses_is_told_with_what_its_operator_can_do(
+def test_a_database_that_refuses_a_query_is_reported_with_a_hint(
     service: LiveService, sample: bytes
 ) -> None:
     with HttpServer(sample) as source:
@@ -360,7 +360,7 @@ def test_a_database_that_refuses_is_told_with_what_its_operator_can_do(
         (MemoryError(), 500, ProblemCode.INTERNAL_ERROR),
     ],
 )
-def test_what_a_test_can_not_bring_about_is_a_problem_too(error: Exception, status: int, code: str) -> None:
+def test_each_exception_becomes_a_problem(error: Exception, status: int, code: str) -> None:
     told = as_problem(error)
     assert (told.problem.status, told.problem.code) == (status, code)
     assert ("Retry-After" in (told.headers or {})) == (status == 503)

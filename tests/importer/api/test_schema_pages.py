@@ -30,7 +30,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, postgres: str) -> Generato
         yield live
 
 
-def test_the_page_and_all_that_it_loads_come_from_here(service: LiveService) -> None:
+def test_the_page_loads_files_of_this_server_only(service: LiveService) -> None:
     page = service.client.get("/schema")
     links = _LINK.findall(page.text)
     assert len(links) >= 3
@@ -43,7 +43,7 @@ def test_the_page_and_all_that_it_loads_come_from_here(service: LiveService) -> 
     assert '"/schema/openapi.json"' in service.client.get("/schema/start.js").text
 
 
-def test_a_policy_keeps_the_pages_from_loading_anything_else(service: LiveService) -> None:
+def test_a_content_security_policy_forbids_other_sources(service: LiveService) -> None:
     for path in ("/schema", "/schema/problems", "/schema/start.js"):
         policy = service.client.get(path).headers["content-security-policy"]
         directives = dict(each.strip().split(" ", 1) for each in policy.split(";"))
@@ -54,7 +54,7 @@ def test_a_policy_keeps_the_pages_from_loading_anything_else(service: LiveServic
     assert not re.search(r"<script>|<script [^>]*>[^<]|\son\w+=", service.client.get("/schema").text)
 
 
-def test_the_type_of_a_problem_leads_to_what_its_code_means(service: LiveService) -> None:
+def test_the_type_of_a_problem_links_to_the_meaning_of_its_code(service: LiveService) -> None:
     page = service.client.get("/schema/problems").text
     for code in ProblemCode:
         assert f'id="{code}"' in page

@@ -107,7 +107,7 @@ def test_the_workers_of_a_submitted_import_reach_its_loader(tmp_path: Path, data
 
 
 @pytest.mark.slow
-def test_replace_leaves_the_new_rows_alone_in_trips(live: LiveService, server: HttpServer) -> None:
+def test_after_a_replace_trips_has_the_new_rows_only(live: LiveService, server: HttpServer) -> None:
     for _ in range(2):
         assert command("submit", server.url, "--replace", "--watch", url=live.url).returncode == 0
     assert row_count(live.database_url) == 12_000
@@ -140,7 +140,7 @@ def test_on_a_terminal_a_bar_is_drawn(live: LiveService, server: HttpServer) -> 
     assert "12,000 published" in text
 
 
-def test_a_watched_import_that_fails_says_why_and_exits_as_its_loader(
+def test_watch_of_a_failed_import_has_the_reason_and_the_loaders_exit_code(
     live: LiveService, sample: bytes
 ) -> None:
     # U+2028 ends a line for some, and JSON does not escape it: an event that has it is read whole all the same
@@ -160,7 +160,7 @@ def test_a_watched_import_that_fails_says_why_and_exits_as_its_loader(
     }
 
 
-def test_a_cancelled_import_is_waited_for(live: LiveService, server: HttpServer, tmp_path: Path) -> None:
+def test_cancel_waits_for_the_roll_back(live: LiveService, server: HttpServer, tmp_path: Path) -> None:
     server.rule = stall_after_probe
     import_id = submitted(live, server, "--force")
     watching = start("watch", import_id, url=live.url, out=tmp_path / "watch")
@@ -175,7 +175,7 @@ def test_a_cancelled_import_is_waited_for(live: LiveService, server: HttpServer,
 
 
 @pytest.mark.slow
-def test_what_has_succeeded_can_not_be_cancelled(live: LiveService, server: HttpServer) -> None:
+def test_a_succeeded_import_can_not_be_cancelled(live: LiveService, server: HttpServer) -> None:
     import_id = submitted(live, server, "--force")
     live.until_state(import_id, "succeeded")
     shown = command("cancel", import_id, url=live.url)
@@ -185,7 +185,7 @@ def test_what_has_succeeded_can_not_be_cancelled(live: LiveService, server: Http
 
 
 @pytest.mark.slow
-def test_a_failed_import_is_tried_again(live: LiveService, server: HttpServer) -> None:
+def test_a_failed_import_is_retried(live: LiveService, server: HttpServer) -> None:
     server.rule = lambda _: Fault(status=404)
     import_id = submitted(live, server, "--force")
     assert command("watch", import_id, url=live.url).returncode == ExitCode.SOURCE
@@ -197,7 +197,7 @@ def test_a_failed_import_is_tried_again(live: LiveService, server: HttpServer) -
 
 
 @pytest.mark.slow
-def test_while_an_import_waits_for_its_next_attempt_it_is_said_why(
+def test_status_and_watch_show_why_an_import_waits(
     live: LiveService, server: HttpServer, tmp_path: Path
 ) -> None:
     server.rule = lambda _: Fault(status=503)
@@ -213,7 +213,7 @@ def test_while_an_import_waits_for_its_next_attempt_it_is_said_why(
 
 
 @pytest.mark.slow
-def test_rejects_are_written_as_a_csv_or_with_their_reasons(live: LiveService, sample: bytes) -> None:
+def test_rejects_are_written_as_csv_or_with_their_reasons(live: LiveService, sample: bytes) -> None:
     header, first, rest = sample.split(b"\n", 2)
     bad = first.replace(b",", b";", 3)
     with HttpServer(b"\n".join([header, bad, rest])) as server:
@@ -228,7 +228,7 @@ def test_rejects_are_written_as_a_csv_or_with_their_reasons(live: LiveService, s
 
 
 @pytest.mark.slow
-def test_a_removed_import_is_forgotten(live: LiveService, server: HttpServer) -> None:
+def test_a_removed_import_is_no_longer_found(live: LiveService, server: HttpServer) -> None:
     import_id = submitted(live, server, "--force")
     live.until_state(import_id, "succeeded")
     before = row_count(live.database_url)
@@ -241,7 +241,7 @@ def test_a_removed_import_is_forgotten(live: LiveService, server: HttpServer) ->
 
 
 @pytest.mark.slow
-def test_an_idempotency_key_makes_one_import_of_two_requests(live: LiveService, server: HttpServer) -> None:
+def test_two_submits_with_one_idempotency_key_make_one_import(live: LiveService, server: HttpServer) -> None:
     ids = {submitted(live, server, "--force", "--idempotency-key", "one") for _ in range(2)}
     assert len(ids) == 1
     other = command("submit", server.url, "--idempotency-key", "one", url=live.url)
@@ -251,7 +251,7 @@ def test_an_idempotency_key_makes_one_import_of_two_requests(live: LiveService, 
 
 
 @pytest.mark.parametrize("key", ["März", "one\ntwo", " one", "one ", ""])
-def test_an_idempotency_key_that_can_not_be_sent_is_refused(key: str) -> None:
+def test_an_invalid_idempotency_key_is_refused(key: str) -> None:
     shown = command(
         "submit", "http://localhost/trips.csv", "--idempotency-key", key, url="http://127.0.0.1:1"
     )
@@ -260,7 +260,7 @@ def test_an_idempotency_key_that_can_not_be_sent_is_refused(key: str) -> None:
     assert len(shown.stderr.splitlines()) == 2
 
 
-def test_ctrl_c_ends_the_watching_and_not_the_import(
+def test_ctrl_c_ends_the_watch_and_not_the_import(
     live: LiveService, server: HttpServer, tmp_path: Path
 ) -> None:
     server.rule = stall_after_probe
@@ -275,7 +275,7 @@ def test_ctrl_c_ends_the_watching_and_not_the_import(
 
 
 @pytest.mark.slow
-def test_watching_survives_a_restart_of_the_service(
+def test_watch_reconnects_after_a_restart_of_the_service(
     database_url: str, server: HttpServer, tmp_path: Path
 ) -> None:
     server.rule = stall_after_probe
@@ -311,7 +311,7 @@ class Clock:
 
 
 @pytest.mark.slow
-def test_a_service_that_is_away_is_waited_for_from_then_on_however_silent_it_was_before(
+def test_the_reconnect_limit_counts_from_the_loss_of_the_connection(
     database_url: str, server: HttpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.rule = lambda _: Fault(before="stall")
@@ -341,33 +341,33 @@ def test_a_service_that_is_away_is_waited_for_from_then_on_however_silent_it_was
             rest.result(DEADLINE_SECONDS)
 
 
-def test_without_a_service_it_says_how_to_start_one() -> None:
+def test_without_a_service_the_error_says_how_to_start_one() -> None:
     shown = command("list", url="http://127.0.0.1:1")
     assert shown.returncode == ExitCode.DATABASE_UNAVAILABLE
     assert "http://127.0.0.1:1" in shown.stderr
     assert "importer serve" in shown.stderr
 
 
-def test_another_program_in_the_place_of_the_service_is_told_from_it(server: HttpServer) -> None:
+def test_another_server_is_not_mistaken_for_the_service(server: HttpServer) -> None:
     shown = command("status", UNKNOWN_ID, "--server", server.origin)
     assert shown.returncode == ExitCode.DATABASE_UNAVAILABLE
     assert shown.stderr.startswith("unexpected_answer: ")
 
 
-def test_a_password_in_the_address_of_the_service_is_not_repeated() -> None:
+def test_a_password_in_the_url_of_the_service_is_not_shown() -> None:
     shown = command("list", "--server", "http://me:canary@127.0.0.1:1")
     assert "http://127.0.0.1:1 " in shown.stderr
     assert "canary" not in shown.stderr
 
 
 @pytest.mark.parametrize("url", ["http://[::", "http://127..0.0.1", f"http://{'a' * 64}.example"])
-def test_an_address_that_is_none_is_refused(url: str) -> None:
+def test_an_invalid_url_of_the_service_is_refused(url: str) -> None:
     shown = command("list", "--server", url)
     assert shown.returncode == ExitCode.USAGE
     assert shown.stderr.startswith("usage: ")
 
 
-def test_the_service_refuses_settings_that_can_not_be_used() -> None:
+def test_the_service_does_not_start_with_invalid_settings() -> None:
     shown = command("serve", "--port", "x", IMPORTER_SLOTS="0")
     assert shown.returncode == ExitCode.CONFIGURATION
     assert "IMPORTER_PORT" in shown.stderr
@@ -375,7 +375,7 @@ def test_the_service_refuses_settings_that_can_not_be_used() -> None:
 
 
 @pytest.mark.parametrize("host", ["127..0.0.1", "a" * 64])
-def test_the_service_says_that_its_host_is_no_address(tmp_path: Path, host: str) -> None:
+def test_the_service_does_not_start_with_an_invalid_host(tmp_path: Path, host: str) -> None:
     shown = command("serve", "--port", "0", "--data-dir", str(tmp_path), IMPORTER_HOST=host)
     assert shown.returncode == ExitCode.CONFIGURATION
     assert f"can't listen at {host}" in shown.stderr
@@ -383,7 +383,7 @@ def test_the_service_says_that_its_host_is_no_address(tmp_path: Path, host: str)
     assert "Traceback" not in shown.stderr
 
 
-def test_the_service_says_that_its_port_is_taken(tmp_path: Path) -> None:
+def test_the_service_does_not_start_on_a_port_in_use(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         shown = command("serve", "--port", port, "--data-dir", str(tmp_path))
@@ -392,21 +392,21 @@ def test_the_service_says_that_its_port_is_taken(tmp_path: Path) -> None:
     assert "--port" in shown.stderr
 
 
-def test_the_service_says_that_its_data_folder_can_not_be_used(tmp_path: Path) -> None:
+def test_the_service_does_not_start_with_an_unusable_data_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     shown = command("serve", "--port", "0", "--data-dir", str(tmp_path / "file"))
     assert shown.returncode == ExitCode.CONFIGURATION
     assert "--data-dir" in shown.stderr
 
 
-def test_a_second_service_on_the_same_data_folder_refuses_to_start(live: LiveService) -> None:
+def test_a_second_service_on_the_same_data_folder_does_not_start(live: LiveService) -> None:
     shown = command("serve", "--port", "0", "--data-dir", str(live.folder), DATABASE_URL=live.database_url)
     assert shown.returncode == ExitCode.CONFIGURATION
     assert "Another service" in shown.stderr
     assert live.client.get("/health/ready").status_code == 200
 
 
-def test_the_service_says_where_it_is_and_what_it_runs_on(live: LiveService) -> None:
+def test_the_service_announces_its_url_and_logs_its_versions(live: LiveService) -> None:
     assert re.search(
         rf"^importer serves {live.url}; .* {live.url}/schema$", live.log.read_text(), re.MULTILINE
     )
