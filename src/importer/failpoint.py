@@ -1,6 +1,6 @@
-"""Where a test can make the service die or be told to stop: numbered steps, as the loader has them.
+"""Numbered steps at which a test can crash or stop the service: `IMPORTER_FAILPOINT=crash@7`, see the loader's failpoint.py.
 
-`IMPORTER_FAILPOINT=crash@7`, as failpoint.py of the loader has it. A loader that the service starts does not inherit it.
+Loaders that the service starts do not inherit the variable.
 """
 
 from __future__ import annotations

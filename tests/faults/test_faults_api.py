@@ -1,4 +1,4 @@
-"""What clients do to the service, by mistake or on purpose: none of it stops the service, or keeps others out for long."""
+"""Faulty and hostile clients neither stop the service nor keep other clients out for long."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from tests.support.postgres_proxy import Proxy
 # Real processes, some seconds each.
 pytestmark = pytest.mark.slow
 
-# What the service may take to stop, whatever its clients do.
+# The time limit for a stop of the service, with any clients.
 SHUTDOWN_SECONDS = 5
-# And what it may take where a loader or a database hangs, too (docs/operations.md).
-DEAF_SHUTDOWN_SECONDS = 15
+# The time limit where a loader or a database hangs, too (docs/operations.md).
+HUNG_SHUTDOWN_SECONDS = 15
 # limited_service.py
 CONNECTIONS, WATCHERS, LISTINGS = 60, 30, 3
 
 
 @pytest.fixture(scope="module")
 def limited(tmp_path_factory: pytest.TempPathFactory, postgres: str) -> Generator[LiveService]:
-    """A service with little patience and room."""
+    """A service with few connections and short time limits."""
     with (
         fresh_database(postgres) as database_url,
         LiveService(tmp_path_factory.mktemp("limited"), database_url, limited=True) as live,
@@ -47,7 +47,7 @@ def limited(tmp_path_factory: pytest.TempPathFactory, postgres: str) -> Generato
 
 @pytest.fixture
 def stalled(limited: LiveService) -> Generator[Json]:
-    """An import that is in the queue, behind two whose source never answers."""
+    """A queued import, behind two whose source never responds."""
     with HttpServer(b"") as server:
         server.rule = lambda _: Fault(before="stall")
         submitted = [limited.submit(server.url, force=True) for _ in range(3)]
@@ -61,14 +61,14 @@ def stalled(limited: LiveService) -> Generator[Json]:
 
 @contextlib.contextmanager
 def connected(service: LiveService, request: bytes, *, window_bytes: int = 0) -> Generator[socket.socket]:
-    """Yield a connection that has sent these bytes; `window_bytes`: what its client takes without reading."""
+    """Yield a connection that has sent these bytes; `window_bytes`: the size of its receive buffer."""
     address = urlsplit(service.url)
     with socket.socket() as client:
         client.settimeout(60)
         if window_bytes:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window_bytes)
         client.connect((address.hostname, address.port))
-        with contextlib.suppress(OSError):  # the service may have seen enough before the end
+        with contextlib.suppress(OSError):  # the service may close it before the end
             client.sendall(request)
         yield client
 
@@ -78,7 +78,7 @@ def get(path: str) -> bytes:
 
 
 def received(client: socket.socket) -> bytes:
-    """Read until the service hangs up."""
+    """Read until the service closes the connection."""
     answer = b""
     with contextlib.suppress(ConnectionError):
         while data := client.recv(65536):
@@ -89,13 +89,13 @@ def received(client: socket.socket) -> bytes:
 def loaders_of(service: LiveService) -> list[psutil.Process]:
     found: list[psutil.Process] = []
     for each in psutil.Process(service.process.pid).children():
-        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just exited
             if "run" in each.cmdline():
                 found.append(each)
     return found
 
 
-# Cancel, and the same again
+# Repeated requests
 
 
 def test_fifty_concurrent_cancels_have_the_effect_of_one(limited: LiveService, server: HttpServer) -> None:
@@ -126,7 +126,7 @@ def test_a_cancel_is_complete_when_a_database_that_hung_responds_again(
         wait_for("the loader", lambda: loaders_of(live))
         live.client.post(submitted["links"]["cancel"])
         wait_for("the loader to end", lambda: not loaders_of(live))
-        assert live.get(submitted["id"])["state"] == "cancelling"  # nobody knows what is left
+        assert live.get(submitted["id"])["state"] == "cancelling"  # what is left is not known
         proxy.close_connections()
         live.until_state(submitted["id"], "cancelled")
     assert_nothing_is_left(database_url)
@@ -176,7 +176,7 @@ def test_other_requests_are_answered_while_a_thousand_imports_are_cancelled(
     assert limited.metric("importer_queue_depth") == 1
 
 
-# Bytes that are no request
+# Invalid requests
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_a_connection_with_bytes_that_are_no_request_is_closed(
 ) -> None:
     with connected(limited, request_bytes) as client:
         answer = received(client)
-    assert answer.startswith(b"HTTP/1.1 4") or not answer  # lost, where the client still sends
+    assert answer.startswith(b"HTTP/1.1 4") or not answer  # the response is lost if the client still sends
     assert limited.client.get("/health/live").status_code == 200
 
 
@@ -213,12 +213,10 @@ def test_pipelined_requests_are_answered_one_by_one(limited: LiveService) -> Non
         assert received(client).count(b"HTTP/1.1 200 OK") == 301
 
 
-# Clients that stay
+# Clients that keep connections
 
 
-def test_incomplete_requests_time_out_and_other_clients_connect(
-    limited: LiveService, stalled: Json
-) -> None:
+def test_incomplete_requests_time_out_and_other_clients_connect(limited: LiveService, stalled: Json) -> None:
     head = b"POST /imports HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     slow = [b"", b"GET /imports HT", head, head + b"Content-Length: 100\r\n\r\n{", get("/health/live") + b"G"]
     with contextlib.ExitStack() as stack:
@@ -227,10 +225,10 @@ def test_incomplete_requests_time_out_and_other_clients_connect(
             stack.enter_context(connected(limited, slow[each % len(slow)])) for each in range(2 * CONNECTIONS)
         ]
         for client in clients:
-            received(client)  # ends: those that are too many at once, the others soon
+            received(client)  # ends: beyond the limit at once, the others after the time limit
         with httpx.Client(base_url=limited.url, timeout=60, trust_env=False) as other:
             assert other.get("/health/live").status_code == 200
-        assert b"retry" in next(events)  # who has asked for something is left in peace
+        assert b"retry" in next(events)  # a complete request does not time out
 
 
 def test_the_number_of_connections_is_limited(tmp_path: Path, database_url: str) -> None:
@@ -241,7 +239,7 @@ def test_the_number_of_connections_is_limited(tmp_path: Path, database_url: str)
                 assert received(client) == b""
             client = clients[0]
             client.setblocking(False)
-            with pytest.raises(BlockingIOError):  # it is still there
+            with pytest.raises(BlockingIOError):  # it is open
                 client.recv(1)
 
         def is_let_in() -> bool:
@@ -281,21 +279,19 @@ def test_the_number_of_watchers_is_limited_and_other_requests_are_answered(
         streams[0].close()
         wait_for("a free place", lambda: limited.client.get(stalled["links"]["self"] + "?wait=1").is_success)
         limited.client.post(stalled["links"]["cancel"])
-        for stream in streams[1:]:  # all hear of it
+        for stream in streams[1:]:  # all receive the change
             wait_for("the change", lambda stream=stream: b'"state":"cancelled"' in stream.recv(65536))
     wait_for("the places", lambda: limited.metric("importer_event_streams") == 0)
 
 
-def test_a_long_poll_frees_its_slot_when_its_client_disconnects(
-    limited: LiveService, stalled: Json
-) -> None:
+def test_a_long_poll_frees_its_slot_when_its_client_disconnects(limited: LiveService, stalled: Json) -> None:
     path = stalled["links"]["self"]
     address = urlsplit(limited.url)
     polls = [HTTPConnection(address.hostname or "", address.port) for _ in range(WATCHERS)]
     with contextlib.ExitStack() as stack:
         for poll in polls:
             stack.callback(poll.close)
-            assert answered(poll, path)["state"] == "queued"  # it is let in
+            assert answered(poll, path)["state"] == "queued"  # it is connected
         for poll in polls:
             poll.request("GET", f"{path}?wait=60")
 
@@ -308,7 +304,7 @@ def test_a_long_poll_frees_its_slot_when_its_client_disconnects(
             poll.close()
         wait_for("a free place", lambda: not is_full())
         first.sock.setblocking(False)
-        with pytest.raises(BlockingIOError):  # those that came after it have not just had their time
+        with pytest.raises(BlockingIOError):  # it waits: the slots were not freed by a time limit
             first.sock.recv(1)
         first.sock.settimeout(60)
         limited.client.post(stalled["links"]["cancel"])
@@ -317,7 +313,7 @@ def test_a_long_poll_frees_its_slot_when_its_client_disconnects(
 
 
 def answered(connection: HTTPConnection, path: str) -> Json:
-    """Ask on a connection that stays open; return the answer."""
+    """Send a GET on an open connection; return the response."""
     connection.request("GET", path)
     return json.load(connection.getresponse())
 
@@ -348,9 +344,7 @@ def test_a_client_that_does_not_read_its_listing_is_disconnected(
         assert limited.client.get(path).content.count(b"\n") == SAMPLE_ROWS + 1
 
 
-def test_a_client_that_does_not_read_its_events_is_disconnected(
-    tmp_path: Path, database_url: str
-) -> None:
+def test_a_client_that_does_not_read_its_events_is_disconnected(tmp_path: Path, database_url: str) -> None:
     with LiveService(
         tmp_path, database_url, {"LIMITED_SERVICE_LOADER": "misbehaving_loader.py"}, limited=True
     ) as live:
@@ -371,7 +365,7 @@ def test_a_client_that_does_not_read_its_events_is_disconnected(
 def test_a_thousand_event_streams_receive_a_change_and_end(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
-    count = 1000  # as many as there are places
+    count = 1000  # the limit
     with file_limit(2 * count), LiveService(tmp_path, database_url) as live:
         server.rule = lambda _: Fault(before="stall")
         submitted = [live.submit(server.url, force=True) for _ in range(3)]
@@ -383,8 +377,8 @@ def test_a_thousand_event_streams_receive_a_change_and_end(
             wait_for("the streams", lambda: live.metric("importer_event_streams") == count)
             assert_problem(live.client.get(submitted[2]["links"]["events"]), 503, "too_busy")
             live.client.post(submitted[2]["links"]["cancel"])
-            told = [b'"state":"cancelled"' in until_end(stream) for stream in streams]
-        assert all(told)
+            received_changes = [b'"state":"cancelled"' in until_end(stream) for stream in streams]
+        assert all(received_changes)
         wait_for("the places", lambda: live.metric("importer_event_streams") == 0)
         connections = psutil.Process(live.process.pid).net_connections("tcp")
         assert sum(each.status == psutil.CONN_ESTABLISHED for each in connections) < 10
@@ -392,7 +386,7 @@ def test_a_thousand_event_streams_receive_a_change_and_end(
 
 @contextlib.contextmanager
 def file_limit(count: int) -> Generator[None]:
-    """Let this process have as many files open."""
+    """Raise the limit on open files of this process."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < count + 200:
         pytest.skip(f"the hard limit on open files is {hard}")
@@ -404,7 +398,7 @@ def file_limit(count: int) -> Generator[None]:
 
 
 def until_end(stream: socket.socket) -> bytes:
-    """Read an answer in chunks to its last one."""
+    """Read a chunked response to its last chunk."""
     answer = b""
     while not answer.endswith(b"0\r\n\r\n"):
         data = stream.recv(65536)
@@ -413,7 +407,7 @@ def until_end(stream: socket.socket) -> bytes:
     return answer
 
 
-# The stop
+# Stop
 
 
 def test_the_service_stops_in_time_with_any_open_requests(
@@ -438,9 +432,7 @@ def test_the_service_stops_in_time_with_any_open_requests(
 
 
 @pytest.mark.long
-def test_the_service_stops_while_its_database_hangs(
-    tmp_path: Path, database_url: str, sample: bytes
-) -> None:
+def test_the_service_stops_while_its_database_hangs(tmp_path: Path, database_url: str, sample: bytes) -> None:
     header, rows = sample.split(b"\n", 1)
     with (
         HttpServer(header + b"\n" + rows.replace(b",", b";")) as server,
@@ -459,4 +451,4 @@ def test_the_service_stops_while_its_database_hangs(
         stack.enter_context(connected(live, listing))
         assert_problem(live.client.get("/health/ready"), 503, "not_ready")
         live.process.send_signal(signal.SIGTERM)
-        assert live.process.wait(DEAF_SHUTDOWN_SECONDS) == 0, live.log.read_text()
+        assert live.process.wait(HUNG_SHUTDOWN_SECONDS) == 0, live.log.read_text()

@@ -1,4 +1,4 @@
-"""The service's log: one line an event, in which nobody can forge a line or read a secret."""
+"""The service's log: one line per event, without forged lines and without secrets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from importer.log import redacted
 
 HOSTILE = "http://user:canary@example.org/a?canary\n2026-01-01 [info] forged \x1b[2K\r\u2028forged"
 
-# Two loggers, ours and a library's, with a text that came from outside in each place where one may be.
+# The service's logger and a library's, with a hostile text in each place that can have one.
 PROGRAM = """
 import logging, sys
 import structlog

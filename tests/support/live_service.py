@@ -1,4 +1,4 @@
-"""The service as a real child process, `importer serve`, and a client's view of its imports."""
+"""The service as a child process, `importer serve`, with an HTTP client for its API."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import psycopg
 from tests.support.loader_process import DEADLINE_SECONDS, wait_for
 from tests.support.paths import PROGRAMS
 
-Json = Any  # what a server sends: tests look into it, and fail where it is otherwise
+Json = Any  # a server's response: a test fails where it is not as expected
 
 ENDED = ("succeeded", "failed", "cancelled")
 
@@ -28,7 +28,7 @@ _numbers = itertools.count(1)
 
 
 class LiveService:
-    """One that runs until the end of `with`, on a free port, with a control DB of its own."""
+    """A service that runs until the end of `with`, on a free port, with its own control DB."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class LiveService:
         small: bool = False,
         limited: bool = False,
     ) -> None:
-        """`small`: with loaders of which a test's file has many parts; `limited`: also with room for few clients."""
+        """`small`: its loaders make many parts of a test's file; `limited`: it also has room for few clients only."""
         driver = "small_service.py" if small else "limited_service.py" if limited else None
         program = ["-m", "importer"] if driver is None else [str(PROGRAMS / driver)]
         self.folder = folder
@@ -81,7 +81,7 @@ class LiveService:
             self.process.wait()
 
     def kill(self) -> None:
-        """End it with SIGKILL, if it has not ended yet."""
+        """Send SIGKILL, unless it has ended."""
         self.process.kill()
         self.process.wait()
         self.client.close()
@@ -91,13 +91,13 @@ class LiveService:
         return next((event["url"] for event in self.events() if event["event"] == "service started"), None)
 
     def events(self) -> Iterator[Json]:
-        """What it has logged so far, whole lines only."""
+        """Yield the events in its log so far, whole lines only."""
         for line in self.log.read_text().split("\n")[:-1]:
             if line.startswith("{"):
                 yield json.loads(line)
 
     def submit(self, url: str, headers: Mapping[str, str] | None = None, **options: object) -> Json:
-        """Submit an import; return it as the answer has it."""
+        """Submit an import; return the response."""
         answer = self.client.post("/imports", json={"url": url, **options}, headers=headers)
         assert answer.status_code == 202, answer.text
         return answer.json()
@@ -108,11 +108,11 @@ class LiveService:
         return answer.json()
 
     def until_state(self, import_id: str, *states: str) -> Json:
-        """Follow an import by long polls until it is in one of these states, or has ended."""
+        """Wait by long polls until an import is in one of these states; fail if it ends in another."""
         return self._until(import_id, lambda found: found["state"] in states)
 
     def until_phase(self, import_id: str, phase: str) -> Json:
-        """Follow an import by long polls until its loader is so far."""
+        """Wait by long polls until an import is in this phase; fail if it ends before."""
         return self._until(import_id, lambda found: found["phase"] == phase)
 
     def _until(self, import_id: str, condition: Callable[[Json], bool]) -> Json:
@@ -127,7 +127,7 @@ class LiveService:
         return found
 
     def until_gone(self, import_id: str) -> None:
-        """Wait until there is no such import."""
+        """Wait until the import no longer exists."""
         deadline = time.monotonic() + DEADLINE_SECONDS
         answer = self.client.get(f"/imports/{import_id}")
         while answer.status_code == 200:
@@ -137,7 +137,7 @@ class LiveService:
         assert answer.status_code == 404, answer.text
 
     def metric(self, name: str) -> float:
-        """The value of a metric, with its labels as Prometheus writes them."""
+        """Return the value of a metric; `name`: with its labels in Prometheus' format."""
         for line in self.client.get("/metrics").text.splitlines():
             if line.startswith(f"{name} "):
                 return float(line.split(" ")[1])
@@ -146,7 +146,7 @@ class LiveService:
 
 @contextmanager
 def fresh_database(postgres: str, template: str = "template0") -> Generator[str]:
-    """Yield the URL of a database of its own on a server, a copy of another."""
+    """Yield the URL of a new database, a copy of `template`."""
     name = f"service_{next(_numbers)}"
     with psycopg.connect(postgres, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy".encode())
@@ -155,7 +155,7 @@ def fresh_database(postgres: str, template: str = "template0") -> Generator[str]
 
 
 def assert_problem(answer: httpx.Response, status: int, code: str) -> Json:
-    """Assert that an answer is this problem, as RFC 9457 and our document have it; return it."""
+    """Assert that a response is this problem, as in RFC 9457 and the OpenAPI document; return it."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     problem = answer.json()

@@ -37,7 +37,7 @@ RECONNECT_MILLISECONDS = 2_000
     tags=[IMPORTS],
     summary="Watch an import",
     description="Server-sent events. An event `import` has the whole import as its data. The first one comes at once; the"
-    " stream ends when the import has ended. An event `removed` says that the import is gone. Comments keep the connection"
+    " stream ends when the import has ended. An event `removed`: the import no longer exists. Comments keep the connection"
     " alive.",
     response_description="The events.",
     responses={
@@ -68,7 +68,7 @@ async def watch_import(
 async def _events(
     service: Service, found: StoredImport, last_event_id: str
 ) -> AsyncGenerator[ServerSentEventMessage]:
-    """Yield the events until the import has ended or is gone, the client leaves, or the service stops."""
+    """Yield the events until the import has ended or is removed, the client disconnects, or the service stops."""
     with service.watchers.acquire(), metrics.EVENT_STREAMS.track_inprogress():
         yield ServerSentEventMessage(data=None, retry=RECONNECT_MILLISECONDS)
         if last_event_id != str(found.version):

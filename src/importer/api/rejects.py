@@ -74,7 +74,7 @@ async def _chunks(
     """Yield the listing. Raises LoaderError: IMPORT_NOT_FOUND if the ledger does not have the import."""
     with contextlib.ExitStack() as held:
         held.enter_context(limit.acquire())
-        # A thread of its own: when a client leaves during a read, the connection is closed in it after that read.
+        # Its own thread: when a client disconnects during a read, this thread closes the connection after that read.
         executor = ThreadPoolExecutor(1, "rejects")
         loop = asyncio.get_running_loop()
         reading = _read(database_url, import_id, form)

@@ -1,4 +1,4 @@
-"""The event stream of an import: complete, resumable, and nothing that holds the service up."""
+"""The event stream of an import: it is complete, can be resumed, and does not delay a stop of the service."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tests.support.loader_process import wait_for
 # Real processes, some seconds each.
 pytestmark = pytest.mark.slow
 
-# What the service may take to stop while clients wait for news.
+# The time limit for a stop while clients wait for changes.
 SHUTDOWN_SECONDS = 5
 
 
 class Event(msgspec.Struct):
-    """One event as a browser would see it; a comment has no type."""
+    """One event as a browser receives it; a comment has no type."""
 
     type: str = ""
     id: str = ""
@@ -36,7 +36,7 @@ class Event(msgspec.Struct):
 
 
 def events(answer: httpx.Response) -> Iterator[Event]:
-    """Read a stream as the HTML standard has it."""
+    """Parse a stream as the HTML standard defines it."""
     assert answer.headers["content-type"].startswith("text/event-stream")
     event = Event()
     for line in answer.iter_lines():
@@ -71,7 +71,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, database_url: str) -> Gene
 
 @pytest.fixture
 def source(sample: bytes) -> Generator[HttpServer]:
-    """One that answers nothing until its rule is taken away."""
+    """A server that does not respond until its rule is removed."""
     with HttpServer(sample) as server:
         server.rule = lambda _: Fault(before="stall")
         yield server
@@ -82,29 +82,27 @@ def connection_count(service: LiveService) -> int:
     return sum(each.status == psutil.CONN_ESTABLISHED for each in connections)
 
 
-def with_a_silent_one(service: LiveService, source: HttpServer) -> tuple[Json, Json]:
-    """Return an import that runs, and one in the queue behind it: of that there is no news."""
-    running = [service.submit(source.url, force=True) for _ in range(2)]  # as many as there are slots
+def running_and_queued(service: LiveService, source: HttpServer) -> tuple[Json, Json]:
+    """Return a running import and a queued one, which does not change."""
+    running = [service.submit(source.url, force=True) for _ in range(2)]  # all slots
     for each in running:
         service.until_phase(each["id"], "probing")
     return running[0], service.submit(source.url, force=True)
 
 
-def let_go(source: HttpServer) -> None:
+def release(source: HttpServer) -> None:
     source.rule = lambda _: None
     source.drop_connections()
 
 
-def test_a_stream_has_each_change_and_ends_with_the_import(
-    service: LiveService, source: HttpServer
-) -> None:
+def test_a_stream_has_each_change_and_ends_with_the_import(service: LiveService, source: HttpServer) -> None:
     submitted = service.submit(source.url, force=True)
     with service.client.stream("GET", submitted["links"]["events"]) as answer:
         stream = events(answer)
-        next(stream)  # how soon to come back
+        next(stream)  # the reconnection time
         first = next(stream)
         assert first.shown["id"] == submitted["id"]
-        let_go(source)
+        release(source)
         seen = [first, *stream]
     assert [event.type for event in seen] == ["import"] * len(seen)
     ids = [int(event.id) for event in seen]
@@ -126,7 +124,7 @@ def test_a_client_that_reconnects_misses_no_event_and_gets_none_twice(
         stream = events(answer)
         next(stream)
         last_seen = next(stream)
-    let_go(source)
+    release(source)
     headers = {"Last-Event-ID": last_seen.id}
     with service.client.stream("GET", path, headers=headers) as answer:
         rest = [event for event in events(answer) if event.type]
@@ -149,13 +147,15 @@ def test_a_stream_ends_when_its_client_disconnects(service: LiveService, source:
     service.client.post(submitted["links"]["cancel"])
 
 
-def test_the_stream_of_a_removed_import_ends_with_the_event_removed(service: LiveService, source: HttpServer) -> None:
-    let_go(source)
+def test_the_stream_of_a_removed_import_ends_with_the_event_removed(
+    service: LiveService, source: HttpServer
+) -> None:
+    release(source)
     submitted = service.submit(source.url, force=True)
     service.until_state(submitted["id"], "succeeded")
     service.client.delete(submitted["links"]["self"])
     answer = service.client.get(submitted["links"]["events"])
-    if answer.status_code == 200:  # it may be gone already
+    if answer.status_code == 200:  # it may be removed already
         *_, last = events(answer)
         assert (last.type, last.data) == ("removed", submitted["id"])
     service.until_gone(submitted["id"])
@@ -164,7 +164,7 @@ def test_the_stream_of_a_removed_import_ends_with_the_event_removed(service: Liv
 def test_the_service_stops_while_many_clients_wait_for_changes(
     service: LiveService, source: HttpServer, sample: bytes
 ) -> None:
-    running, queued = with_a_silent_one(service, source)
+    running, queued = running_and_queued(service, source)
 
     def watch(_: int) -> list[str]:
         url = service.url + queued["links"]["events"]
@@ -179,7 +179,7 @@ def test_the_service_stops_while_many_clients_wait_for_changes(
         streams = [threads.submit(watch, each) for each in range(10)]
         polls = [threads.submit(poll, each) for each in range(10)]
         wait_for(
-            "all to be connected",  # as is the one that asks for the metric
+            "all clients to be connected",  # the 21st one asks for the metric
             lambda: service.metric("importer_event_streams") == 10 and connection_count(service) == 21,
         )
         service.process.send_signal(signal.SIGTERM)
@@ -188,8 +188,8 @@ def test_the_service_stops_while_many_clients_wait_for_changes(
             assert "import" in stream.result()
         assert {each.result() for each in polls} == {200}
 
-    # What it was doing goes on with the next start.
-    let_go(source)
+    # The running import resumes at the next start.
+    release(source)
     with LiveService(service.folder, service.database_url) as next_service:
         ended = next_service.until_state(running["id"], "succeeded")
     assert ended["progress"]["bytes_done"] == len(sample)
@@ -197,6 +197,6 @@ def test_the_service_stops_while_many_clients_wait_for_changes(
 
 @pytest.mark.long
 def test_a_stream_without_changes_has_comments(service: LiveService, source: HttpServer) -> None:
-    _, queued = with_a_silent_one(service, source)
+    _, queued = running_and_queued(service, source)
     with service.client.stream("GET", queued["links"]["events"]) as answer:
         assert [event.data for event in itertools.islice(events(answer), 3)][2] == "no change"

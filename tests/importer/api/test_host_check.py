@@ -1,4 +1,4 @@
-"""Which Hosts mean the service: all that a client may have reason to send, and none that anybody else can make up."""
+"""The Host header: names that clients use are accepted, names that an attacker may register are refused."""
 
 from __future__ import annotations
 

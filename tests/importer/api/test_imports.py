@@ -1,4 +1,4 @@
-"""The API of a real service: what each operation does, through a real socket, with real loaders."""
+"""The operations of the API, on a live service with real loaders."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def source(sample: bytes) -> Generator[HttpServer]:
 
 @pytest.fixture
 def stalled(service: LiveService) -> Generator[Json]:
-    """An import that keeps the one slot, as its source never answers."""
+    """An import that keeps the only slot, because its source never responds."""
     with HttpServer(b"") as server:
         server.rule = lambda _: STALL
         blocking = service.submit(server.url)
@@ -76,9 +76,7 @@ def test_a_submitted_import_succeeds_with_a_receipt(
     assert row_count(service.database_url) == before + receipt["rows_published"]
 
 
-def test_credentials_and_query_of_a_url_are_shown_nowhere(
-    service: LiveService, source: HttpServer
-) -> None:
+def test_credentials_and_query_of_a_url_are_shown_nowhere(service: LiveService, source: HttpServer) -> None:
     source.rule = lambda _: Fault(status=404)
     secret = source.url.replace("://", "://canary-user:canary-password@") + "?X-Signature=canary-signature"
     submitted = service.submit(secret)
@@ -204,9 +202,7 @@ def test_rejects_are_a_csv_like_the_imported_file_or_json(service: LiveService, 
     assert all(each["reason"] for each in answer.json())
 
 
-def test_an_import_without_rejects_has_an_empty_listing(
-    service: LiveService, source: HttpServer
-) -> None:
+def test_an_import_without_rejects_has_an_empty_listing(service: LiveService, source: HttpServer) -> None:
     ended = service.until_state(service.submit(source.url + "?clean", force=True)["id"], "succeeded")
     assert service.client.get(ended["links"]["rejects"]).content == HEADER + b"\n"
     answer = service.client.get(ended["links"]["rejects"], headers={"Accept": "application/json"})

@@ -1,4 +1,4 @@
-"""The OpenAPI document: whole, true of the live service, and good enough to generate a client from."""
+"""The OpenAPI document is complete, matches the live service, and is good enough to generate a client."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.live_service import Json, LiveService, fresh_database
 # Real processes, some seconds each.
 pytestmark = pytest.mark.slow
 
-# What both ends may take: the examples are bounded, and the machine may be busy.
+# A time limit for a busy machine; the number of examples is bounded.
 SCHEMATHESIS_SECONDS = 100
 
 SCHEMATHESIS = """
@@ -30,17 +30,17 @@ SCHEMATHESIS = """
 include-operation-id = "getImport"
 parameters = {{ wait = 0 }}
 
-# An import that has ended: its stream ends, too.
+# The stream of an ended import ends.
 [[operations]]
 include-operation-id = "watchImport"
 parameters = {{ import_id = "{ended}" }}
 
-# What makes an address one that can be asked is more than JSON Schema can say.
+# JSON Schema can't express all rules for a URL.
 [checks.positive_data_acceptance]
 expected-statuses = ["2xx", "404", "409", "422"]
 """
 
-# Whatever a user of the generated client would write, with nothing but its names.
+# A program that uses the generated client.
 FLOW = """
 import sys
 from client import Client
@@ -188,7 +188,7 @@ def test_the_api_uses_the_terms_of_the_contract() -> None:
 
 def test_a_generated_client_runs_the_whole_flow(service: LiveService, sample: bytes, tmp_path: Path) -> None:
     (tmp_path / "document.json").write_bytes(service.client.get("/schema/openapi.json").content)
-    (tmp_path / "generator.yml").write_text("post_hooks: []\n")  # the linter's opinion is not asked for
+    (tmp_path / "generator.yml").write_text("post_hooks: []\n")  # no linter
     generated = run(
         "openapi-python-client",
         "generate",
@@ -217,7 +217,7 @@ def test_schemathesis_finds_no_fault(service: LiveService, tmp_path: Path) -> No
     with HttpServer(b"") as source:
         ended = service.until_state(service.submit(source.url)["id"], "failed")
         source.rule = lambda _: Fault(before="stall")
-        blocking = service.submit(source.url)  # so that what is submitted now stays in the queue
+        blocking = service.submit(source.url)  # later submits stay in the queue
         service.until_phase(blocking["id"], "probing")
         (tmp_path / "schemathesis.toml").write_text(SCHEMATHESIS.format(ended=ended["id"]))
         run(
@@ -233,7 +233,7 @@ def test_schemathesis_finds_no_fault(service: LiveService, tmp_path: Path) -> No
 
 
 def run(program: str, *arguments: str, folder: Path) -> str:
-    """Run one of the environment's programs in a folder, which must succeed; return what it says."""
+    """Run a program of the environment in a folder; return its output. It must succeed."""
     done = subprocess.run(
         [str(Path(sys.executable).with_name(program)), *arguments],
         cwd=folder,

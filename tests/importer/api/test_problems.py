@@ -1,4 +1,4 @@
-"""Whatever is wrong with a request, the answer is a problem that says so; nothing breaks the service."""
+"""Each faulty request, and each fault of the service, is answered with a problem that explains it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, postgres: str) -> Generato
 
 @pytest.fixture
 def control_db(service: LiveService) -> Generator[sqlite3.Connection]:
-    """The service's own file, as another program may open it."""
+    """A connection to the service's control DB, as another program may open it."""
     path = service.folder / "importer.sqlite"
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         yield connection
@@ -145,7 +145,7 @@ def test_the_problem_of_an_invalid_parameter_has_its_name(
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "field", "said"),
+    ("method", "path", "field", "listed"),
     [
         ("GET", "/imports?sate=failed&limit=2", "sate", "takes state, limit, cursor"),
         ("GET", "/imports?in_state=failed", "in_state", "takes state, limit, cursor"),
@@ -159,11 +159,11 @@ def test_the_problem_of_an_invalid_parameter_has_its_name(
     ],
 )
 def test_the_problem_of_an_unknown_parameter_lists_the_known_ones(
-    service: LiveService, method: str, path: str, field: str, said: str
+    service: LiveService, method: str, path: str, field: str, listed: str
 ) -> None:
     problem = assert_problem(service.client.request(method, path), 400, "invalid_request")
     assert [error["field"] for error in problem["errors"]] == [field]
-    assert said in problem["detail"]
+    assert listed in problem["detail"]
     assert f"{field!a}" in problem["detail"]
 
 
@@ -328,9 +328,7 @@ def test_a_database_that_is_away_is_reported_by_readiness_and_rejects(
     wait_for("the database", lambda: service.metric("importer_database_up") == 1)
 
 
-def test_a_database_that_refuses_a_query_is_reported_with_a_hint(
-    service: LiveService, sample: bytes
-) -> None:
+def test_a_database_that_refuses_a_query_is_reported_with_a_hint(service: LiveService, sample: bytes) -> None:
     with HttpServer(sample) as source:
         ended = service.until_state(service.submit(source.url)["id"], "succeeded")
     name, role = urlsplit(service.database_url).path[1:], f"stranger_{os.getpid()}"
@@ -361,6 +359,6 @@ def test_a_database_that_refuses_a_query_is_reported_with_a_hint(
     ],
 )
 def test_each_exception_becomes_a_problem(error: Exception, status: int, code: str) -> None:
-    told = as_problem(error)
-    assert (told.problem.status, told.problem.code) == (status, code)
-    assert ("Retry-After" in (told.headers or {})) == (status == 503)
+    converted = as_problem(error)
+    assert (converted.problem.status, converted.problem.code) == (status, code)
+    assert ("Retry-After" in (converted.headers or {})) == (status == 503)

@@ -1,4 +1,4 @@
-"""The pages under /schema need nothing but this server, and a browser shows the operations in them."""
+"""The pages under /schema load files of this server only, and a browser shows the operations."""
 
 from __future__ import annotations
 

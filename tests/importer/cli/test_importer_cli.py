@@ -1,4 +1,4 @@
-"""The command `importer`: the service it runs, and its client for people, both as real processes."""
+"""The command `importer`, as a real process: the service, and the client commands."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ UNKNOWN_ID = "01a2053c-7c4c-725d-8fb9-4b5c499349a0"
 
 @pytest.fixture(scope="module")
 def live(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Generator[LiveService]:
-    """A service for the tests that do not stop it."""
+    """A service that tests share and do not stop."""
     with (
         fresh_database(postgres) as database_url,
         LiveService(tmp_path_factory.mktemp("service"), database_url) as live,
@@ -45,7 +45,7 @@ def live(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Generator[L
 
 
 def command(*arguments: str, url: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run `importer` to its end; `url`: of the service."""
+    """Run `importer` until it exits; `url`: of the service."""
     return subprocess.run(
         [sys.executable, "-m", "importer", *arguments],
         env={**os.environ, "IMPORTER_URL": url, **environment},
@@ -57,7 +57,7 @@ def command(*arguments: str, url: str = "", **environment: str) -> subprocess.Co
 
 
 def start(*arguments: str, url: str, out: Path) -> subprocess.Popen[bytes]:
-    """Start `importer`, with what it prints on the way to a file."""
+    """Start `importer` with its output in a file."""
     with out.open("wb") as stdout:
         process = subprocess.Popen(
             [sys.executable, "-m", "importer", *arguments],
@@ -70,7 +70,7 @@ def start(*arguments: str, url: str, out: Path) -> subprocess.Popen[bytes]:
 
 
 def submitted(live: LiveService, server: HttpServer, *options: str) -> str:
-    """Submit the server's file by command; return the import's id."""
+    """Submit the server's file with the command; return the id of the import."""
     shown = command("submit", server.url, "--json", *options, url=live.url)
     assert shown.returncode == 0, shown.stderr
     return str(json.loads(shown.stdout)["id"])
@@ -129,7 +129,7 @@ def test_on_a_terminal_a_bar_is_drawn(live: LiveService, server: HttpServer) -> 
     try:
         while piece := os.read(ours, 65536):
             shown += piece
-    except OSError:  # EIO: nobody has the other side open any more (pty(7) on Linux)
+    except OSError:  # EIO: no process has the other side open (pty(7) on Linux)
         pass
     os.close(ours)
     assert process.wait(DEADLINE_SECONDS) == 0
@@ -143,7 +143,7 @@ def test_on_a_terminal_a_bar_is_drawn(live: LiveService, server: HttpServer) -> 
 def test_watch_of_a_failed_import_has_the_reason_and_the_loaders_exit_code(
     live: LiveService, sample: bytes
 ) -> None:
-    # U+2028 ends a line for some, and JSON does not escape it: an event that has it is read whole all the same
+    # str.splitlines splits at U+2028, and JSON does not escape it
     broken = re.sub(rb"(\n\w+,\w+,\w*,)", "\\1\u2028".encode(), sample, count=1)
     with HttpServer(broken) as server:
         shown = command("submit", server.url, "--watch", url=live.url)
@@ -171,7 +171,7 @@ def test_cancel_waits_for_the_roll_back(live: LiveService, server: HttpServer, t
     assert shown.returncode == 0
     assert watching.wait(DEADLINE_SECONDS) == ExitCode.TERMINATED
     assert "cancelled, no rows are left" in (tmp_path / "watch").read_text()
-    assert command("cancel", import_id, url=live.url).returncode == 0  # twice is once
+    assert command("cancel", import_id, url=live.url).returncode == 0  # a second cancel changes nothing
 
 
 @pytest.mark.slow
@@ -203,7 +203,7 @@ def test_status_and_watch_show_why_an_import_waits(
     server.rule = lambda _: Fault(status=503)
     import_id = submitted(live, server, "--force")
     watching = start("watch", import_id, url=live.url, out=tmp_path / "watch")
-    why = " failed: source_unreachable: "  # said between two attempts, of which there are some
+    why = " failed: source_unreachable: "  # shown between attempts
     wait_for("a failed attempt", lambda: why in command("status", import_id, url=live.url).stdout)
     server.rule = lambda _: None
     assert watching.wait(DEADLINE_SECONDS) == 0
@@ -297,7 +297,7 @@ def test_watch_reconnects_after_a_restart_of_the_service(
 
 
 class Clock:
-    """What the client has for the module `time`: its clock is moved by hand."""
+    """Replaces the module `time` in the client: tests set its clock."""
 
     sleep = staticmethod(time.sleep)
 
