@@ -13,7 +13,7 @@ from importer.api.problems import PROBLEM_KINDS
 from importer.api.request_bodies import NewImport
 
 # the texts that --help prints: they name the commands
-from importer.cli.main import _EXAMPLES as IMPORTER_EXAMPLES  # pyright: ignore[reportPrivateUsage]
+from importer.cli.parser import EXAMPLES as IMPORTER_EXAMPLES
 from importer.model import TRANSITIONS, State
 from loader.cli.parser import EXAMPLES as LOADER_EXAMPLES
 from loader.contract import FailureCode

@@ -20,7 +20,7 @@ from uuid import UUID
 import pytest
 
 from importer.cli import client
-from importer.cli.main import _EXAMPLES  # pyright: ignore[reportPrivateUsage] - the texts that --help prints
+from importer.cli.parser import EXAMPLES
 from importer.model import State
 from loader.contract import ExitCode
 from tests.support.http_server import Fault, HttpServer
@@ -416,7 +416,7 @@ def test_the_service_announces_its_url_and_logs_its_versions(live: LiveService) 
         assert re.search(r"\d+\.\d+", started[name]), name
 
 
-@pytest.mark.parametrize("name", [name for name in _EXAMPLES if name])
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if name])
 def test_the_help_of_a_command_has_examples(name: str) -> None:
     shown = command(name, "--help")
     assert shown.returncode == 0
@@ -425,7 +425,7 @@ def test_the_help_of_a_command_has_examples(name: str) -> None:
 
 def test_the_help_lists_the_commands_and_exit_codes() -> None:
     shown = command("--help").stdout
-    assert {name for name in _EXAMPLES if name} == set(re.findall(r"^    (\w+)  ", shown, re.MULTILINE))
+    assert {name for name in EXAMPLES if name} == set(re.findall(r"^    (\w+)  ", shown, re.MULTILINE))
     listed = {int(code) for code in re.findall(r"\b(\d+) ", shown.split("exit codes:")[1])}
     assert listed == {code.value for code in ExitCode}
 

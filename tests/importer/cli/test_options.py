@@ -10,7 +10,9 @@ import pytest
 
 from importer.api.request_bodies import NewImport
 from importer.cli import main as importer_cli
+from importer.cli.parser import make_parser
 from loader.cli import main as loader_cli
+from loader.cli.parser import make_parser as make_loader_parser
 from loader.contract import Job
 
 URL = "https://example.org/trips.csv"
@@ -81,11 +83,11 @@ RENAMED_OF_THE_BODY = {"url": "source"}
 
 # Any: argparse has no types for its options
 def run_options(*arguments: str) -> dict[str, Any]:
-    return vars(loader_cli._parser().parse_args(arguments))  # pyright: ignore[reportPrivateUsage]
+    return vars(make_loader_parser().parse_args(arguments))
 
 
 def submit_options(*arguments: str) -> dict[str, Any]:
-    return vars(importer_cli._parser().parse_args(arguments))  # pyright: ignore[reportPrivateUsage]
+    return vars(make_parser().parse_args(arguments))
 
 
 def unchanged(options: dict[str, Any], defaults: dict[str, Any]) -> set[str]:
@@ -115,7 +117,7 @@ def test_each_option_of_loader_run_is_a_field_of_the_job_or_has_a_reason() -> No
 
 
 def test_each_option_of_loader_run_reaches_the_job() -> None:
-    options = loader_cli._parser().parse_args(RUN)  # pyright: ignore[reportPrivateUsage]
+    options = make_loader_parser().parse_args(RUN)
     job = loader_cli._job_from(options)  # pyright: ignore[reportPrivateUsage]
     assert fields_with_default(job) == set(JOB_FIELDS_WITHOUT_A_RUN_OPTION)
 
@@ -136,7 +138,7 @@ def test_each_field_of_the_request_body_has_an_option_of_importer_submit() -> No
 
 
 def test_each_option_of_importer_submit_reaches_the_request_body() -> None:
-    options = importer_cli._parser().parse_args(SUBMIT)  # pyright: ignore[reportPrivateUsage]
+    options = make_parser().parse_args(SUBMIT)
     body = importer_cli._new_import(options)  # pyright: ignore[reportPrivateUsage]
     assert msgspec.convert(body, NewImport) == msgspec.json.decode(BODY, type=NewImport)
 
