@@ -10,7 +10,7 @@ from uuid import UUID
 from importer.model import State
 from loader.cli.program import Program, positive
 
-DEFAULT_SERVER = "http://127.0.0.1:8000"
+_DEFAULT_SERVER = "http://127.0.0.1:8000"
 
 EXAMPLES = {
     "": """
@@ -102,8 +102,8 @@ def _add(program: Program, name: str, summary: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--server",
         metavar="URL",
-        default=os.environ.get("IMPORTER_URL") or DEFAULT_SERVER,
-        help=f"the URL of the service (default: IMPORTER_URL, else {DEFAULT_SERVER})",
+        default=os.environ.get("IMPORTER_URL") or _DEFAULT_SERVER,
+        help=f"the URL of the service (default: IMPORTER_URL, else {_DEFAULT_SERVER})",
     )
     parser.add_argument("--json", action="store_true", help="print the JSON of the API, for programs")
     return parser
