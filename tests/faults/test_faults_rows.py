@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from loader.cli.sample import COLUMN_COUNT
 from loader.contract import Failure, FailureCode, Job, Published
 from loader.schema import COLUMNS
 from tests.support.http_server import Fault, HttpServer, Request
@@ -61,7 +62,7 @@ def published(loader: WholeLoader, csv: bytes, max_rejects: str) -> int:
     """Load a file, see that Postgres would have stored the same; return the number of rejects."""
     last = loader.run(loader.on_disk(csv), max_rejects, workers=2)
     assert isinstance(last, Published), last
-    return len(loader.check_published(last.receipt, records_behind_header(csv), 24))
+    return len(loader.check_published(last.receipt, records_behind_header(csv), COLUMN_COUNT))
 
 
 def refused(loader: WholeLoader, csv: bytes, code: FailureCode) -> Failure:

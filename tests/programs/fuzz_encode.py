@@ -1,7 +1,7 @@
-"""Coverage-guided fuzzing of blocks and encoder, by `make fuzz`: any bytes, cut anywhere, are what rows.py makes of them.
+"""Coverage-guided fuzzing of blocks and encoder, by `make fuzz`: any bytes, cut anywhere, give the results of rows.py.
 
-The kernel runs as plain Python (NUMBA_DISABLE_JIT=1), so that atheris sees which of its branches an input takes. It begins
-with the inputs of fuzz_corpus.txt. One that fails is printed in base64: as a line of that file it is a test.
+The kernel runs as plain Python (NUMBA_DISABLE_JIT=1), so that atheris sees its branches. The first inputs are those of
+fuzz_corpus.txt. An input that fails is printed in base64; as a line of that file it becomes a test.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import Protocol, cast
 
 
 class _Atheris(Protocol):
-    """What is used of atheris (https://github.com/google/atheris), which `make fuzz` installs and nothing else needs."""
+    """The part of atheris (https://github.com/google/atheris) that is used; only `make fuzz` installs it."""
 
     def instrument_imports(self, include: list[str]) -> AbstractContextManager[None]: ...
     def Setup(self, arguments: list[str], test: Callable[[bytes], None]) -> None: ...  # noqa: N802 - its name
     def Fuzz(self) -> None: ...  # noqa: N802 - its name
 
 
-atheris = cast("_Atheris", importlib.import_module("atheris"))  # not there for pyright
+atheris = cast("_Atheris", importlib.import_module("atheris"))  # pyright does not find it
 
 with atheris.instrument_imports(include=["loader"]):
     from tests.support.fuzz_input import check_input, corpus
 
-# Longer inputs are slower and reach no other branch: three rows.
+# Three rows: longer inputs are slower and reach no other branch.
 MAX_BYTES = 600
 TOKENS = [
     b'"', b'""', b",", b"\n", b"\r\n", b"\\.", b"NaN", b"infinity", b"2024-02-29 23:59:59", b"T", b".5", b"e-3", b"24:00:00",
@@ -36,7 +36,7 @@ TOKENS = [
 
 
 def main(folder: Path, seconds: int) -> None:
-    """Fuzz for some seconds. Inputs that took new branches are left in the folder, and the next call goes on from them."""
+    """Fuzz for some seconds. The folder keeps inputs that took new branches, from which the next call continues."""
     found = folder / "found"
     found.mkdir(parents=True, exist_ok=True)
     for number, data in enumerate(corpus()):

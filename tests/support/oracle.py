@@ -1,8 +1,8 @@
-"""What PostgreSQL itself says of a file's header and records, and so what the loader has to say: the oracle of whole files.
+"""The oracle of whole files: what the loader must do with a header and with records, according to PostgreSQL.
 
-A record that `COPY ... (FORMAT csv)` takes is a row, bit for bit what it stores; one that it refuses is a reject, with
-the place that follows from how Postgres splits and reads it; and so is one with a field that fields.py refuses on
-purpose. The records themselves are found here byte by byte: a newline outside quotes ends one.
+A record that `COPY ... (FORMAT csv)` accepts is a row, bit for bit as it is stored. A record that it rejects is a reject;
+column and value follow from how Postgres splits and reads it. So is a record with a field that fields.py rejects by design.
+Records are split here byte by byte: a newline outside quotes ends one.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ _BAD_FORMAT = "22P04"  # bad_copy_file_format
 
 
 class Record(msgspec.Struct, frozen=True):
-    """A record of the file: where it begins, and its bytes without its line end."""
+    """A record of the file: where it starts, and its bytes without the line end."""
 
     line: int
     byte_offset: int
     content: bytes
 
 
-class Verdict(msgspec.Struct, frozen=True):
-    """Why a record is no row: the reasons that may be given, and for which field."""
+class ExpectedReject(msgspec.Struct, frozen=True):
+    """Why a record must be rejected: the column, the value, and the reasons that are right."""
 
     column: str | None
     value: str
@@ -57,14 +57,14 @@ def records_behind_header(csv: bytes) -> list[Record]:
 
 
 @contextmanager
-def judge(database_url: str) -> Generator[Judge]:
-    """Yield a judge with a session of its own, whose tables nobody else sees."""
+def oracle(database_url: str) -> Generator[Oracle]:
+    """Yield an oracle with its own session and temporary tables."""
     with psycopg.connect(database_url, autocommit=True) as connection:
-        yield Judge(connection)
+        yield Oracle(connection)
 
 
-class Judge:
-    """Asks Postgres."""
+class Oracle:
+    """Queries Postgres."""
 
     def __init__(self, connection: psycopg.Connection) -> None:
         self.connection = connection
@@ -74,7 +74,7 @@ class Judge:
         connection.execute(f"CREATE TEMPORARY TABLE split ({texts}) ON COMMIT DELETE ROWS".encode())
 
     def header_columns(self, line: bytes) -> int | None:
-        """Return the number of columns of a header to be accepted: known names but one, in a layout's number."""
+        """Return the number of columns of a header that must be accepted: that of a layout, at most one name unexpected."""
         for count in LAYOUT_COLUMN_COUNTS:
             fields = self._split(line.removeprefix(BYTE_ORDER_MARK).removesuffix(b"\r"), count)
             if isinstance(fields, str):
@@ -88,46 +88,46 @@ class Judge:
         return None
 
     def stored(self, records: Iterable[Record], column_count: int) -> Counter[bytes]:
-        """Return, as binary COPY tuples of all columns, what Postgres makes of records that it has to take."""
+        """Return records that Postgres must accept as it stores them: binary COPY tuples of all columns."""
         with self.connection.transaction():
             columns = ", ".join(_NAMES[:column_count])
             command = f"COPY stored ({columns}) FROM STDIN (FORMAT csv, HEADER, ENCODING 'UTF8')"
             with self.connection.cursor().copy(command.encode()) as copy:
-                # The first line's end says what a line end is.
+                # Postgres takes the first line's end for that of all lines.
                 copy.write(b"header\n" + b"".join(record.content + b"\n" for record in records))
             return self.tuples("stored")
 
     def tuples(self, table: str) -> Counter[bytes]:
-        """Return what a table holds, as binary COPY tuples of the file's columns."""
+        """Return the rows of a table, as binary COPY tuples of the file's columns."""
         return Counter(tuples_in(self.connection, f"SELECT {', '.join(_NAMES)} FROM {table}"))
 
-    def verdict(self, content: bytes, column_count: int) -> Verdict | None:
-        """Return why a record has to be rejected; None: it is a row."""
+    def expected_reject(self, content: bytes, column_count: int) -> ExpectedReject | None:
+        """Return why a record must be rejected, None if it is a row."""
         fields = self._split(content, column_count)
         if content.count(b'"') % 2 == 1:
             assert fields == _BAD_FORMAT, content
-            return Verdict(None, _shown(content), frozenset({Reason.QUOTE}))
+            return ExpectedReject(None, _shown(content), frozenset({Reason.QUOTE}))
         if b"\r" in re.sub(rb'"[^"]*"', b"", content):
             assert fields == _BAD_FORMAT, content
-            return Verdict(None, _shown(content), frozenset({Reason.CARRIAGE_RETURN}))
+            return ExpectedReject(None, _shown(content), frozenset({Reason.CARRIAGE_RETURN}))
         if isinstance(fields, str):
             assert fields == _BAD_FORMAT, content
-            return Verdict(None, _shown(content), frozenset({Reason.FIELD_COUNT}))
-        return self._text_verdict(content, fields) or self._value_verdict(fields)
+            return ExpectedReject(None, _shown(content), frozenset({Reason.FIELD_COUNT}))
+        return self._expected_by_text(content, fields) or self._expected_by_values(fields)
 
-    def _text_verdict(self, content: bytes, fields: list[bytes | None]) -> Verdict | None:
+    def _expected_by_text(self, content: bytes, fields: list[bytes | None]) -> ExpectedReject | None:
         for name, field in zip(_NAMES, fields, strict=False):
             if field is None:
                 continue
             if b"\0" in field:
-                return Verdict(name, _shown(field), frozenset({Reason.NUL}))
+                return ExpectedReject(name, _shown(field), frozenset({Reason.NUL}))
             if not _is_text(field):
-                return Verdict(name, _shown(field), frozenset({Reason.ENCODING}))
+                return ExpectedReject(name, _shown(field), frozenset({Reason.ENCODING}))
         if not _is_text(content):
-            return Verdict(None, _shown(content), frozenset({Reason.ENCODING}))
+            return ExpectedReject(None, _shown(content), frozenset({Reason.ENCODING}))
         return None
 
-    def _value_verdict(self, fields: list[bytes | None]) -> Verdict | None:
+    def _expected_by_values(self, fields: list[bytes | None]) -> ExpectedReject | None:
         values = [None if field is None else field.decode() for field in fields]
         query = (
             "SELECT number, (pg_input_error_info(value, type)).sql_error_code FROM"
@@ -144,13 +144,13 @@ class Judge:
             }
             if sqlstate not in RANGE_SQLSTATES:
                 reasons -= RANGE_REASONS
-            return Verdict(_NAMES[index], _shown(value.encode()), frozenset(reasons))
+            return ExpectedReject(_NAMES[index], _shown(value.encode()), frozenset(reasons))
         return None
 
     def _split(self, content: bytes, column_count: int) -> list[bytes | None] | str:
-        """Return the fields that Postgres finds in a record, or the SQLSTATE with which it refuses it.
+        """Return the fields that Postgres finds in a record, or the SQLSTATE with which it rejects it.
 
-        It finds them in any bytes, if they are called LATIN1: then all are characters, save NUL.
+        Declared as LATIN1, any bytes but NUL are characters, so that it splits records that are not UTF-8, too.
         """
         stand_in = next(byte for byte in range(1, 256) if byte not in content and byte not in b',"\r\n\\')
         columns = ", ".join(f"field_{index}" for index in range(column_count))
@@ -179,6 +179,6 @@ def _is_text(field: bytes) -> bool:
 
 
 def _shown(field: bytes) -> str:
-    """Return how a field is shown: what is no text as escapes, and no more of it than can be read."""
+    """Return a field as rejects show it: cut, with bytes that are no text as escapes."""
     text = field.decode(errors="backslashreplace").replace("\0", r"\x00")
     return text if len(text) <= VALUE_CHARACTERS else text[:VALUE_CHARACTERS] + "…"

@@ -1,4 +1,4 @@
-"""Files through the whole loader, and through Postgres: each row, reject and failure must be what the judge says."""
+"""Files through the whole loader: each row, reject and failure must be what the oracle, Postgres, expects."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from loader.rejects import Reason, Reject
 from tests.support.dialects import COMPRESSIONS
 from tests.support.http_server import HttpServer
 from tests.support.loader_process import wait_for
-from tests.support.oracle import Judge, Record, judge, records_behind_header
+from tests.support.oracle import Oracle, Record, oracle, records_behind_header
 from tests.support.paths import PROGRAMS
 
 _DRIVER = PROGRAMS / "many_loads.py"
@@ -42,20 +42,27 @@ def whole_loader(
     with (
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process,
         HttpServer(b"") as server,
-        judge(database_url) as asked,
+        oracle(database_url) as expectations,
     ):
         assert process.stdin is not None
         assert process.stdout is not None
         try:
             yield WholeLoader(
-                folder, database_url, segment_bytes, head_bytes, process.stdin, process.stdout, server, asked
+                folder,
+                database_url,
+                segment_bytes,
+                head_bytes,
+                process.stdin,
+                process.stdout,
+                server,
+                expectations,
             )
         finally:
             process.stdin.close()
 
 
 class WholeLoader:
-    """A loader process, the places from which it is given files, and the judge."""
+    """A loader process, the sources of its files, and the oracle."""
 
     def __init__(
         self,
@@ -66,9 +73,9 @@ class WholeLoader:
         jobs: IO[bytes],
         messages: IO[bytes],
         server: HttpServer,
-        asked: Judge,
+        expectations: Oracle,
     ) -> None:
-        self.judge = asked
+        self.oracle = expectations
         self.reasons_seen = Counter[str]()
         self._folder = folder
         self._database_url = database_url
@@ -94,7 +101,7 @@ class WholeLoader:
         workers = random.choice([1, 1, 2, 3])
         last = self.run(source, "100%", workers)
         header, _, data = csv.partition(b"\n")
-        column_count = self.judge.header_columns(header)
+        column_count = self.oracle.header_columns(header)
         if not data or self._is_no_header(csv, header) or column_count is None:
             self.check_refused(last, _HEADER_CODES)
             return "header refused"
@@ -139,8 +146,8 @@ class WholeLoader:
 
     def _is_cut_off(self, csv: bytes, last: Record, column_count: int) -> bool:
         """Whether a file ends in the middle of a record: that may not be set aside."""
-        verdict = None if csv.endswith(b"\n") else self.judge.verdict(last.content, column_count)
-        return verdict is not None and verdict.reasons <= {Reason.FIELD_COUNT, Reason.QUOTE}
+        expected = None if csv.endswith(b"\n") else self.oracle.expected_reject(last.content, column_count)
+        return expected is not None and expected.reasons <= {Reason.FIELD_COUNT, Reason.QUOTE}
 
     def check_refused(self, last: Published | Failed, codes: set[FailureCode]) -> Failure:
         """See that a run failed in one of these ways and left nothing behind but what is kept for the next attempt."""
@@ -151,13 +158,13 @@ class WholeLoader:
         else:
             assert last.staging == "none"
         query = "SELECT count(*) FROM pg_class WHERE relnamespace = to_regnamespace('loader') AND relname ~ '^import_\\d+$'"
-        (tables,) = self.judge.connection.execute(query).fetchone() or (0,)
+        (tables,) = self.oracle.connection.execute(query).fetchone() or (0,)
         assert tables <= 1  # what was published before
         return last.failure
 
     def check_published(self, receipt: Receipt, records: list[Record], column_count: int) -> list[Reject]:
         """See that trips holds what Postgres makes of the records that were not rejected, and that the others had to be."""
-        rejected = list(ledger.rejects(self.judge.connection, receipt.import_key))
+        rejected = list(ledger.rejects(self.oracle.connection, receipt.import_key))
         self.reasons_seen.update(str(reject.reason) for reject in rejected)
         by_offset = {record.byte_offset: record for record in records}
         refused: dict[bytes, Reject] = {}
@@ -172,15 +179,15 @@ class WholeLoader:
         assert receipt.rows_parsed == len(records)
         assert receipt.rows_rejected == len(rejected)
         assert receipt.rows_published == len(by_offset)
-        stored = self.judge.stored(by_offset.values(), column_count)
-        assert self.judge.tuples("trips") == stored
+        stored = self.oracle.stored(by_offset.values(), column_count)
+        assert self.oracle.tuples("trips") == stored
         return rejected
 
     def _check_reject(self, reject: Reject, column_count: int) -> None:
-        verdict = self.judge.verdict(reject.original, column_count)
-        assert verdict is not None, reject
-        assert (reject.column, reject.value) == (verdict.column, verdict.value), (reject, verdict)
-        assert reject.reason in verdict.reasons, (reject, verdict)
+        expected = self.oracle.expected_reject(reject.original, column_count)
+        assert expected is not None, reject
+        assert (reject.column, reject.value) == (expected.column, expected.value), (reject, expected)
+        assert reject.reason in expected.reasons, (reject, expected)
 
     def _is_collected(self) -> bool:
         """Remove what was kept, unless the backend of the loader that kept it still has its lock."""
@@ -204,9 +211,9 @@ class WholeLoader:
             assert len(record.content) >= self._segment_bytes
         else:
             assert failure.code is FailureCode.BAD_ROW or record is records[-1]
-            verdict = self.judge.verdict(record.content, column_count)
-            assert verdict is not None
-            assert (failure.column, failure.value) == (verdict.column, verdict.value)
+            expected = self.oracle.expected_reject(record.content, column_count)
+            assert expected is not None
+            assert (failure.column, failure.value) == (expected.column, expected.value)
         return before
 
     def _check_first_fault(self, last: Published | Failed, records: list[Record], column_count: int) -> None:
@@ -214,7 +221,7 @@ class WholeLoader:
             last, {FailureCode.BAD_ROW, FailureCode.RECORD_TOO_LONG, FailureCode.SOURCE_TRUNCATED}
         )
         for record in self._check_place_of_failure(failure, records, column_count):
-            assert self.judge.verdict(record.content, column_count) is None
+            assert self.oracle.expected_reject(record.content, column_count) is None
 
     def _check_too_many(
         self, random: Random, source: str, workers: int, rejected: list[Reject], row_count: int

@@ -12,9 +12,10 @@ from loader.contract import FailureCode
 from loader.errors import LoaderError
 from loader.limits import DEFAULT_LIMITS, Limits
 from loader.rejects import Reason, Reject
+from loader.schema import LAYOUT_COLUMN_COUNTS
 
-# The shortest row: nothing but 23 commas and a line end. A reject may be shorter, an empty line.
-_MIN_ROW_BYTES = 24
+# The shortest row has empty fields: its bytes are commas and a line end. A reject may be shorter, such as an empty line.
+_MIN_ROW_BYTES = LAYOUT_COLUMN_COUNTS[0]
 _TOO_MANY_HINT = "See whether this is the right file; raise --max-rejects if so many bad rows are expected."
 # What is wrong with a record that is cut off, unless that is within its last field.
 _OF_CUT_OFF = {

@@ -1,4 +1,4 @@
-"""The commands beside `run`, and what `run` leaves for other programs to read."""
+"""The command line: the commands other than `run`, and the output of `run` for people and programs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.support.loader_process import LoaderProcess, assert_nothing_is_left, 
 BAD_ROW = b"not,a,trip\n"
 
 
-def spoken(folder: Path, *arguments: str, database_url: str) -> str:
-    """Return what a command that must succeed writes."""
+def output_of(folder: Path, *arguments: str, database_url: str) -> str:
+    """Return what a command writes to stdout; assert that it succeeds."""
     loader = LoaderProcess(folder, *arguments, database_url=database_url)
     assert loader.wait() == 0, loader.stderr
     return loader.stdout
@@ -23,7 +23,7 @@ def spoken(folder: Path, *arguments: str, database_url: str) -> str:
 
 def test_check_shows_the_file_and_writes_nothing(sample: bytes, database_url: str, tmp_path: Path) -> None:
     with HttpServer(sample) as server:
-        shown = spoken(tmp_path, "check", server.url + "?signature=canary", database_url=database_url)
+        shown = output_of(tmp_path, "check", server.url + "?signature=canary", database_url=database_url)
     assert f"{len(sample):,} bytes" in shown
     assert '"v1"' in shown
     assert "pickup_datetime" in shown
@@ -33,11 +33,11 @@ def test_check_shows_the_file_and_writes_nothing(sample: bytes, database_url: st
     assert query(database_url, "SELECT to_regnamespace('loader'), to_regclass('trips')") == [(None, None)]
 
 
-def test_check_tells_of_rows_that_can_not_be_stored(sample: bytes, database_url: str, tmp_path: Path) -> None:
+def test_check_reports_rows_that_can_not_be_stored(sample: bytes, database_url: str, tmp_path: Path) -> None:
     header, rest = sample.split(b"\n", 1)
     path = tmp_path / "bad.csv"
     path.write_bytes(header + b"\n" + BAD_ROW + rest)
-    shown = spoken(tmp_path, "check", str(path), database_url=database_url)
+    shown = output_of(tmp_path, "check", str(path), database_url=database_url)
     assert "1 of the first 100 rows can NOT be stored" in shown
     assert "line 2" in shown
 
@@ -47,7 +47,7 @@ def test_check_shows_rows_of_any_bytes(sample: bytes, database_url: str, tmp_pat
     path = tmp_path / "odd.csv"
     odd_rows = b"a\rb,\xff\0\n" + b'"x""\n,y",' + b"z" * 140_000 + b"\n\n"
     path.write_bytes(header + b"\n" + odd_rows + rest)
-    shown = spoken(tmp_path, "check", str(path), database_url=database_url)
+    shown = output_of(tmp_path, "check", str(path), database_url=database_url)
     assert "3 of the first" in shown
     assert "zzz" in shown
 
@@ -66,29 +66,31 @@ def test_rejects_are_kept_with_their_original_bytes(sample: bytes, database_url:
     originals = LoaderProcess(tmp_path, "rejects", receipt.import_id, database_url=database_url)
     assert originals.wait() == 0
     assert originals.output == b"bad \xff,\x00\n" + BAD_ROW
-    told = spoken(tmp_path, "rejects", receipt.import_id, "--json", database_url=database_url)
-    first, second = map(json.loads, told.splitlines())
+    listed = output_of(tmp_path, "rejects", receipt.import_id, "--json", database_url=database_url)
+    first, second = map(json.loads, listed.splitlines())
     assert (first["line"], first["byte_offset"]) == (5001, sum(map(len, lines[:5000])))
     assert (second["line"], second["reason"]) == (len(lines) + 1, "wrong number of fields")
 
 
 def test_imports_lists_what_is_published(sample: bytes, database_url: str, tmp_path: Path) -> None:
-    assert spoken(tmp_path, "imports", "--json", database_url=database_url) == ""
+    assert output_of(tmp_path, "imports", "--json", database_url=database_url) == ""
     path = tmp_path / "trips.csv"
     path.write_bytes(sample)
     receipt = LoaderProcess(tmp_path, "run", str(path), database_url=database_url).receipt()
-    (entry,) = map(json.loads, spoken(tmp_path, "imports", "--json", database_url=database_url).splitlines())
+    (entry,) = map(
+        json.loads, output_of(tmp_path, "imports", "--json", database_url=database_url).splitlines()
+    )
     assert (entry["id"], entry["state"], entry["rows"]) == (
         receipt.import_id,
         "published",
         receipt.rows_published,
     )
-    table = spoken(tmp_path, "imports", database_url=database_url)
+    table = output_of(tmp_path, "imports", database_url=database_url)
     assert receipt.import_id in table
     assert str(path) in table
 
 
-def test_drop_takes_a_published_import_out_only_when_that_is_said(
+def test_drop_removes_a_published_import_only_with_the_option(
     sample: bytes, database_url: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "trips.csv"
@@ -97,7 +99,7 @@ def test_drop_takes_a_published_import_out_only_when_that_is_said(
     refused = LoaderProcess(tmp_path, "drop", receipt.import_id, database_url=database_url)
     assert refused.wait() == 2
     assert row_count(database_url) == receipt.rows_published
-    spoken(tmp_path, "drop", receipt.import_id, "--published", database_url=database_url)
+    output_of(tmp_path, "drop", receipt.import_id, "--published", database_url=database_url)
     assert row_count(database_url) == 0
     assert query(database_url, "SELECT count(*) FROM loader.import") == [(0,)]
     assert_nothing_is_left(database_url)
@@ -116,9 +118,7 @@ def test_replace_shows_the_new_file_in_place_of_all_others(
     assert leftovers(database_url) == {}
 
 
-def test_a_pipe_is_imported_and_can_not_be_gone_on_with(
-    sample: bytes, database_url: str, tmp_path: Path
-) -> None:
+def test_a_pipe_is_imported_without_a_validator(sample: bytes, database_url: str, tmp_path: Path) -> None:
     loader = LoaderProcess(tmp_path, "run", "-", database_url=database_url, small=True, stdin=subprocess.PIPE)
     assert loader.process.stdin is not None
     loader.process.stdin.write(sample)
@@ -138,9 +138,7 @@ def test_the_summary_is_the_receipt(sample: bytes, database_url: str, tmp_path: 
     )
 
 
-def test_a_summary_for_which_there_is_no_room_is_a_warning_once_published(
-    sample: bytes, database_url: str, tmp_path: Path
-) -> None:
+def test_a_summary_on_a_full_disk_is_a_warning(sample: bytes, database_url: str, tmp_path: Path) -> None:
     path = tmp_path / "trips.csv"
     path.write_bytes(sample)
     loader = LoaderProcess(tmp_path, "run", str(path), "--summary", "/dev/full", database_url=database_url)
@@ -151,7 +149,7 @@ def test_a_summary_for_which_there_is_no_room_is_a_warning_once_published(
     assert (rejects.wait(), rejects.output, rejects.stderr) == (0, b"", "")
 
 
-def test_a_summary_that_can_not_be_written_is_found_out_before_anything_is_loaded(
+def test_a_summary_that_can_not_be_written_fails_before_the_load(
     sample: bytes, database_url: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "trips.csv"
@@ -164,9 +162,7 @@ def test_a_summary_that_can_not_be_written_is_found_out_before_anything_is_loade
     assert row_count(database_url) == 0
 
 
-def test_a_terminal_gets_a_bar_and_a_receipt_for_people(
-    sample: bytes, database_url: str, tmp_path: Path
-) -> None:
+def test_a_terminal_shows_a_bar_and_a_receipt(sample: bytes, database_url: str, tmp_path: Path) -> None:
     path = tmp_path / "trips.csv"
     path.write_bytes(sample)
     terminal, end = os.openpty()
@@ -179,7 +175,9 @@ def test_a_terminal_gets_a_bar_and_a_receipt_for_people(
     assert "published" in shown
 
 
-def test_the_version_names_what_reads_from_the_network(database_url: str, tmp_path: Path) -> None:
-    shown = spoken(tmp_path, "--version", database_url=database_url)
+def test_the_version_lists_the_libraries_that_read_from_the_network(
+    database_url: str, tmp_path: Path
+) -> None:
+    shown = output_of(tmp_path, "--version", database_url=database_url)
     names = [line.split()[0] for line in shown.splitlines()]
     assert names == ["version", "python", "libpq", "openssl", "sqlite"]

@@ -1,4 +1,4 @@
-"""The embedded server: its life and that of its users, each a real process."""
+"""The embedded server and its users, all real processes: start, stop, crashes, files, accounts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from loader.errors import LoaderError
 pytestmark = pytest.mark.slow
 
 DEADLINE_SECONDS = 60.0
-# Uses the server until its stdin ends; its one line of output says that it does, or why not.
+# Uses the server until its stdin ends, and prints its URL.
 USER = """
 import sys
 from pathlib import Path
@@ -38,10 +38,10 @@ with embedded_server(Path(sys.argv[1])) as url:
     sys.stdin.read()
 """
 
-# What says where it is.
-OF_THE_DATA_FOLDER = ("IMPORTER_DATA_DIR", "XDG_DATA_HOME", "DATABASE_URL")
+# They determine the data folder.
+DATA_FOLDER_VARIABLES = ("IMPORTER_DATA_DIR", "XDG_DATA_HOME", "DATABASE_URL")
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become somebody else")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become another user")
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -52,7 +52,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def processes(folder: Path) -> list[psutil.Process]:
-    """Postmaster and guardian of a data folder: those with its name on their command line."""
+    """Return postmaster and guardian of a data folder, which have its path on their command line."""
     return [
         process
         for process in psutil.process_iter(["cmdline"])
@@ -64,7 +64,7 @@ def processes(folder: Path) -> list[psutil.Process]:
 
 def has_ended(process: psutil.Process) -> bool:
     try:
-        return process.status() == psutil.STATUS_ZOMBIE  # init has not yet asked what became of it
+        return process.status() == psutil.STATUS_ZOMBIE  # init has not reaped it yet
     except psutil.NoSuchProcess:
         return True
 
@@ -91,7 +91,7 @@ def start_user(folder: Path, *prefix: str) -> subprocess.Popen[str]:
 
 @contextmanager
 def user(folder: Path, *prefix: str) -> Generator[tuple[subprocess.Popen[str], str]]:
-    """Another process that uses the server, and the URL it was given."""
+    """Start a process that uses the server; yield it and the URL it has got."""
     with start_user(folder, *prefix) as process:
         assert process.stdout is not None
         yield process, process.stdout.readline().strip()
@@ -112,7 +112,7 @@ def change(url: str, statement: str) -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with a cluster in it, not running."""
+    """Return a data folder with a cluster that does not run."""
     folder = tmp_path_factory.mktemp("made") / "data"
     with embedded_server(folder) as url:
         change(url, "CREATE TABLE kept AS SELECT 42 AS value")
@@ -121,14 +121,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def data(made: Path, tmp_path: Path) -> Generator[Path]:
-    """A copy of it for one test, after which nothing of it may run."""
+    """Yield a copy of it for one test, after which none of its processes may run."""
     folder = tmp_path / "data"
     shutil.copytree(made, folder)
     yield folder
     wait_until(lambda: not processes(folder))
 
 
-def test_its_data_outlives_it_and_no_process_does(tmp_path: Path) -> None:
+def test_data_survive_a_restart_and_no_process_is_left(tmp_path: Path) -> None:
     with embedded_server(tmp_path) as url:
         change(url, "CREATE TABLE kept AS SELECT 42 AS value")
     wait_until(lambda: not processes(tmp_path))
@@ -136,7 +136,7 @@ def test_its_data_outlives_it_and_no_process_does(tmp_path: Path) -> None:
         assert answer(url, "SELECT value FROM kept") == 42
 
 
-def test_it_is_gone_when_its_last_user_has_left(data: Path) -> None:
+def test_the_server_stops_when_its_last_user_leaves(data: Path) -> None:
     with embedded_server(data) as url:
         with embedded_server(data) as same:
             assert same == url
@@ -146,32 +146,32 @@ def test_it_is_gone_when_its_last_user_has_left(data: Path) -> None:
     assert not (data / "postgres-socket").is_symlink()
 
 
-def test_it_does_not_need_the_network_and_lets_only_its_owner_in(data: Path) -> None:
+def test_the_server_uses_no_network_and_only_its_owner_can_connect(data: Path) -> None:
     with embedded_server(data) as url:
         assert answer(url, "SHOW listen_addresses") == ""
         assert (data / "postgres-socket").stat().st_mode & 0o077 == 0
 
 
-def test_a_load_into_a_new_table_is_not_logged_and_all_else_is_safe_on_disk(data: Path) -> None:
+def test_loads_into_new_tables_are_not_logged_and_all_else_is_durable(data: Path) -> None:
     with embedded_server(data) as url:
         settings = ("wal_level", "fsync", "full_page_writes", "autovacuum", "data_checksums")
         assert [answer(url, f"SHOW {name}") for name in settings] == ["minimal", "on", "on", "on", "on"]
 
 
-def test_the_terminals_control_c_does_not_reach_it(data: Path) -> None:
+def test_the_terminals_control_c_does_not_reach_the_server(data: Path) -> None:
     with embedded_server(data):
         assert os.getsid(postmaster(data).pid) != os.getsid(0)
         assert os.getsid(guardian(data).pid) != os.getsid(0)
 
 
-def test_it_stops_when_its_last_user_is_killed(data: Path) -> None:
+def test_the_server_stops_when_its_last_user_is_killed(data: Path) -> None:
     with user(data) as (process, url):
         assert answer(url, "SELECT value FROM kept") == 42
         process.kill()
     wait_until(lambda: not processes(data))
 
 
-def test_who_comes_right_after_the_last_user_was_killed_has_a_server(data: Path) -> None:
+def test_a_user_that_starts_right_after_the_last_was_killed_gets_a_server(data: Path) -> None:
     for _ in range(5):
         with user(data) as (process, _):
             process.kill()
@@ -179,7 +179,7 @@ def test_who_comes_right_after_the_last_user_was_killed_has_a_server(data: Path)
             assert answer(url, "SELECT value FROM kept") == 42
 
 
-def test_it_goes_on_when_one_of_two_users_is_killed(data: Path) -> None:
+def test_the_server_stays_when_one_of_two_users_is_killed(data: Path) -> None:
     with embedded_server(data) as url:
         server = postmaster(data)
         with user(data) as (process, same):
@@ -199,7 +199,7 @@ def test_a_killed_guardian_is_replaced_by_the_next_user(data: Path) -> None:
     wait_until(lambda: not processes(data))
 
 
-def test_five_first_starts_at_once_make_one_server(tmp_path: Path) -> None:
+def test_five_concurrent_first_starts_make_one_server(tmp_path: Path) -> None:
     users = [start_user(tmp_path) for _ in range(5)]
     urls = {process.stdout.readline() for process in users if process.stdout is not None}
     for process in users:
@@ -210,7 +210,7 @@ def test_five_first_starts_at_once_make_one_server(tmp_path: Path) -> None:
     wait_until(lambda: not processes(tmp_path))
 
 
-def test_users_that_come_while_others_leave_always_find_a_server(data: Path) -> None:
+def test_users_that_start_while_others_leave_always_get_a_server(data: Path) -> None:
     comings = f"""
 from pathlib import Path
 import psycopg
@@ -226,7 +226,7 @@ for _ in range(12):
 
 
 @pytest.mark.parametrize("name", ['a folder\'s "name", ü', "deep/" * 40 + "folder", "$(false);*"])
-def test_its_folder_may_have_any_name(made: Path, tmp_path: Path, name: str) -> None:
+def test_the_data_folder_may_have_any_name(made: Path, tmp_path: Path, name: str) -> None:
     folder = tmp_path / name
     shutil.copytree(made, folder)
     with embedded_server(folder) as url:
@@ -234,7 +234,7 @@ def test_its_folder_may_have_any_name(made: Path, tmp_path: Path, name: str) -> 
     wait_until(lambda: not processes(folder))
 
 
-def test_a_killed_server_starts_again_with_what_was_committed(data: Path) -> None:
+def test_a_killed_server_restarts_with_all_committed_rows(data: Path) -> None:
     with embedded_server(data) as url:
         change(url, "INSERT INTO kept VALUES (43)")
         postmaster(data).kill()
@@ -242,7 +242,7 @@ def test_a_killed_server_starts_again_with_what_was_committed(data: Path) -> Non
         assert answer(url, "SELECT sum(value) FROM kept") == 85
 
 
-def test_a_killed_server_is_started_again_for_a_new_user_while_old_users_stay(data: Path) -> None:
+def test_a_killed_server_is_restarted_for_a_new_user_while_others_stay(data: Path) -> None:
     with embedded_server(data) as url:
         server = postmaster(data)
         server.kill()
@@ -252,7 +252,7 @@ def test_a_killed_server_is_started_again_for_a_new_user_while_old_users_stay(da
             assert answer(url, "SELECT value FROM kept") == 42
 
 
-def test_a_killed_server_is_started_again_for_its_users(data: Path) -> None:
+def test_a_killed_server_is_restarted_for_its_users(data: Path) -> None:
     with embedded_server(data) as url:
         server = postmaster(data)
         server.kill()
@@ -268,39 +268,39 @@ def answers(url: str) -> bool:
         return False
 
 
-def test_the_way_to_its_socket_is_made_again_when_temporary_files_are_cleaned(data: Path) -> None:
+def test_the_path_to_the_socket_is_restored_when_temporary_files_are_cleaned(data: Path) -> None:
     with embedded_server(data) as url, psycopg.connect(url) as connected:
         server = postmaster(data)
-        way = (data / "postgres-socket").readlink()
-        shutil.rmtree(way)
+        path = (data / "postgres-socket").readlink()
+        shutil.rmtree(path)
         assert connected.execute("SELECT value FROM kept").fetchone() == (42,)
         wait_until(lambda: answers(url))
-        (way / ".s.PGSQL.5432").unlink()
+        (path / ".s.PGSQL.5432").unlink()
         wait_until(lambda: answers(url))
         assert postmaster(data) == server
         guardian(data).kill()
         wait_until(lambda: len(processes(data)) == 1)
-        shutil.rmtree(way)
+        shutil.rmtree(path)
         with embedded_server(data) as same:
             assert same == url
             assert answers(url)
-    assert not way.exists()
+    assert not path.exists()
 
 
-def test_a_way_that_is_somebody_elses_by_now_is_not_taken(data: Path) -> None:
+def test_a_socket_folder_that_other_users_can_access_is_not_used(data: Path) -> None:
     with embedded_server(data) as url:
         guardian(data).kill()
         wait_until(lambda: len(processes(data)) == 1)
-        way = (data / "postgres-socket").readlink()
-        shutil.rmtree(way)
-        way.mkdir(mode=0o755)
+        path = (data / "postgres-socket").readlink()
+        shutil.rmtree(path)
+        path.mkdir(mode=0o755)
         with embedded_server(data) as another:
             assert another != url
             assert answer(another, "SELECT value FROM kept") == 42
-    way.rmdir()
+    path.rmdir()
 
 
-def test_a_copy_of_its_folder_has_a_server_of_its_own(data: Path, tmp_path: Path) -> None:
+def test_a_copy_of_the_data_folder_gets_its_own_server(data: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     with user(data) as (process, _):
         for killed in (guardian(data), process, postmaster(data)):
@@ -314,10 +314,10 @@ def test_a_copy_of_its_folder_has_a_server_of_its_own(data: Path, tmp_path: Path
     wait_until(lambda: not processes(copy))
 
 
-def test_variables_meant_for_other_servers_and_other_places_do_not_reach_it(tmp_path: Path) -> None:
+def test_variables_for_other_servers_do_not_affect_the_embedded_one(tmp_path: Path) -> None:
     deep = tmp_path / ("deep/" * 20)
     deep.mkdir(parents=True)
-    for_others = {
+    variables = {
         "PGHOST": "127.0.0.1",
         "PGHOSTADDR": "127.0.0.1",
         "PGPORT": "1",
@@ -341,13 +341,13 @@ def test_variables_meant_for_other_servers_and_other_places_do_not_reach_it(tmp_
     with source.open("wb") as file:
         write_sample(file, 100, seed=1)
     command = [sys.executable, "-m", "loader", "run", str(source), "--data-dir", str(tmp_path / "data")]
-    ended = subprocess.run(command, env={**os.environ, **for_others}, capture_output=True, check=False)
+    ended = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, check=False)
     assert ended.returncode == 0, ended.stdout
     wait_until(lambda: not processes(tmp_path / "data"))
 
 
-def test_a_home_that_can_not_be_written_to_is_told_with_what_to_set() -> None:
-    environment = {name: value for name, value in os.environ.items() if name not in OF_THE_DATA_FOLDER}
+def test_a_read_only_home_is_reported_with_the_variable_to_set() -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in DATA_FOLDER_VARIABLES}
     command = [sys.executable, "-m", "loader", "imports"]
     ended = subprocess.run(
         command, env={**environment, "HOME": "/proc"}, capture_output=True, text=True, check=False
@@ -357,24 +357,24 @@ def test_a_home_that_can_not_be_written_to_is_told_with_what_to_set() -> None:
 
 
 @needs_root
-def test_without_any_home_all_that_needs_none_works() -> None:
+def test_without_a_home_the_commands_that_need_none_work() -> None:
     prefix = ("unshare", "--user", "--map-user=54321")  # an id without an account
     if subprocess.run([*prefix, "true"], check=False).returncode != 0:
         pytest.skip("this machine does not let processes into a user namespace")
-    environment = {name: value for name, value in os.environ.items() if name not in OF_THE_DATA_FOLDER}
+    environment = {name: value for name, value in os.environ.items() if name not in DATA_FOLDER_VARIABLES}
     environment.pop("HOME", None)
     ended = subprocess.run([*prefix, sys.executable, "-m", "loader", "--help"], env=environment, check=False)
     assert ended.returncode == 0
 
 
-def test_what_a_reboot_leaves_behind_misleads_nobody(data: Path) -> None:
+def test_a_process_id_that_was_reused_after_a_reboot_is_ignored(data: Path) -> None:
     with user(data) as (process, _):
         for killed in (guardian(data), process, postmaster(data)):
             killed.kill()
         wait_until(lambda: not processes(data))
     shutil.rmtree((data / "postgres-socket").readlink())
     pid_file = data / "postgres" / "postmaster.pid"
-    with subprocess.Popen(["sleep", "600"]) as stranger:  # has got the process id that the server had
+    with subprocess.Popen(["sleep", "600"]) as stranger:  # it has the process id that the server had
         pid_file.write_text("\n".join([str(stranger.pid), *pid_file.read_text().splitlines()[1:]]))
         with embedded_server(data) as url:
             assert answer(url, "SELECT value FROM kept") == 42
@@ -382,7 +382,7 @@ def test_what_a_reboot_leaves_behind_misleads_nobody(data: Path) -> None:
         stranger.kill()
 
 
-def test_a_first_start_that_is_killed_leaves_nothing_half_made(tmp_path: Path) -> None:
+def test_a_first_start_that_is_killed_leaves_no_incomplete_cluster(tmp_path: Path) -> None:
     with start_user(tmp_path) as process:
         wait_until(lambda: any(tmp_path.glob("postgres.new-*/base")))
         process.kill()
@@ -392,7 +392,7 @@ def test_a_first_start_that_is_killed_leaves_nothing_half_made(tmp_path: Path) -
     wait_until(lambda: not processes(tmp_path))
 
 
-def test_a_server_that_cannot_start_says_why(data: Path) -> None:
+def test_the_error_of_a_server_that_can_not_start_quotes_its_log(data: Path) -> None:
     with (data / "postgres" / "postgresql.conf").open("a") as settings:
         settings.write("work_mem = 'much'\n")
     with pytest.raises(LoaderError) as raised, embedded_server(data):
@@ -401,13 +401,13 @@ def test_a_server_that_cannot_start_says_why(data: Path) -> None:
     assert 'invalid value for parameter "work_mem": "much"' in raised.value.failure.message
 
 
-def test_any_postgresql_18_has_written_what_it_reads(data: Path) -> None:
-    """The catalog's version tells who can read a cluster; all minor versions of a major one have the same."""
+def test_the_server_reads_the_data_folders_of_any_postgresql_18(data: Path) -> None:
+    """The catalog's version determines who can read a cluster; the minor versions of a major one share it."""
     with embedded_server(data) as url:
         assert answer(url, "SELECT catalog_version_no FROM pg_control_system()") == 202506291
 
 
-def test_a_cluster_of_another_major_version_is_named_and_kept(data: Path) -> None:
+def test_a_cluster_of_another_major_version_is_reported_and_kept(data: Path) -> None:
     version = data / "postgres" / "PG_VERSION"
     version.write_text("17\n")
     with pytest.raises(LoaderError) as raised, embedded_server(data):
@@ -418,14 +418,14 @@ def test_a_cluster_of_another_major_version_is_named_and_kept(data: Path) -> Non
         assert answer(url, "SELECT value FROM kept") == 42
 
 
-def test_a_folder_that_cannot_be_one_is_a_plain_error(tmp_path: Path) -> None:
+def test_a_data_folder_that_is_a_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(LoaderError) as raised, embedded_server(tmp_path / "file"):
         pass
     assert raised.value.code is FailureCode.EMBEDDED_DATABASE
 
 
-def test_its_log_does_not_grow_for_ever(data: Path) -> None:
+def test_the_log_has_a_maximum_size(data: Path) -> None:
     log = data / "postgres.log"
     with log.open("ab") as lines:
         lines.write(b"an old line\n" * (LOG_LIMIT_BYTES // 10))
@@ -435,8 +435,8 @@ def test_its_log_does_not_grow_for_ever(data: Path) -> None:
 
 
 @needs_root
-def test_an_ordinary_user_runs_it_too(tmp_path: Path) -> None:
-    # Within a user namespace a process of root's takes itself for nobody, and so does the loader.
+def test_an_ordinary_user_can_run_the_server(tmp_path: Path) -> None:
+    # In a user namespace a process of root sees itself as nobody, and so does the loader.
     if subprocess.run([*UNSHARED.prefix, "true"], check=False).returncode != 0:
         pytest.skip("this machine does not let processes into a user namespace")
     with user(tmp_path, *UNSHARED.prefix) as (process, url):
@@ -452,8 +452,8 @@ def no_unshare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @needs_root
 @pytest.mark.usefixtures("no_unshare")
-def test_root_without_user_namespaces_runs_it_as_nobody() -> None:
-    folder = Path(tempfile.mkdtemp())  # pytest's own is closed to others
+def test_root_without_user_namespaces_runs_the_server_as_nobody() -> None:
+    folder = Path(tempfile.mkdtemp())  # other users can't access pytest's folder
     try:
         with embedded_server(folder) as url:
             assert postmaster(folder).uids().effective == 65534
@@ -467,7 +467,7 @@ def test_root_without_user_namespaces_runs_it_as_nobody() -> None:
 
 @needs_root
 @pytest.mark.usefixtures("no_unshare")
-def test_where_only_root_gets_to_root_is_told_so(tmp_path: Path) -> None:
+def test_a_folder_that_only_root_can_access_is_reported(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     with pytest.raises(LoaderError) as raised, embedded_server(tmp_path / "data"):
         pass
