@@ -10,7 +10,7 @@ import pytest
 from loader.cli import commands
 from loader.contract import Failed, FailureCode, Job, Published
 from tests.support.loader_process import query
-from tests.support.taken_tables import Operator
+from tests.support.table_operator import Operator
 
 # Imports of a second each.
 pytestmark = pytest.mark.slow

@@ -12,7 +12,7 @@ from loader.contract import Failed, FailureCode, Job, Published
 from loader.errors import LoaderError
 from tests.support.loader_process import assert_nothing_is_left, query
 from tests.support.mid_load import REFERENCE
-from tests.support.taken_tables import Operator
+from tests.support.table_operator import Operator
 
 # Imports of a second each.
 pytestmark = pytest.mark.slow

@@ -24,7 +24,7 @@ from tests.support.loader_process import (
 from tests.support.mid_load import holding, staged_part, wait_for_lock
 from tests.support.postgres_server import installed
 from tests.support.supervision import SupervisorHarness
-from tests.support.taken_tables import Operator
+from tests.support.table_operator import Operator
 from tests.support.target import execute
 
 # Imports of a second each.

@@ -144,8 +144,8 @@ def _kept_text(found: _Staged, data_bytes: int | None, *, is_supervised: bool) -
     percent = f", {100 * totals.bytes / data_bytes:.1f} %" if data_bytes else ""
     text = f" Import {found.id} keeps {totals.rows_copied:,} rows ({totals.bytes / 1e6:,.0f} MB{percent})"
     if is_supervised:
-        return f"{text}; the next attempt goes on from there."
-    return f"{text} until `loader gc` or `loader drop`; the same command with --import-id {found.id} goes on from there."
+        return f"{text}; its next attempt resumes it."
+    return f"{text} until `loader gc` or `loader drop`; a run of its file with --import-id {found.id} resumes it."
 
 
 def _shown(import_id: UUID | None) -> str | None:

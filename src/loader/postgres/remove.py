@@ -78,20 +78,20 @@ def remove(
     rows and its state agree. Raises Stopped, TABLE_LOCKED, IMPORT_DETACHED, TABLE_REFERENCED.
     """
 
-    def unlocked(action: Callable[[], None]) -> None:
+    def retried(action: Callable[[], None]) -> None:
         with import_tables.referenced():
             retry_while_locked(connection, action, interrupt, lock_seconds)
 
     try:
-        _leave_trips(connection, import_key, partial(unlocked, partial(_detach, connection, import_key)))
+        _leave_trips(connection, import_key, partial(retried, partial(_detach, connection, import_key)))
         parts = ledger.parts(connection, import_key)
         for count, part in enumerate(parts):
             interrupt.check()
             on_part(count, len(parts))
             failpoint.hit()
-            unlocked(partial(drop_part, connection, import_key, part))
+            retried(partial(drop_part, connection, import_key, part))
         failpoint.hit()
-        unlocked(partial(_drop_import, connection, import_key))
+        retried(partial(_drop_import, connection, import_key))
         on_part(len(parts), len(parts))
     except _TableMoved as moved:
         _set_published(connection, import_key)

@@ -17,7 +17,7 @@ from loader.postgres.connection import Database
 from loader.schema import COLUMNS, LAYOUT_COLUMN_COUNTS
 from loader.source.open import open_source
 from tests.support.loader_process import Loaders, assert_nothing_is_left, fresh_database, query
-from tests.support.taken_tables import Operator
+from tests.support.table_operator import Operator
 
 # pg_dump's output of a database that the loader filled while its ledger had version 1.
 VERSION_1 = Path(__file__).with_name("ledger_version_1.sql").read_text()
