@@ -1,4 +1,4 @@
-"""What most tests need: a real PostgreSQL, one for each test process, and a fresh database in it for each test."""
+"""Fixtures of most tests: a PostgreSQL per test process, with a fresh database per test."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tests.support.http_server import HttpServer
 from tests.support.loader_process import STARTED, Loaders, fresh_database
 from tests.support.supervision import SupervisorHarness, supervising
 
-# The first call of a compiled function takes seconds: no property test is slow for that.
+# The first call of a compiled function takes seconds, which must not fail a property test.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
-# Under nohup SIGHUP is ignored, in a shell's background SIGINT. Children inherit that, and heed it; here they are sent both.
+# nohup ignores SIGHUP, a shell's background job SIGINT, and children inherit that. Tests send both.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -31,7 +31,7 @@ SAMPLE_ROWS = 12_000
 
 @pytest.fixture(autouse=True)
 def no_loader_outlives_its_test() -> Generator[None]:
-    """Kill what a failed test has left running."""
+    """Kill processes that a failed test has left running."""
     yield
     for process in STARTED:
         if process.poll() is None:
@@ -45,7 +45,7 @@ def no_loader_outlives_its_test() -> Generator[None]:
 
 @pytest.fixture(scope="session")
 def sample() -> bytes:
-    """A file of SAMPLE_ROWS realistic trips, about 2 MB."""
+    """Return a file of SAMPLE_ROWS realistic trips, about 2 MB."""
     out = io.BytesIO()
     write_sample(out, SAMPLE_ROWS, seed=7)
     return out.getvalue()
@@ -53,10 +53,10 @@ def sample() -> bytes:
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
-    """The URL of a server of this test process's own, for all its tests."""
+    """Yield the URL of a server for all tests of this test process."""
     with embedded_server(tmp_path_factory.mktemp("postgres")) as url:
         with psycopg.connect(url, autocommit=True) as connection:
-            # Tests kill processes, not machines: what the server has written, the kernel still has.
+            # Tests kill processes, not machines: the kernel keeps what the server has written.
             connection.execute("ALTER SYSTEM SET fsync = off")
             connection.execute("SELECT pg_reload_conf()")
         yield url
@@ -64,7 +64,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
 
 @pytest.fixture
 def crashing_postgres(tmp_path: Path) -> Generator[CrashingPostgres]:
-    """A server of the test's own, which it may kill: the others would lose theirs."""
+    """Yield a server for this test only, which it may kill."""
     folder = tmp_path / "postgres"
     with embedded_server(folder) as url:
         yield CrashingPostgres(folder, url)
@@ -72,38 +72,38 @@ def crashing_postgres(tmp_path: Path) -> Generator[CrashingPostgres]:
 
 @pytest.fixture
 def database_url(postgres: str) -> Generator[str]:
-    """The URL of a fresh database; whatever a test leaves connected to it is thrown out in the end."""
+    """Yield the URL of a fresh database; remaining connections are terminated at the end."""
     with fresh_database(postgres) as url:
         yield url
 
 
 @pytest.fixture
 def loaders(tmp_path: Path, database_url: str) -> Loaders:
-    """What starts loaders with small segments and parts on the test's database."""
+    """Return a starter of loaders with small segments and parts, for the test's database."""
     return Loaders(tmp_path, database_url)
 
 
 @pytest.fixture
 def server(sample: bytes) -> Generator[HttpServer]:
-    """The sample's server."""
+    """Yield an HTTP server of the sample."""
     with HttpServer(sample) as server:
         yield server
 
 
 @pytest.fixture
 def anyio_backend() -> str:
-    """Whoever awaits does it in asyncio."""
+    """Run async tests on asyncio."""
     return "asyncio"
 
 
 @pytest.fixture
 async def scene(tmp_path: Path, database_url: str) -> AsyncGenerator[SupervisorHarness]:
-    """A supervisor of two slots, which tries again at once."""
+    """Yield a supervisor with two slots that retries at once."""
     async with supervising(tmp_path, database_url) as scene:
         yield scene
 
 
 @pytest.fixture(params=[False, pytest.param(True, marks=pytest.mark.long)], ids=["some steps", "every step"])
 def every_step(request: pytest.FixtureRequest) -> bool:
-    """Whether a failpoint is tried at each step, which takes minutes, or at some."""
+    """Return whether each failpoint is tried, which takes minutes, or only some."""
     return bool(request.param)

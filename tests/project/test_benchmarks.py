@@ -25,7 +25,7 @@ COLUMNS = [
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the loader is compared with curl | psql")
-def test_the_benchmark_shows_each_contender_with_all_rows_or_as_not_installed(tmp_path: Path) -> None:
+def test_the_comparison_shows_each_contender_with_all_rows_or_as_missing(tmp_path: Path) -> None:
     command = [*COMPARE, "--rows=3000", "--runs=1", "--skip=pgloader"]
     output = subprocess.run(
         [*command, f"--folder={tmp_path}"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
@@ -67,7 +67,7 @@ def tables_in(output: str) -> list[list[list[str]]]:
 
 
 @pytest.mark.long
-def test_the_benchmark_of_the_service_shows_every_figure_and_goal(tmp_path: Path) -> None:
+def test_the_benchmark_of_the_service_shows_each_figure_and_goal(tmp_path: Path) -> None:
     command = [*COMPARE, "--service", "--rows=400000", "--runs=1", "--get-seconds=1"]
     output = subprocess.run(
         [*command, f"--folder={tmp_path}"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
@@ -108,7 +108,7 @@ def test_the_benchmarks_of_scaling_startup_and_networks_show_each_figure(tmp_pat
     assert all(each["share"] < 1.1 for each in window)  # nothing is faster than the link
 
 
-def test_a_file_is_served_as_a_larger_one_that_repeats_its_rows(tmp_path: Path) -> None:
+def test_the_file_server_repeats_the_rows_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "trips.csv").write_bytes(b"a,b\n1,2\n3,4\n")
     server = subprocess.Popen(
         [sys.executable, str(ROOT / "examples" / "file_server.py"), str(tmp_path)],

@@ -1,4 +1,4 @@
-"""`make demo` does what it shows: it starts the service, imports a sample, asks the rows, and leaves nothing running."""
+"""`make demo` starts the service, imports a sample, queries the rows, and leaves no process running."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ pytestmark = pytest.mark.slow
 
 
 def processes_of(folder: Path) -> list[psutil.Process]:
-    """Return the processes that have the folder in their command line."""
+    """Return the processes with the folder in their command line."""
     found: list[psutil.Process] = []
     for process in psutil.process_iter():
         try:
             line = process.cmdline()
-        except psutil.Error:  # it has ended meanwhile, or is another user's
+        except psutil.Error:  # it has exited, or belongs to another user
             continue
         if any(str(folder) in word for word in line):
             found.append(process)
@@ -31,11 +31,11 @@ def processes_of(folder: Path) -> list[psutil.Process]:
 
 
 @pytest.mark.slow
-def test_the_demo_shows_a_receipt_and_an_answer_and_leaves_nothing_running(tmp_path: Path) -> None:
+def test_the_demo_shows_a_receipt_and_rows_and_leaves_no_process(tmp_path: Path) -> None:
     shown = subprocess.run(
         [sys.executable, "-m", "examples.demo", "--rows", "20000", "--folder", str(tmp_path)],
         cwd=ROOT,
-        env={**os.environ, "DATABASE_URL": "postgresql://nowhere.invalid/none"},  # not the demo's to touch
+        env={**os.environ, "DATABASE_URL": "postgresql://nowhere.invalid/none"},  # the demo ignores it
         capture_output=True,
         text=True,
         check=False,

@@ -1,4 +1,4 @@
-"""The files that people deploy with: what of them can be checked without an engine, a cluster and an account."""
+"""Checks of the deployment files that need no engine, cluster or account."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ TERRAFORM = DEPLOY / "terraform"
 Value: TypeAlias = "str | int | bool | list[Value] | dict[str, Value] | None"
 Mapping: TypeAlias = "dict[str, Value]"
 
-# Since docs/operations.md says so: what a stop takes at most, and some.
+# More than the longest stop, as in docs/operations.md.
 STOP_SECONDS = 20
 
 
 def load(path: Path) -> Mapping:
-    # yaml has no types; what is not as described here fails the test that looks at it
+    # yaml has no types; a test of another shape fails
     return cast("Mapping", yaml.safe_load(path.read_text()))
 
 
 def at(value: Value, *path: str | int) -> Value:
-    """Return what is at a path of keys and indices, None where there is nothing."""
+    """Return the value at a path of keys and indices, or None."""
     for key in path:
         if isinstance(value, dict) and isinstance(key, str):
             value = value.get(key)
@@ -48,7 +48,7 @@ def at(value: Value, *path: str | int) -> Value:
 
 
 def names(values: Value, *path: str) -> set[str]:
-    """Return the texts at a path in each item of a list, where there are any."""
+    """Return the strings at a path in the items of a list."""
     return {found for each in items(values) if isinstance(found := at(each, *path), str)}
 
 
@@ -69,7 +69,7 @@ def settings() -> set[str]:
 
 
 def is_setting(name: str) -> bool:
-    return name in settings() or re.fullmatch(r"PG[A-Z]+", name) is not None  # libpq's are listed as PG*
+    return name in settings() or re.fullmatch(r"PG[A-Z]+", name) is not None  # the page lists libpq's as PG*
 
 
 def services() -> dict[str, Mapping]:
@@ -94,7 +94,7 @@ def test_the_containerfile_passes_the_linter() -> None:
     assert run.returncode == 0, run.stdout
 
 
-def test_what_the_containerfile_copies_gets_past_dockerignore() -> None:
+def test_dockerignore_admits_what_the_containerfile_copies() -> None:
     allowed = re.findall(r"^!(\S+)", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
     copied = re.findall(r"^COPY (?!--from)(.*) \S+$", (ROOT / "Containerfile").read_text(), re.MULTILINE)
     for path in " ".join(copied).split():
@@ -102,7 +102,7 @@ def test_what_the_containerfile_copies_gets_past_dockerignore() -> None:
         assert path in allowed
 
 
-def test_the_image_runs_as_the_user_that_the_manifests_name() -> None:
+def test_image_and_manifests_name_the_same_user() -> None:
     user = re.search(r"^USER (\d+):(\d+)$", (ROOT / "Containerfile").read_text(), re.MULTILINE)
     assert user is not None
     for path in WORKLOADS:
@@ -110,13 +110,13 @@ def test_the_image_runs_as_the_user_that_the_manifests_name() -> None:
         assert (at(context, "runAsUser"), at(context, "runAsGroup")) == (int(user[1]), int(user[2]))
 
 
-def test_the_image_sets_no_variable_that_is_not_documented() -> None:
+def test_variables_of_the_image_are_documented() -> None:
     final_stage = (ROOT / "Containerfile").read_text().rsplit("\nFROM ", 1)[1]
     variables = re.findall(r"\b([A-Z_]{3,})=", final_stage.split("\nENV ")[1].split("\nUSER")[0])
     assert {name for name in variables if not is_setting(name)} == {"PATH", "PYTHONDONTWRITEBYTECODE"}
 
 
-# ---- Compose, and what is checked by a schema
+# ---- Compose, and files with a schema
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_the_image_sets_no_variable_that_is_not_documented() -> None:
         ("dependabot", ".github/dependabot.yml"),
     ],
 )
-def test_a_file_is_as_its_schema_says(schema: str, path: str) -> None:
+def test_a_file_matches_its_schema(schema: str, path: str) -> None:
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", ROOT / path]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout
@@ -145,7 +145,7 @@ def test_a_container_has_no_more_rights_than_it_needs(name: str) -> None:
         assert str(port).startswith("127.0.0.1:")
 
 
-def test_what_compose_mounts_from_the_project_is_there() -> None:
+def test_files_that_compose_mounts_exist() -> None:
     mounts = [str(each) for service in SERVICES.values() for each in items(service.get("volumes", []))]
     sources = [mount.split(":")[0] for mount in mounts if mount.startswith("./")]
     assert sources
@@ -164,7 +164,7 @@ def test_the_settings_of_compose_are_documented() -> None:
     assert all(is_setting(name) for name in mapping(SERVICES["importer"]["environment"]))
 
 
-def test_a_stop_leaves_enough_time_to_suspend() -> None:
+def test_a_stop_allows_enough_time_to_suspend() -> None:
     assert SERVICES["importer"]["stop_grace_period"] == f"{STOP_SECONDS}s"
     for path in WORKLOADS:
         seconds = at(load(path), "spec", "template", "spec", "terminationGracePeriodSeconds")
@@ -176,7 +176,7 @@ def test_a_stop_leaves_enough_time_to_suspend() -> None:
 # ---- Monitoring
 
 
-def test_alarms_and_dashboard_ask_for_metrics_that_there_are() -> None:
+def test_alerts_and_dashboard_query_existing_metrics() -> None:
     text = metrics_text(dict.fromkeys(State, 0), is_database_up=True).decode()
     families = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
     known = {
@@ -193,20 +193,20 @@ def test_alarms_and_dashboard_ask_for_metrics_that_there_are() -> None:
     assert {"importer_imports", "importer_source_bytes_total", "importer_rejects_total"} <= asked
 
 
-def test_the_first_import_that_ends_shows_as_an_increase() -> None:
+def test_durations_start_at_zero_so_the_first_import_is_an_increase() -> None:
     text = metrics_text(dict.fromkeys(State, 0), is_database_up=True).decode()
     for state in FINISHED:
         assert f'importer_import_duration_seconds_count{{state="{state}"}} 0.0' in text
 
 
-def test_the_dashboard_asks_the_source_that_is_provisioned() -> None:
+def test_the_dashboard_queries_the_provisioned_source() -> None:
     grafana = DEPLOY / "compose" / "grafana"
     uid = at(load(grafana / "datasource.yaml"), "datasources", 0, "uid")
     dashboard = json.loads((grafana / "importer.json").read_text())
     assert all(panel["datasource"]["uid"] == uid for panel in dashboard["panels"])
 
 
-def test_each_alarm_is_on_the_page_that_tells_what_to_do() -> None:
+def test_the_operations_page_lists_each_alert() -> None:
     page = (ROOT / "docs" / "operations.md").read_text()
     rules = items(at(load(DEPLOY / "compose" / "alerts.yml"), "groups", 0, "rules"))
     alarms = re.findall(r"^    ([a-z-]+) = \{$", (TERRAFORM / "alarms.tf").read_text(), re.MULTILINE)
@@ -217,7 +217,7 @@ def test_each_alarm_is_on_the_page_that_tells_what_to_do() -> None:
 # ---- Kubernetes
 
 
-def test_every_manifest_is_of_a_kustomization() -> None:
+def test_each_manifest_is_in_a_kustomization() -> None:
     named = {
         path.parent / str(name)
         for path in KUBERNETES.rglob("kustomization.yaml")
@@ -243,7 +243,7 @@ def test_a_pod_has_no_more_rights_than_it_needs(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", WORKLOADS, ids=lambda path: path.stem)
-def test_a_pod_mounts_volumes_that_it_has_and_reads_settings_that_there_are(path: Path) -> None:
+def test_a_pod_mounts_existing_volumes_and_reads_existing_settings(path: Path) -> None:
     workload = load(path)
     pod = at(workload, "spec", "template", "spec")
     claims = at(workload, "spec", "volumeClaimTemplates") or []
@@ -280,7 +280,7 @@ def test_service_budget_and_policy_select_the_pods() -> None:
     }
 
 
-def test_the_probes_ask_for_what_the_service_answers() -> None:
+def test_the_probes_request_existing_paths() -> None:
     container = at(load(WORKLOADS[0]), "spec", "template", "spec", "containers", 0)
     asked = [
         at(container, f"{name}Probe", "httpGet", "path") for name in ("startup", "liveness", "readiness")
@@ -288,7 +288,7 @@ def test_the_probes_ask_for_what_the_service_answers() -> None:
     assert asked == ["/health/live", "/health/live", "/health/ready"]
 
 
-def test_a_job_is_given_up_where_no_failure_with_its_exit_code_is_retryable() -> None:
+def test_the_job_fails_at_once_for_exit_codes_without_a_retryable_failure() -> None:
     retryable = {kind.exit_code for kind in FAILURE_KINDS.values() if kind.retryable}
     rules = items(at(load(WORKLOADS[1]), "spec", "podFailurePolicy", "rules"))
     given_up = next(at(rule, "onExitCodes", "values") for rule in rules if at(rule, "action") == "FailJob")
@@ -296,7 +296,7 @@ def test_a_job_is_given_up_where_no_failure_with_its_exit_code_is_retryable() ->
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
-def test_kustomize_puts_the_manifests_together(tmp_path: Path) -> None:
+def test_kustomize_builds_the_manifests(tmp_path: Path) -> None:
     shutil.copytree(KUBERNETES, tmp_path, dirs_exist_ok=True)
     site = tmp_path / "site"
     shutil.copy(site / "pg_service.conf.example", site / "pg_service.conf")
@@ -319,7 +319,7 @@ def test_kustomize_puts_the_manifests_together(tmp_path: Path) -> None:
 # ---- Terraform
 
 
-def test_the_boot_script_gets_what_it_names() -> None:
+def test_the_boot_script_gets_the_variables_that_it_uses() -> None:
     names = set(re.findall(r"\$\{(?:replace\()?(\w+)", (TERRAFORM / "boot.sh.tftpl").read_text()))
     given = (TERRAFORM / "service.tf").read_text().split("boot.sh.tftpl")[1].split("})")[0]
     assert names == set(re.findall(r"^ +(\w+) +=", given, re.MULTILINE))

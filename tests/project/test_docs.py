@@ -1,4 +1,4 @@
-"""The pages that list settings and commands list those that the code has."""
+"""The pages agree with the code: settings, states, codes, operations, commands, tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from importer.api.health import get_metrics
 from importer.api.problems import PROBLEM_KINDS
 from importer.api.request_bodies import NewImport
 
-# the texts that --help prints: they name the commands
+# the texts of --help name the commands
 from importer.cli.parser import EXAMPLES as IMPORTER_EXAMPLES
 from importer.model import TRANSITIONS, State
 from loader.cli.parser import EXAMPLES as LOADER_EXAMPLES
@@ -37,7 +37,7 @@ def test_the_configuration_page_lists_the_environment_that_is_read() -> None:
     assert {name for name in listed if name.startswith("IMPORTER_")} <= read
 
 
-def test_the_api_page_lists_the_states_and_their_moves() -> None:
+def test_the_api_page_lists_states_and_transitions() -> None:
     listed = {row[0]: set(re.findall(r"\w+", row[2])) for row in rows_of("api.md", "States")}
     assert listed == {
         state.value: {target.value for origin, target in TRANSITIONS if origin is state} for state in State
@@ -89,7 +89,7 @@ def test_the_reliability_page_and_the_tests_are_in_step() -> None:
     assert {test for test, file in tests.items() if file.startswith("test_faults_")} <= named
 
 
-def test_each_fault_of_the_reliability_page_names_its_test_or_says_why_there_is_none() -> None:
+def test_each_fault_of_the_reliability_page_names_its_test_or_the_reason() -> None:
     for fault, *_, proof in rows_of("reliability.md", r"[A-Z].*"):
         assert "::test_" in proof or proof.startswith("not provoked: "), fault
 

@@ -1,4 +1,4 @@
-"""The layout shows the design, where import-linter can't say it: who starts processes, who speaks SQL, what a file owns."""
+"""Rules of the layout that import-linter can't express: who starts processes, who uses SQL, how long a file is."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOMS = sorted(path for path in SOURCE.glob("*/*/") if (path / "__init__.py").ex
 
 
 def name_of(path: Path) -> str:
-    """Return a module's dotted name; a package's is that of its folder."""
+    """Return a module's dotted name; a package has that of its folder."""
     return ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
 
 
@@ -36,7 +36,7 @@ IMPORTS = {name_of(path): imported(path) for path in MODULES}
 
 
 def reachable(module: str) -> set[str]:
-    """Return the modules that importing one imports, directly and through others."""
+    """Return the modules that a module imports, directly or indirectly."""
     found: set[str] = set()
     waiting = [module]
     while waiting:
@@ -52,33 +52,33 @@ def test_no_module_imports_itself_through_others(module: str) -> None:
 
 
 @pytest.mark.parametrize("program", ["importer.server.server", "importer.cli.main", "loader.postgres.ledger"])
-def test_neither_the_service_nor_a_reader_of_the_ledger_imports_the_compiler(program: str) -> None:
+def test_neither_service_nor_ledger_import_the_compiler(program: str) -> None:
     assert "loader.kernel.jit" not in reachable(program)
 
 
 @pytest.mark.parametrize("room", ROOMS, ids=lambda room: f"{room.parent.name}/{room.name}")
-def test_a_room_holds_nothing_but_its_docstring_and_its_files(room: Path) -> None:
+def test_the_init_of_a_room_has_a_docstring_only(room: Path) -> None:
     tree = ast.parse((room / "__init__.py").read_text())
     assert len(tree.body) == 1
     assert ast.get_docstring(tree)
 
 
 @pytest.mark.parametrize("room", ROOMS, ids=lambda room: f"{room.parent.name}/{room.name}")
-def test_the_architecture_page_says_in_one_line_what_a_room_owns(room: Path) -> None:
+def test_the_architecture_page_has_one_line_per_room(room: Path) -> None:
     page = (ROOT / "docs" / "architecture.md").read_text()
     section = page.split(f"### src/{room.parent.name}\n")[1].split("\n### ")[0].split("\n## ")[0]
     assert len(re.findall(rf"^\| `{room.name}/` \|", section, re.MULTILINE)) == 1
 
 
-def test_sqlite_is_spoken_to_in_the_control_db_alone() -> None:
+def test_only_the_control_db_uses_sqlite() -> None:
     assert users_of(r"sqlite3?\.connect\b", "importer") == {"importer.store.database"}
 
 
-def test_processes_are_started_in_one_module_of_the_importer() -> None:
+def test_one_module_of_the_importer_starts_processes() -> None:
     assert users_of(r"\bsubprocess\b", "importer") == {"importer.supervisor.process"}
 
 
-def test_postgres_is_spoken_to_in_its_room_and_by_the_part_that_copies() -> None:
+def test_only_the_postgres_room_and_part_use_psycopg() -> None:
     speakers = users_of(r"\b(import|from) psycopg", "loader")
     others = {name for name in speakers if not name.startswith("loader.postgres.")}
     # version asks libpq for its own
@@ -86,14 +86,14 @@ def test_postgres_is_spoken_to_in_its_room_and_by_the_part_that_copies() -> None
 
 
 def users_of(pattern: str, package: str) -> set[str]:
-    """Return the modules of a package in whose text the pattern is."""
+    """Return the modules of a package whose text matches a pattern."""
     return {
         name_of(path) for path in (SOURCE / package).rglob("*.py") if re.search(pattern, path.read_text())
     }
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_a_module_says_what_it_owns_and_is_short_enough_to_read(path: Path) -> None:
+def test_a_module_has_a_docstring_and_at_most_400_lines(path: Path) -> None:
     text = path.read_text()
     assert ast.get_docstring(ast.parse(text))
     assert len(text.splitlines()) <= 400
