@@ -1,4 +1,4 @@
-"""What is added in one place is added in the others: column kinds. Settings and options: tests/importer."""
+"""Each column kind is complete: Postgres type, encoder, boundary values. The kernel: test_encode_rows.py."""
 
 from __future__ import annotations
 
