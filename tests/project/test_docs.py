@@ -127,6 +127,15 @@ def anchors_of(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_paths_and_modules_in_a_page_exist(page: Path) -> None:
+    text = page.read_text()
+    for path in re.findall(r"`((?:src|tests|docs|deploy|benchmarks|examples)/[\w./-]*)", text):
+        assert (ROOT / path).exists(), path
+    for module in re.findall(r"`(\w+\.py)`", text):
+        assert any(list((ROOT / folder).rglob(module)) for folder in ("src", "tests", "benchmarks")), module
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_make_targets_in_a_page_exist(page: Path) -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"(?:`|^)make ([a-z][a-z-]+)", page.read_text(), re.MULTILINE):
