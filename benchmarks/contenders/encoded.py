@@ -10,7 +10,7 @@ from loader.buffers import BufferPool
 from loader.encoding.encoder import COPY_HEADER, COPY_TRAILER, Encoder
 from loader.encoding.header import read_header
 from loader.kernel.cache import sources_digest
-from loader.pipeline.remainder import PendingBlocks
+from loader.pipeline.coverage import PendingBlocks
 from loader.source.open import open_source
 
 # One each for the source, the encoder, and in between.
@@ -29,8 +29,8 @@ def encoded(sample: Path, connections: int) -> list[Path]:
         encoder, pool = Encoder(header.column_count), BufferPool(BUFFERS)
         for file in files:
             file.write(COPY_HEADER)
-        remainder = PendingBlocks(source, pool, [], header.data_start, info.size_bytes)
-        for number, block in enumerate(remainder.blocks()):
+        pending = PendingBlocks(source, pool, [], header.data_start, info.size_bytes)
+        for number, block in enumerate(pending.blocks()):
             for chunk in encoder.encode(block):
                 files[number % connections].write(chunk.payload)
             pool.release(block.buffer)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psycopg
 
-from loader.pipeline.copy_writer import AttentiveWriter
+from loader.pipeline.part import ErrorAwareWriter
 from loader.postgres.connection import write_early
 from loader.schema import COLUMNS, LAYOUT_COLUMN_COUNTS, POSTGRES_TYPES
 
@@ -59,7 +59,7 @@ def _send(database_url: str, number: int, file: str) -> None:
             cursor.execute(statement.encode())
         command = f"COPY {table} ({NAMES}) FROM STDIN (FORMAT binary, FREEZE)".encode()
         # with psycopg's own writer libpq collects a megabyte before it sends any
-        with cursor.copy(command, writer=AttentiveWriter(cursor)) as copy:
+        with cursor.copy(command, writer=ErrorAwareWriter(cursor)) as copy:
             for start in range(0, len(rows), WRITE_BYTES):
                 copy.write(rows[start : start + WRITE_BYTES])
 

@@ -1,9 +1,9 @@
-"""THE CONTRACT between a loader and whoever started it: the job, the messages, the exit codes, the failure codes.
+"""The contract between a loader and its supervisor: the job, the messages, the exit codes, the failure codes.
 
-A supervisor writes one `Job` as a line of JSON to the loader's stdin and holds stdin open; the loader writes
-`Message`s, one JSON object a line, to stdout. `docs/loader-contract.md` is this module in prose, held to it by a test.
-New fields and new failure codes may come; a reader ignores fields it does not know, and takes an exit code
-it does not know as a failure. This module imports nothing of the project.
+A supervisor writes one `Job` as a line of JSON to the loader's stdin and keeps stdin open; the loader writes `Message`s, one
+JSON object per line, to stdout. A test compares `docs/loader-contract.md` with this module. Later versions may add fields
+and failure codes: a reader ignores unknown fields, and treats an unknown exit code as a failure. This module imports nothing
+of the project.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Phase = Literal["probing", "loading", "indexing", "publishing", "rolling_back"]
 
 
 class ExitCode(enum.IntEnum):
-    """What the process says when it ends (sysexits.h where it has a fitting code, 128 + signal for signals)."""
+    """The exit codes: those of sysexits.h where one fits, 128 + signal for signals."""
 
     PUBLISHED = 0
     USAGE = 2
@@ -34,7 +34,7 @@ class ExitCode(enum.IntEnum):
 
 
 class FailureCode(enum.StrEnum):
-    """Why an import did not end in a receipt: the one failure vocabulary of CLI and REST."""
+    """Why an import has failed. The CLI and the REST API use the same codes."""
 
     USAGE = "usage"
     HEADER_MISMATCH = "header_mismatch"
@@ -79,12 +79,12 @@ Staging = Literal["kept", "dropped"]
 
 
 class FailureKind(msgspec.Struct, frozen=True):
-    """What is true of every failure with one code."""
+    """The properties of all failures with one code."""
 
     exit_code: ExitCode
-    retryable: bool  # the same command may well succeed
+    retryable: bool  # the same command may succeed later
     meaning: str  # one sentence for the documentation
-    # What becomes of what is committed. It is dropped where the user says so, the file has changed or its data are bad.
+    # Whether the staging is kept. It is dropped if the user asks for it, the file has changed or its data are bad.
     staging: Staging = "kept"
 
 
@@ -97,108 +97,110 @@ FAILURE_KINDS: dict[FailureCode, FailureKind] = {
         ExitCode.DATA, False, "The file has no rows: no bytes at all, or a header only."
     ),
     FailureCode.NOT_CSV: FailureKind(
-        ExitCode.DATA, False, "The bytes are something else: HTML, UTF-16, an archive."
+        ExitCode.DATA, False, "The file is no CSV in UTF-8: HTML, UTF-16, an archive."
     ),
     FailureCode.BAD_ROW: FailureKind(
         ExitCode.DATA,
         False,
-        "A row can't be stored, and no reject was allowed; or it breaks a constraint or an index of trips.",
+        "A row can't be stored, and no reject is allowed; or it violates a constraint or an index of trips.",
         "dropped",
     ),
     FailureCode.TOO_MANY_REJECTS: FailureKind(
-        ExitCode.DATA, False, "More rows were rejected than --max-rejects.", "dropped"
+        ExitCode.DATA, False, "More rows were rejected than --max-rejects allows.", "dropped"
     ),
     FailureCode.RECORD_TOO_LONG: FailureKind(
-        ExitCode.DATA, False, "A record is longer than a block; usually a quote is never closed.", "dropped"
+        ExitCode.DATA, False, "A record is longer than a block; usually a quote is not closed.", "dropped"
     ),
     FailureCode.ALREADY_IMPORTED: FailureKind(
         ExitCode.DATA,
         False,
-        "This very file (address, size, validator, digest) is published already.",
+        "This file (same URL, size, validator and digest) is published already.",
         "dropped",
     ),
-    FailureCode.SOURCE_NOT_FOUND: FailureKind(ExitCode.SOURCE, False, "There is no such file or address."),
+    FailureCode.SOURCE_NOT_FOUND: FailureKind(ExitCode.SOURCE, False, "The file or the URL does not exist."),
     FailureCode.SOURCE_FORBIDDEN: FailureKind(
         ExitCode.SOURCE,
         False,
-        "The server or the file system refuses access; a signed address may have expired.",
+        "The server or the file system denies access; a signed URL may have expired.",
     ),
     FailureCode.SOURCE_REFUSED: FailureKind(
-        ExitCode.SOURCE, False, "The address, or one that it leads to, is not public, and not allowed either."
+        ExitCode.SOURCE, False, "The URL, or one that it redirects to, is neither public nor allowed."
     ),
     FailureCode.SOURCE_UNREACHABLE: FailureKind(
-        ExitCode.SOURCE, True, "The server can't be reached or keeps failing, beyond the retry budget."
+        ExitCode.SOURCE, True, "The server can't be reached, or fails repeatedly; retries are exhausted."
     ),
     FailureCode.SOURCE_CHANGED: FailureKind(
-        ExitCode.SOURCE, False, "The file is not the one the import began with.", "dropped"
+        ExitCode.SOURCE, False, "The file is not the one that the import started with.", "dropped"
     ),
-    FailureCode.SOURCE_TRUNCATED: FailureKind(ExitCode.SOURCE, True, "The file ends before its end."),
+    FailureCode.SOURCE_TRUNCATED: FailureKind(
+        ExitCode.SOURCE, True, "The file is shorter than the server announced, or ends within a record."
+    ),
     FailureCode.LENGTH_UNVERIFIED: FailureKind(
-        ExitCode.SOURCE, False, "Nothing says where the file ends, and a verified length was asked for."
+        ExitCode.SOURCE, False, "The source announces no length, and --require-verified-length is set."
     ),
     FailureCode.SOURCE_CORRUPT: FailureKind(
         ExitCode.SOURCE,
         False,
-        "The compressed data is damaged, or more than just one compressed file.",
+        "The compressed data is damaged, or followed by other data.",
         "dropped",
     ),
     FailureCode.SOURCE_PROTOCOL: FailureKind(
-        ExitCode.SOURCE, False, "The server's answers contradict each other or the HTTP standard."
+        ExitCode.SOURCE, False, "The server's responses contradict each other or the HTTP standard."
     ),
     FailureCode.DATABASE_UNAVAILABLE: FailureKind(
-        ExitCode.DATABASE_UNAVAILABLE, True, "The database can't be reached, beyond the retry budget."
+        ExitCode.DATABASE_UNAVAILABLE, True, "The database can't be reached; retries are exhausted."
     ),
     FailureCode.CLEANUP_PENDING: FailureKind(
         ExitCode.DATABASE_UNAVAILABLE,
         True,
-        "Loading has stopped, but the staging could not be removed yet.",
+        "Loading has stopped, but the staging is not removed yet.",
         "dropped",
     ),
     FailureCode.OUT_OF_SPACE: FailureKind(
         ExitCode.OUT_OF_SPACE, False, "The database server's disk is full."
     ),
     FailureCode.SUSPENDED: FailureKind(
-        ExitCode.SUSPENDED, True, "Told to stop and keep what is committed; the same command goes on."
+        ExitCode.SUSPENDED,
+        True,
+        "The import was suspended and what is committed is kept; the same command resumes it.",
     ),
     FailureCode.IMPORT_BUSY: FailureKind(ExitCode.SUSPENDED, True, "Another loader holds this import."),
     FailureCode.TABLE_LOCKED: FailureKind(
         ExitCode.SUSPENDED,
         True,
-        "Other sessions kept trips locked for too long; nothing is lost, the same command goes on.",
+        "Other sessions held locks on trips for too long; the same command resumes the import.",
     ),
-    FailureCode.TABLE_CHANGED: FailureKind(
-        ExitCode.SUSPENDED, True, "trips was altered during the import; the staging is kept."
-    ),
+    FailureCode.TABLE_CHANGED: FailureKind(ExitCode.SUSPENDED, True, "trips was altered during the import."),
     FailureCode.TABLE_MISMATCH: FailureKind(
         ExitCode.CONFIGURATION,
         False,
-        "trips is not the loader's table, or has a column, constraint or index that these rows can't satisfy.",
+        "trips is not the loader's table, or has a column, constraint or index that the rows can't satisfy.",
     ),
     FailureCode.TABLE_REFERENCED: FailureKind(
         ExitCode.CONFIGURATION,
         False,
-        "Another object, such as a foreign key or a view, depends on an import that is to leave trips.",
+        "Another object, such as a foreign key or a view, depends on an import that is to be removed.",
     ),
     FailureCode.IMPORT_DETACHED: FailureKind(
         ExitCode.CONFIGURATION,
         False,
-        "The import is published, and somebody took its table out of trips, or its rows.",
+        "The import is published, but its table or its rows were taken out of trips.",
     ),
     FailureCode.IMPORT_NOT_FOUND: FailureKind(
         ExitCode.USAGE, False, "The ledger has no import with this id."
     ),
     FailureCode.DATABASE_RIGHTS: FailureKind(
-        ExitCode.CONFIGURATION, False, "The database role may not do what the loader has to."
+        ExitCode.CONFIGURATION, False, "The database role lacks a privilege that the loader needs."
     ),
     FailureCode.DATABASE_UNSUPPORTED: FailureKind(
         ExitCode.CONFIGURATION,
         False,
-        "The database is read-only, not in UTF-8, behind a pooler that keeps no sessions, or older than PostgreSQL 15.",
+        "The database is read-only, not in UTF-8, behind a pooler without sessions, or older than PostgreSQL 15.",
     ),
     FailureCode.DATABASE_CONFIGURATION: FailureKind(
         ExitCode.CONFIGURATION,
         False,
-        "The server refuses the role, password, database or TLS, has no schema public, or a limit of it is too low.",
+        "The server refuses the role, password, database or TLS, lacks the schema public, or has too low a limit.",
     ),
     FailureCode.EMBEDDED_DATABASE: FailureKind(
         ExitCode.CONFIGURATION, False, "The embedded PostgreSQL could not be started."
@@ -206,12 +208,12 @@ FAILURE_KINDS: dict[FailureCode, FailureKind] = {
     FailureCode.LOADER_KILLED: FailureKind(
         ExitCode.SUSPENDED,
         True,
-        "Said by a supervisor: the loader was killed, fell silent or could not be started.",
+        "Reported by a supervisor: the loader was killed, made no progress or could not be started.",
     ),
     FailureCode.PROOF_FAILED: FailureKind(
         ExitCode.INTERNAL,
         False,
-        "What is staged does not prove that the file is loaded whole; nothing was published.",
+        "The staging does not prove that the file is loaded completely; nothing was published.",
         "dropped",
     ),
     FailureCode.INTERNAL_ERROR: FailureKind(
@@ -230,21 +232,21 @@ _UUID = r"^(?i:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})(?!\n)$"
 
 
 class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What is to be imported, and how. Read from stdin, never from argv, so that no secret shows in `ps`."""
+    """What to import, and how. Read from stdin, never from argv, so that `ps` shows no secret."""
 
-    source: str  # http(s) address, path, or - for stdin (not under a supervisor: its stdin is the job's)
-    # a UUID; None: go on with this source's staging, or begin anew
+    source: str  # http(s) URL, path, or - for stdin (not under a supervisor, which uses stdin for the job)
+    # a UUID; None: resume from this source's staging, or start a new import
     import_id: Annotated[str, msgspec.Meta(pattern=_UUID)] | None = None
     mode: Mode = "append"
-    # connections that load; None: one a core, up to 4
+    # database connections that load; None: one per core, up to 4
     workers: Annotated[int, msgspec.Meta(ge=1)] | None = None
     max_rejects: str = "0"  # a count, or a percentage such as "0.5%"
-    force: bool = False  # import even if this very file is published already
-    require_verified_length: bool = False  # publish nothing whose receipt would say `length_verified: false`
+    force: bool = False  # import even if this file is published already
+    require_verified_length: bool = False  # fail rather than publish with `length_verified: false`
     on_sigterm: Literal["roll_back", "suspend"] = "roll_back"
     database_url: str | None = None  # None: DATABASE_URL, else the embedded server
-    # A list, even an empty one: http(s) only, and only to public addresses and these names, IP addresses and CIDRs, each
-    # with or without a port (address_policy.py). None: from anywhere.
+    # A list, even an empty one: only http(s), and only public addresses and these names, IP addresses and CIDRs, each with
+    # or without a port (address_policy.py). None: any source.
     allowed_hosts: list[str] | None = None
 
 
@@ -262,15 +264,15 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a published import proves. Rows parsed - rows rejected = rows copied = rows published."""
+    """The proof of a published import: rows parsed - rows rejected = rows copied = rows published."""
 
     import_id: str
     import_key: int  # trips.import_key of its rows
     source: str  # without credentials and query
-    validator: str | None  # the ETag or Last-Modified that every response carried
+    validator: str | None  # the ETag or Last-Modified that every response had
     source_bytes: int  # as transferred, compressed or not
     data_bytes: int  # decompressed, header included; the blocks cover each byte after the header exactly once
-    length_verified: bool  # a response announced the end of the file or marked it, and the file ended there
+    length_verified: bool  # the source announced or marked the end of the file, and the file ended there
     blocks: int
     parts: int
     rows_parsed: int
@@ -284,7 +286,7 @@ class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where the import stands. Rates are of the last seconds; None: not known, never invented."""
+    """The progress of an import. Rates are of the last 10 seconds; None: not known."""
 
     bytes_done: int  # of the source as transferred, loaded in this or an earlier attempt
     bytes_total: int | None
@@ -297,14 +299,14 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Started(msgspec.Struct, frozen=True, tag_field="type", tag="started"):
-    """First message: the process lives."""
+    """First message: the process has started."""
 
     pid: int
     version: str
 
 
 class Probed(msgspec.Struct, frozen=True, tag_field="type", tag="probed", omit_defaults=True):
-    """The source was looked at and fits; the import is in the ledger."""
+    """The source was probed and can be imported; the import is in the ledger."""
 
     import_id: str
     source: str
@@ -317,7 +319,7 @@ class Probed(msgspec.Struct, frozen=True, tag_field="type", tag="probed", omit_d
 
 
 class ProgressMessage(msgspec.Struct, frozen=True, tag_field="type", tag="progress"):
-    """Sent at each change of phase, and about once a second while bytes move."""
+    """Sent at each change of phase, and twice a second."""
 
     phase: Phase
     progress: Progress
@@ -330,7 +332,7 @@ class Published(msgspec.Struct, frozen=True, tag_field="type", tag="published"):
 
 
 class Failed(msgspec.Struct, frozen=True, tag_field="type", tag="failed", omit_defaults=True):
-    """Last message with any other exit. `staging`: none is left, kept for the next attempt, or not known."""
+    """Last message with any other exit code. `staging`: none is left, kept for the next attempt, or unknown."""
 
     failure: Failure
     staging: Literal["none", "kept", "unknown"]

@@ -11,9 +11,10 @@ from loader.cancellation import Interrupt
 from loader.contract import FAILURE_KINDS, Failed, FailureCode, Job, ProgressMessage
 from loader.errors import LoaderError
 from loader.limits import DEFAULT_LIMITS
-from loader.pipeline.attempt import Load
+from loader.pipeline.load import Load
 from loader.pipeline.progress import Meter
-from loader.pipeline.rollback import end_unpublished
+from loader.pipeline.rollback import FailedRun
+from loader.pipeline.state import RunContext
 from tests.support.http_server import Fault, HttpServer
 from tests.support.loader_process import (
     Loaders,
@@ -80,28 +81,15 @@ def test_every_failure_code_keeps_or_drops_the_staging_as_documented(
 
 
 def end(
-    code: FailureCode, database_url: str, source: str, import_id: str | None, *, is_claimed: bool = True
+    code: FailureCode, database_url: str, source: str, import_id: str | None, *, is_owned: bool = True
 ) -> Failed:
     """End an attempt at this import with this failure."""
-    load = Load(
-        Job(source, import_id=import_id),
-        database_url,
-        Interrupt(),
-        Meter(),
-        lambda _: None,
-        DEFAULT_LIMITS,
-    )
-    load.is_claimed = is_claimed
+    job = Job(source, import_id=import_id)
+    context = RunContext(job, database_url, Interrupt(), Meter(), lambda _: None, DEFAULT_LIMITS, False)
+    load = Load(context)
+    load.state.is_owned = is_owned
     failure = LoaderError(code, "It failed.", "Mend it.").failure
-    ended = end_unpublished(
-        failure,
-        load,
-        database_url=database_url,
-        limits=DEFAULT_LIMITS,
-        is_in_doubt=False,
-        is_supervised=False,
-        on_part=lambda _part, _parts: None,
-    )
+    ended = FailedRun(failure, context, load.state).resolve()
     assert isinstance(ended, Failed)
     return ended
 
@@ -113,9 +101,9 @@ def test_before_the_file_is_identified_only_a_signal_drops_the_staging(
     signals = (FailureCode.INTERRUPTED, FailureCode.TERMINATED)
     for code in FailureCode:
         if code not in (*signals, FailureCode.IMPORT_BUSY):
-            ended = end(code, loaders.database_url, server.url, import_id, is_claimed=False)
+            ended = end(code, loaders.database_url, server.url, import_id, is_owned=False)
             assert ended.staging == "kept", code
-    assert end(signals[0], loaders.database_url, server.url, import_id, is_claimed=False).staging == "none"
+    assert end(signals[0], loaders.database_url, server.url, import_id, is_owned=False).staging == "none"
     assert_nothing_is_left(loaders.database_url)
 
 

@@ -503,7 +503,7 @@ print(end.failure.code, end.staging, end.import_id)
 """
 
 
-def test_a_run_ends_even_if_its_story_breaks_off_before_it_begins() -> None:
+def test_a_run_ends_even_if_its_thread_fails_before_it_starts() -> None:
     run = subprocess.run(
         [sys.executable, "-c", UNSHOWN], capture_output=True, timeout=DEADLINE_SECONDS, check=True
     )

@@ -23,7 +23,7 @@ import msgspec
 from loader.contract import Failed, Job, Message
 from loader.errors import LoaderError
 from loader.http.connection import Dialer
-from loader.http.url import parse_address
+from loader.http.url import parse_url
 from loader.limits import Limits
 from loader.source.open import open_source
 
@@ -85,7 +85,7 @@ def probed(location: str, *allowed: str) -> str:
 
 
 def dialled_freely(location: str) -> str:
-    address = parse_address(location)
+    address = parse_url(location)
     try:
         Dialer(None).dial(address.host, address.port, 5, lambda _: None).close()
     except OSError as error:

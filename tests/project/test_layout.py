@@ -82,7 +82,7 @@ def test_only_the_postgres_room_and_part_use_psycopg() -> None:
     speakers = users_of(r"\b(import|from) psycopg", "loader")
     others = {name for name in speakers if not name.startswith("loader.postgres.")}
     # version asks libpq for its own
-    assert others <= {"loader.pipeline.part", "loader.pipeline.copy_writer", "loader.version"}
+    assert others <= {"loader.pipeline.part", "loader.version"}
 
 
 def users_of(pattern: str, package: str) -> set[str]:

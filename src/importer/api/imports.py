@@ -18,7 +18,7 @@ from importer.api.requests import AnyRequest, FromService, ImportId, find, not_f
 from importer.api.schemas import Attempt, Import, ImportPage, PageLinks
 from importer.model import FINISHED, State
 from importer.model import Import as StoredImport
-from loader.http.url import parse_address
+from loader.http.url import parse_url
 
 _RETRY_AFTER_SECONDS = 1  # a loader reports twice a second
 _MAX_WAIT_SECONDS = 60
@@ -81,7 +81,7 @@ async def submit_import(
     service.supervisor.wake()  # also for a known import: the first request may have been cancelled before this line
     if is_new:
         failpoint.hit()
-        url = parse_address(stored.job.source).location
+        url = parse_url(stored.job.source).location
         _log.info("import submitted", import_id=str(stored.id), url=url, mode=stored.job.mode)
     return _accepted(stored)
 
@@ -221,7 +221,7 @@ async def retry_import(
         raise _wrong_state(await find(service, import_id), "there is no failed attempt to retry")
     failpoint.hit()
     service.supervisor.wake()
-    url = parse_address(queued.job.source).location
+    url = parse_url(queued.job.source).location
     _log.info("retry requested", import_id=str(import_id), url=url, is_new_url=changes.url is not None)
     return _accepted(queued)
 

@@ -17,7 +17,7 @@ from importer.api.requests import AnyRequest
 from importer.api.schemas import Mode
 from importer.settings import MAX_WORKERS
 from loader.contract import Job
-from loader.http.url import InvalidAddress, parse_address
+from loader.http.url import InvalidUrl, parse_url
 
 MAX_BODY_BYTES = 64 * 1024  # several times the longest URL
 # Signed URLs have some hundred characters; RFC 9110, 4.1, recommends to support at least 8,000.
@@ -106,8 +106,8 @@ def read_retry(request: AnyRequest, body: bytes) -> RetryImport:
 
 def _check_url(url: str) -> None:
     try:
-        parse_address(url)
-    except InvalidAddress as error:
+        parse_url(url)
+    except InvalidUrl as error:
         raise RequestProblem(ProblemCode.INVALID_URL, f"The url is not valid: {error}.") from error
 
 

@@ -17,7 +17,7 @@ from importer.model import Attempt as StoredAttempt
 from importer.model import Import as StoredImport
 from importer.model import State
 from loader import contract
-from loader.http.url import parse_address
+from loader.http.url import parse_url
 
 
 class Mode(enum.StrEnum):
@@ -150,7 +150,7 @@ class Import(msgspec.Struct, frozen=True):
         job = stored.job
         return cls(
             id=stored.id,
-            url=parse_address(job.source).location,
+            url=parse_url(job.source).location,
             mode=Mode(job.mode),
             max_rejects=job.max_rejects,
             workers=job.workers,

@@ -1,6 +1,6 @@
-"""Which addresses a loader may dial when strangers choose the source: public ones, and what its operator allows.
+"""Which IP addresses a source may have if others than the operator choose it: public ones, and what the operator allows.
 
-It only judges. Who dials asks here with the very addresses that it is about to connect to (connection.py).
+connection.py checks the addresses to which it is about to connect.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import msgspec
 from loader.contract import FailureCode
 from loader.errors import LoaderError
 
-# From IANA's registries of special-purpose addresses (RFC 6890), of multicast and of IPv6 space, and from cloud
-# providers' manuals. `ipaddress.is_global` of Python 3.11 calls several of these global.
+# From IANA's registries of special-purpose addresses (RFC 6890), of multicast and of IPv6 space, and from the manuals of
+# cloud providers. For several of these, `ipaddress.is_global` of Python 3.11 is true.
 _FORBIDDEN = tuple(
     ip_network(text)
     for text in (
@@ -27,7 +27,7 @@ _FORBIDDEN = tuple(
         "169.254.0.0/16",  # link-local; most clouds' metadata
         "172.16.0.0/12",  # private
         "192.0.0.0/24",  # protocol assignments; Oracle's metadata
-        "192.0.2.0/24",  # documentation, and inside of many a sandbox
+        "192.0.2.0/24",  # documentation, and used within many sandboxes
         "192.88.99.0/24",  # relays of 6to4
         "192.168.0.0/16",  # private
         "198.18.0.0/15",  # benchmarking
@@ -35,7 +35,7 @@ _FORBIDDEN = tuple(
         "203.0.113.0/24",  # documentation
         "224.0.0.0/4",  # multicast
         "240.0.0.0/4",  # reserved, and broadcast
-        # global unicast is 2000::/3; outside of it: unspecified, loopback, every embedding of IPv4 that is not below
+        # global unicast is 2000::/3; outside of it: unspecified, loopback, each embedding of IPv4 that is not below
         # (compatible, mapped, translated, NAT64), unique local, link-local, site-local, multicast
         "::/3",
         "4000::/2",
@@ -49,39 +49,39 @@ _FORBIDDEN = tuple(
 
 _ENTRY = re.compile(r"(?:\[(?P<bracketed>[^]]+)\]|(?P<bare>[^][:]+))(?::(?P<port>[0-9]{1,5}))?")
 _NAME = re.compile(r"(?:[a-z0-9_-]+\.)*(?P<last>[a-z0-9_-]+)")
-# A name whose last label is a number is taken for an IPv4 address by some resolver: 127.1, 0x7f.1.
+# Some resolvers treat a name whose last label is a number as an IPv4 address: 127.1, 0x7f.1.
 _NUMBER = re.compile(r"\d+|0x[0-9a-f]*")
 
 
 class _Allowed(msgspec.Struct, frozen=True):
-    """One thing that the operator allows."""
+    """One entry of `allowed_hosts`."""
 
-    host: str | IPv4Network | IPv6Network  # a name as it is compared, or the addresses
+    host: str | IPv4Network | IPv6Network  # a name in its comparable form, or addresses
     port: int | None  # None: any
 
 
 class AddressPolicy:
-    """Public addresses, and beyond them what `allowed_hosts` names.
+    """Allows public addresses, and those in `allowed_hosts`.
 
-    An entry is a name (whatever it resolves to is allowed), an IP address or a CIDR, each with or without a port:
+    An entry is a name (all addresses that it resolves to are allowed), an IP address or a CIDR, each with or without a port:
     `files.example.org`, `10.0.0.0/8`, `127.0.0.1:8192`, `fd00::/8`, `[::1]:8080`. Raises LoaderError (USAGE) for
-    any other.
+    any other entry.
     """
 
     def __init__(self, allowed_hosts: Iterable[str]) -> None:
         self._allowed = [_parse(text) for text in allowed_hosts]
 
     def check(self, host: str, port: int, addresses: Iterable[str]) -> None:
-        """Raise SOURCE_REFUSED unless every one of a name's addresses may be dialled.
+        """Raise SOURCE_REFUSED unless all addresses of a name are allowed.
 
-        `host` is as in HttpAddress, `addresses` are in their standard notation. The error is the same for all
-        refusals, so that nobody learns from it what a name means inside the operator's network.
+        `host` is as in HttpUrl, `addresses` are in their standard notation. The error is the same for all refusals, so that
+        it does not reveal what a name resolves to inside the operator's network.
         """
         if not all(self._permits(host, port, address) for address in addresses):
             raise LoaderError(
                 FailureCode.SOURCE_REFUSED,
-                "The address, or one that it leads to, is not public.",
-                "Give an address that everyone can reach, or let the operator allow its host (IMPORTER_ALLOWED_HOSTS).",
+                "The URL, or one that it redirects to, is not public.",
+                "Use a public URL, or have the operator allow its host (IMPORTER_ALLOWED_HOSTS).",
             )
 
     def _permits(self, host: str, port: int, text: str) -> bool:
@@ -118,13 +118,13 @@ def _network(text: str, entry: str) -> IPv4Network | IPv6Network:
 
 
 def _comparable(host: str) -> str:
-    """Return a name in the form in which two spellings of it are equal: no case, no dot of the root."""
+    """Return a name in lower case and without the root's dot, so that its spellings are equal."""
     return host.lower().removesuffix(".")
 
 
 def _invalid(entry: str) -> LoaderError:
     return LoaderError(
         FailureCode.USAGE,
-        f"{entry!a} is no host that could be allowed.",
-        "Give a name (in ASCII: xn--…), an IP address or a network such as 10.0.0.0/8, maybe with :port after it.",
+        f"{entry!a} is not a valid allowed host.",
+        "Use a name (in ASCII: xn--…), an IP address or a network such as 10.0.0.0/8, optionally with :port.",
     )

@@ -1,4 +1,4 @@
-"""One kept-alive connection to a server: dialled, wrapped in TLS, metered against trickling, abortable from any thread."""
+"""One kept-alive connection to a server: dialed, wrapped in TLS, monitored for low speed, abortable from any thread."""
 
 from __future__ import annotations
 
@@ -13,38 +13,37 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from loader.cancellation import SourceClosed
+from loader.cancellation import raise_if_closed
 from loader.http.address_policy import AddressPolicy
-from loader.http.url import DEFAULT_PORTS, HttpAddress
+from loader.http.url import DEFAULT_PORTS, HttpUrl
 from loader.limits import RetryPolicy
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 
-# As getaddrinfo has them; the last form is that of a Python which was built without IPv6.
+# As getaddrinfo returns them; the last form is that of a Python without IPv6.
 SocketAddress = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
 Resolve = Callable[[str, int], list[tuple[socket.AddressFamily, SocketAddress]]]
 
-# Of a name's addresses so many are tried: a name with a thousand dead ones would take hours.
+# Of a name's addresses: a name with a thousand dead ones would take hours.
 _MAX_ADDRESSES = 8
-# What an answer may send before its body: status, headers, and interim answers (RFC 9110, 15.2) ahead of them. Servers
-# end at 8 to 64 KiB themselves.
-_HEAD_BYTES = 256 * 1024
-# What a body may have on the wire for each byte that is asked of it, and beyond that: chunks of a few bytes pass; frames,
-# extensions and trailers (RFC 9112, 7.1) without data, of which http.client reads any number, do not.
+# Before the body: status, headers, and interim responses (RFC 9110, 15.2). Servers limit their headers to 8 to 64 KiB.
+_MAX_HEAD_BYTES = 256 * 1024
+# On the wire, for each byte of a body and in addition: this allows chunks of a few bytes. http.client would read any number
+# of frames, extensions and trailers (RFC 9112, 7.1) without data.
 _WIRE_BYTES_PER_BYTE = 16
 _WIRE_SLACK_BYTES = 64 * 1024
 
 
 def resolve_name(host: str, port: int) -> list[tuple[socket.AddressFamily, SocketAddress]]:
-    """Ask the system for all addresses of a name. Raises OSError."""
+    """Resolve a name to all its addresses. Raises OSError."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [(family, address) for family, _, _, _, address in found]
 
 
 class Dialer:
-    """Opens TCP connections: the only place that dials a source. `policy` None: to anywhere."""
+    """Opens TCP connections to sources; nothing else does. `policy` None: any address is allowed."""
 
     def __init__(self, policy: AddressPolicy | None, resolve: Resolve = resolve_name) -> None:
         self._policy = policy
@@ -53,11 +52,11 @@ class Dialer:
     def dial(
         self, host: str, port: int, timeout_seconds: float, adopt: Callable[[socket.socket], None]
     ) -> socket.socket:
-        """Connect to an address of `host` that answers, one of the first few, if the policy lets all of them pass.
+        """Connect to the first address of `host` that accepts, if the policy allows all of them.
 
-        `adopt` is told each socket before it connects. Raises OSError, SOURCE_REFUSED, and what `adopt` raises.
+        `adopt` gets each socket before it connects. Raises OSError, SOURCE_REFUSED, and what `adopt` raises.
         """
-        # asked once: a second answer could be another one than that which was checked
+        # resolved once: a second resolution could return other addresses than the checked ones
         found = self._resolve(host, port)
         if self._policy is not None:
             self._policy.check(host, port, [str(address[0]) for _, address in found])
@@ -87,20 +86,20 @@ def _connect(
     return candidate
 
 
-class _Meter(io.RawIOBase):
-    """A socket's bytes, counted against the time spent waiting for them, and against what there may be of them."""
+class _LowSpeedMonitor(io.RawIOBase):
+    """A socket's bytes, with a minimum speed and a maximum count. Raises TimeoutError and HTTPException beyond them."""
 
     def __init__(self, raw: io.RawIOBase, retry_policy: RetryPolicy) -> None:
         super().__init__()
         self._raw = raw
         self._retry_policy = retry_policy
-        self._waited_seconds = 0.0  # for the server; a pause of the reader does not count
+        self._waited_seconds = 0.0  # for the server; pauses of the reader do not count
         self._received_bytes = 0
         self._allowed_bytes = 0
         self.has_ended = False  # the server has closed its side
 
     def allow(self, count: int) -> None:
-        """Let so many bytes pass from here on."""
+        """Allow so many bytes from now on."""
         self._allowed_bytes = count
 
     def readable(self) -> bool:
@@ -114,13 +113,13 @@ class _Meter(io.RawIOBase):
         self._allowed_bytes -= count
         self.has_ended = count == 0
         if self._allowed_bytes < 0:
-            raise http.client.HTTPException("more headers or frames than an answer has")
+            raise http.client.HTTPException("too many headers or frames")
         if self._waited_seconds >= self._retry_policy.low_speed_window_seconds:
             if (
                 self._received_bytes
                 < self._retry_policy.low_speed_limit_bytes_per_second * self._waited_seconds
             ):
-                raise TimeoutError(errno.ETIMEDOUT, "the server trickles")
+                raise TimeoutError(errno.ETIMEDOUT, "below the low speed limit")
             self._waited_seconds, self._received_bytes = 0.0, 0
         return count
 
@@ -129,59 +128,59 @@ class _Meter(io.RawIOBase):
         super().close()
 
 
-def _metered_response(retry_policy: RetryPolicy) -> type[http.client.HTTPResponse]:
-    class MeteredResponse(http.client.HTTPResponse):
+def _monitored_response(retry_policy: RetryPolicy) -> type[http.client.HTTPResponse]:
+    class MonitoredResponse(http.client.HTTPResponse):
         def __init__(
             self, sock: socket.socket, debuglevel: int = 0, method: str | None = None, url: str | None = None
         ) -> None:
             super().__init__(sock, debuglevel, method, url)
-            self._meter = _Meter(self.fp.detach(), retry_policy)
-            self.fp = io.BufferedReader(self._meter)
+            self._monitor = _LowSpeedMonitor(self.fp.detach(), retry_policy)
+            self.fp = io.BufferedReader(self._monitor)
 
         def begin(self) -> None:
-            self._meter.allow(_HEAD_BYTES)
+            self._monitor.allow(_MAX_HEAD_BYTES)
             super().begin()
             while 100 <= self.status < 200 and self.status != http.HTTPStatus.SWITCHING_PROTOCOLS:
-                # http.client passes over 100 alone; without headers it reads the next status
+                # http.client skips only 100; without headers it reads the next status
                 vars(self)["headers"] = None
                 super().begin()
-            if self._meter.has_ended:  # http.client takes headers that are cut off for all of them
+            if self._monitor.has_ended:  # http.client treats truncated headers as complete
                 raise http.client.RemoteDisconnected("within the headers")
 
         def readinto(self, b: WriteableBuffer) -> int:
-            self._meter.allow(_WIRE_BYTES_PER_BYTE * memoryview(b).nbytes + _WIRE_SLACK_BYTES)
+            self._monitor.allow(_WIRE_BYTES_PER_BYTE * memoryview(b).nbytes + _WIRE_SLACK_BYTES)
             count = super().readinto(b)
-            if self.chunked and self._meter.has_ended:
-                # it takes `0`, the beginning of a chunk's size, for the last chunk
+            if self.chunked and self._monitor.has_ended:
+                # it treats `0`, the start of a chunk's size, as the last chunk
                 raise http.client.IncompleteRead(b"")
             return count
 
-    return MeteredResponse
+    return MonitoredResponse
 
 
 class HttpConnection(http.client.HTTPConnection):
-    """A connection to the origin of an address; connects at the first request, and anew when the server closed it."""
+    """A connection to the origin of a URL. It connects at the first request, and again after the server has closed it."""
 
     def __init__(
         self,
-        address: HttpAddress,
+        url: HttpUrl,
         dialer: Dialer,
         retry_policy: RetryPolicy,
         tls: ssl.SSLContext,
         closed: threading.Event,
     ) -> None:
-        super().__init__(address.host, address.port)
-        self.default_port = DEFAULT_PORTS[address.scheme]
-        self.response_class = _metered_response(retry_policy)
-        self.origin = address.origin
+        super().__init__(url.host, url.port)
+        self.default_port = DEFAULT_PORTS[url.scheme]
+        self.response_class = _monitored_response(retry_policy)
+        self.origin = url.origin
         self._dialer = dialer
-        self._tls = tls if address.scheme == "https" else None
+        self._tls = tls if url.scheme == "https" else None
         self._retry_policy = retry_policy
         self._closed = closed
         self._abortable: socket.socket | None = None
 
     def connect(self) -> None:
-        """Dial, and shake hands. Raises OSError (ssl.SSLError is one), SOURCE_REFUSED and SourceClosed."""
+        """Dial, and do the TLS handshake. Raises OSError (ssl.SSLError is one), SOURCE_REFUSED and SourceClosed."""
         connected = self._dialer.dial(self.host, self.port, self._retry_policy.connect_seconds, self._adopt)
         connected.settimeout(self._retry_policy.silence_seconds)
         try:
@@ -197,14 +196,13 @@ class HttpConnection(http.client.HTTPConnection):
         self.sock = connected
 
     def abort(self) -> None:
-        """Make whatever another thread waits for on this connection end at once."""
+        """End at once what another thread waits for on this connection."""
         if self._abortable is not None:
             with contextlib.suppress(OSError):
-                # not SSLSocket's own: after it a thread that is still reading would get the encrypted bytes as data
+                # not SSLSocket's: after that a thread that still reads would get encrypted bytes as data
                 socket.socket.shutdown(self._abortable, socket.SHUT_RDWR)
 
     def _adopt(self, candidate: socket.socket) -> None:
-        # in this order: either `abort` comes later and finds the socket, or it came before and this finds it out
+        # in this order: `abort` either comes later and finds the socket, or has come before and `closed` is set
         self._abortable = candidate
-        if self._closed.is_set():
-            raise SourceClosed
+        raise_if_closed(self._closed)

@@ -1,6 +1,6 @@
-"""What an HTTP response says: its range, its coding, and what a status or a broken connection means for the import.
+"""Headers and failures of HTTP responses: ranges, encodings, lengths, status codes, broken connections.
 
-Sections are those of RFC 9110.
+Section numbers are those of RFC 9110.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from loader.contract import FailureCode
 from loader.errors import LoaderError
 from loader.http.retry import TransientError, retry_after_seconds
 
-# What a server claims is shown, but cut: a header may be 64 KiB long.
-_SHOWN_CHARACTERS = 80
+# Of a server's header in a message: headers may be 64 KiB long.
+_MAX_SHOWN_CHARACTERS = 80
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,18})-(\d{1,18})|\*)/(\d{1,18}|\*)")
-# Codings that the bytes themselves tell (gzip, zstd), and those that leave them as they are. aws-chunked is a
-# leftover of the upload that S3 keeps with an object.
-_READABLE_CODINGS = frozenset({"", "identity", "gzip", "x-gzip", "zstd", "aws-chunked"})
-# What http.client undoes, and what is nothing. Of any other it takes the frames for data.
-_READABLE_TRANSFERS = frozenset({"", "identity", "chunked"})
-# Below an exabyte, as the numbers of a Content-Range.
+# Encodings that the bytes themselves show (gzip, zstd), and those without effect. aws-chunked is left over from an upload:
+# S3 keeps it with the object.
+_READABLE_ENCODINGS = frozenset({"", "identity", "gzip", "x-gzip", "zstd", "aws-chunked"})
+# What http.client decodes, and what has no effect. With any other one it would take the frames for data.
+_READABLE_TRANSFER_ENCODINGS = frozenset({"", "identity", "chunked"})
+# Less than an exabyte, as the numbers of a Content-Range.
 _CONTENT_LENGTH = re.compile(r"[0-9]{1,18}")
 
 
 class ContentRange(msgspec.Struct, frozen=True):
-    """A Content-Range header (14.4): bytes first..end-1 of total; total None: not told."""
+    """A Content-Range header (14.4): bytes first..end-1 of total; total None: not given."""
 
     first: int
     end: int
@@ -37,7 +37,7 @@ class ContentRange(msgspec.Struct, frozen=True):
 
 
 def content_range(headers: Message) -> ContentRange | None:
-    """Read the Content-Range of a 206; None when it is absent or senseless."""
+    """Parse the Content-Range of a 206; None when it is absent or invalid."""
     match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", "").strip())
     if match is None or match[1] is None:
         return None
@@ -49,92 +49,91 @@ def content_range(headers: Message) -> ContentRange | None:
 
 
 def unsatisfied_total(headers: Message) -> int | None:
-    """Read the size of the file from the Content-Range of a 416: `bytes */size`."""
+    """Parse the size of the file in the Content-Range of a 416: `bytes */size`."""
     match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", "").strip())
     return int(match[3]) if match is not None and match[1] is None and match[3] != "*" else None
 
 
-def check_coding(headers: Message, location: str) -> None:
-    """Raise SOURCE_PROTOCOL for a coding that was not asked for and that the bytes do not tell."""
-    for coding in headers.get("Content-Encoding", "").split(","):
-        if coding.strip().lower() not in _READABLE_CODINGS:
-            raise protocol_error(
-                location, f"it sends Content-Encoding {shown(coding)}, which nobody asked for"
-            )
-    transfer = headers.get("Transfer-Encoding", "")
-    if transfer.lower() not in _READABLE_TRANSFERS:
-        raise protocol_error(
-            location, f"it sends Transfer-Encoding {shown(transfer)}, which nobody asked for"
-        )
+def check_encoding(headers: Message, location: str) -> None:
+    """Raise SOURCE_PROTOCOL for an encoding that was not requested and that the bytes do not show."""
+    for encoding in headers.get("Content-Encoding", "").split(","):
+        if encoding.strip().lower() not in _READABLE_ENCODINGS:
+            raise protocol_error(location, f"unexpected Content-Encoding {shown(encoding)}")
+    transfer_encoding = headers.get("Transfer-Encoding", "")
+    if transfer_encoding.lower() not in _READABLE_TRANSFER_ENCODINGS:
+        raise protocol_error(location, f"unexpected Transfer-Encoding {shown(transfer_encoding)}")
 
 
 def announced_length(headers: Message, location: str) -> int | None:
-    """Return the body's length in bytes by Content-Length; None: there is none.
+    """Return the Content-Length in bytes, or None when there is none.
 
-    Raises SOURCE_PROTOCOL for a length that can't be read, and for several that differ (RFC 9112, 6.3).
+    Raises SOURCE_PROTOCOL for an invalid length, and for several that differ (RFC 9112, 6.3).
     """
     lengths = {value.strip() for value in headers.get_all("Content-Length", [])}
     if not lengths:
         return None
     length = lengths.pop()
     if lengths or _CONTENT_LENGTH.fullmatch(length) is None:
-        raise protocol_error(location, f"Content-Length {shown(length)} is not the length of a file")
+        raise protocol_error(location, f"invalid Content-Length {shown(length)}")
     return int(length)
 
 
-def cut_off(location: str, missing_bytes: int) -> TransientError:
-    """Make the failure of a body that ends before its announced end."""
+def truncated_body(location: str, missing_bytes: int) -> TransientError:
+    """Return the error of a body that ends before its announced end."""
     return TransientError(
         LoaderError(
             FailureCode.SOURCE_TRUNCATED,
             f"{location}: a response ends {missing_bytes:,} bytes before its announced end",
-            "Try again: the same command resumes from what is loaded.",
+            "Run the same command again to resume.",
         )
     )
 
 
 def check_status(status: int, headers: Message, location: str) -> None:
-    """Raise LoaderError for a status that will stay, AttemptFailed for one that may pass; return for the others."""
-    said = f"{location} answers {status} {http.client.responses.get(status, '')}".rstrip()
+    """Return for 200, 206, 412 and 416. Raises TransientError for a status that may pass, LoaderError for the others."""
+    message = f"{location} responds with {status} {http.client.responses.get(status, '')}".rstrip()
     if status in (200, 206, 412, 416):
         return
     if status in (404, 410):
-        raise LoaderError(FailureCode.SOURCE_NOT_FOUND, said, "Check the address.")
+        raise LoaderError(FailureCode.SOURCE_NOT_FOUND, message, "Check the URL.")
     if status in (401, 403, 407, 451):
-        hint = "A signed address may have expired: get a new one. Else check the credentials and the file's rights."
-        raise LoaderError(FailureCode.SOURCE_FORBIDDEN, said, hint)
+        hint = "A signed URL may have expired: get a new one. Otherwise check the credentials and the file's permissions."
+        raise LoaderError(FailureCode.SOURCE_FORBIDDEN, message, hint)
     if status in (408, 425, 429) or status >= 500:
         raise TransientError(
-            LoaderError(FailureCode.SOURCE_UNREACHABLE, said, "Try again later: the same command goes on."),
+            LoaderError(
+                FailureCode.SOURCE_UNREACHABLE, message, "Run the same command again later to resume."
+            ),
             retry_after_seconds=retry_after_seconds(headers.get("Retry-After")),
             is_overloaded=status in (429, 503),
         )
     raise LoaderError(
-        FailureCode.SOURCE_PROTOCOL, said, "Look at the address with another client, such as curl --include."
+        FailureCode.SOURCE_PROTOCOL, message, "Try the URL with another client, such as curl --include."
     )
 
 
 def protocol_error(location: str, what: str) -> LoaderError:
-    """Make the error of a server whose answers can't be trusted."""
-    hint = "Another address of the file may be served better; else download it and import the copy."
+    """Return the error of a server whose responses can't be trusted."""
+    hint = "Try another URL of the file, or download it and import the copy."
     return LoaderError(FailureCode.SOURCE_PROTOCOL, f"{location}: {what}", hint)
 
 
-def failed_attempt(error: OSError | http.client.HTTPException, location: str) -> TransientError | LoaderError:
-    """Name what broke a request, by the exception's type: its text may quote the address, or the server."""
-    code, hint = FailureCode.SOURCE_UNREACHABLE, "Check address and network; the same command goes on."
+def request_error(error: OSError | http.client.HTTPException, location: str) -> TransientError | LoaderError:
+    """Return the error of a broken request, by the exception's type: its text may quote the URL or the server."""
+    code, hint = (
+        FailureCode.SOURCE_UNREACHABLE,
+        "Check the URL and the network, then run the same command again.",
+    )
     match error:
         case ssl.SSLCertVerificationError():
-            what = f"its certificate is not trusted ({error.verify_message})"
-            return LoaderError(
-                code, f"{location}: {what}", "Set SSL_CERT_FILE to the authority's certificate."
-            )
+            message = f"{location}: its certificate is not trusted ({error.verify_message})"
+            return LoaderError(code, message, "Set SSL_CERT_FILE to the certificate of its authority.")
         case http.client.IncompleteRead():
-            code, what = FailureCode.SOURCE_TRUNCATED, "the answer ends before its last chunk"
+            code, what = FailureCode.SOURCE_TRUNCATED, "the response ends before its last chunk"
         case http.client.RemoteDisconnected():
-            what = "the server hung up instead of answering"
+            what = "the server closed the connection without a response"
         case http.client.HTTPException():
-            what = "the answer is not HTTP, or has headers without end"
+            what = "the response is not HTTP, or its headers do not end"
         case TimeoutError():
             what = "the server is too slow, or silent"
         case _:
@@ -142,6 +141,6 @@ def failed_attempt(error: OSError | http.client.HTTPException, location: str) ->
     return TransientError(LoaderError(code, f"{location}: {what}", hint))
 
 
-def shown(claim: str) -> str:
-    """Quote what a server claims: no control characters, not too long."""
-    return ascii(claim.strip()[:_SHOWN_CHARACTERS])
+def shown(header: str) -> str:
+    """Quote a server's header for a message: no control characters, not too long."""
+    return ascii(header.strip()[:_MAX_SHOWN_CHARACTERS])

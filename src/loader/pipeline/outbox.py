@@ -1,4 +1,4 @@
-"""Messages on their way out: shown by a thread of their own, so that a reader that stops reading holds up nothing else."""
+"""Outgoing messages, shown by a thread: a reader that stops reading blocks nothing else."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from loader.errors import as_loader_error
 
 
 class Outbox:
-    """Shows messages in order; while one can't be shown, of the progress behind it only the newest is kept."""
+    """Shows messages in order. While the reader is slow, only the newest progress message is kept."""
 
     def __init__(self, show: Callable[[Message], None]) -> None:
         self._show = show
@@ -20,7 +20,7 @@ class Outbox:
         threading.Thread(target=self._work, name="outbox", daemon=True).start()
 
     def send(self, message: Message) -> None:
-        """Have a message shown; never waits."""
+        """Queue a message; never blocks."""
         with self._changed:
             is_newer = isinstance(message, ProgressMessage) and len(self._messages) > 1
             if is_newer and isinstance(self._messages[-1], ProgressMessage):
@@ -29,7 +29,7 @@ class Outbox:
             self._changed.notify_all()
 
     def wait_until_shown(self, timeout_seconds: float) -> bool:
-        """Return whether all that was sent is shown, as soon as it is, or after the time."""
+        """Wait until all messages are shown, at most for the time limit; return whether they are."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._messages, timeout_seconds)
 
@@ -40,7 +40,7 @@ class Outbox:
                 message = self._messages[0]
             try:
                 self._show(message)
-            except OSError:  # the reader is gone: the exit code says how the run ended
+            except OSError:  # the reader has exited: the exit code says how the run ended
                 pass
             except Exception as error:  # a defect of the display does not end the run
                 as_loader_error(error)

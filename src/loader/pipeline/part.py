@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import Callable, Iterator, Sequence
 
 import psycopg
-from psycopg import Copy, sql
+from psycopg import Copy, Cursor, sql
 from psycopg import errors as pg
+from psycopg.abc import Buffer
+from psycopg.copy import LibpqWriter
 
 from loader import failpoint
 from loader.buffers import MIB
@@ -15,7 +18,6 @@ from loader.contract import FailureCode
 from loader.encoding.blocks import Block
 from loader.encoding.encoder import COPY_HEADER, COPY_TRAILER, Chunk, Encoder
 from loader.errors import LoaderError
-from loader.pipeline.copy_writer import AttentiveWriter
 from loader.postgres import import_lock, import_tables, indexing, ledger
 from loader.postgres.connection import Connection
 from loader.postgres.errors import is_row_fault, row_error
@@ -25,17 +27,49 @@ from loader.postgres.target_table import STATISTICS_TARGET
 from loader.rejects import Reject
 from loader.schema import COLUMNS
 
-# One COPY a block wasted 3.7 % of the pages (each COPY begins on fresh ones); one for 8 blocks wastes next to nothing.
-BLOCKS_PER_COPY = 8
-# Rejects wait in memory for the end of a COPY, which is therefore ended early when there are many or long ones.
-REJECTS_PER_COPY = 10_000
-REJECT_BYTES_PER_COPY = 16 * MIB
-# libpq copies what it is given into its own buffer: larger pieces make that one grow, smaller ones cost calls.
-WRITE_BYTES = 128 * 1024
+# Each COPY starts on new pages: one COPY for each block wasted 3.7 % of them, one for 8 blocks wastes hardly any.
+_BLOCKS_PER_COPY = 8
+# Rejects are kept in memory until the COPY ends, so many or long ones end it early.
+_REJECTS_PER_COPY = 10_000
+_REJECT_BYTES_PER_COPY = 16 * MIB
+# libpq copies each write into its own buffer: larger writes make that buffer grow, smaller ones cost calls.
+_WRITE_BYTES = 128 * 1024
+
+
+class ErrorAwareWriter(LibpqWriter):
+    """psycopg's writer of a COPY, which also notices when the server sends something before the end.
+
+    During a COPY from the client a server sends only errors: the disk is full, the session ends. It then discards the rest
+    of the data, and libpq reports the error at the end of the COPY.
+    https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-COPY
+    If the socket is not writable, libpq reads from it, and the error would stay in libpq's buffer unnoticed. So the writer
+    waits for a writable socket before each call.
+    """
+
+    def __init__(self, cursor: Cursor[tuple[object, ...]]) -> None:
+        super().__init__(cursor)
+        self._libpq = cursor.connection.pgconn
+        self._poll = select.poll()
+        self._poll.register(self._libpq.socket, select.POLLIN | select.POLLOUT)
+        self.has_response = False  # the end of the COPY tells which; it may be a mere notice
+
+    def write(self, data: Buffer) -> None:
+        """Send the data, also when the server has sent something."""
+        self._wait()
+        while self._libpq.put_copy_data(data) == 0:
+            self._wait()
+        while self._libpq.flush() != 0:
+            self._wait()
+
+    def _wait(self) -> None:
+        for _, events in self._poll.poll():
+            if events != select.POLLOUT and not self.has_response:
+                self.has_response = True
+                self._poll.modify(self._libpq.socket, select.POLLOUT)
 
 
 class Part:
-    """A part in the making. Nothing of it is there before `load` has returned."""
+    """A part that is being loaded. It exists for others once `load` has returned."""
 
     def __init__(
         self,
@@ -59,9 +93,9 @@ class Part:
     def load(self, blocks: Iterator[Block]) -> int:
         """Load the blocks and commit; return the part's number.
 
-        Calls `on_rejects` as rows are set aside, with the byte offset behind their block (it may raise), and `on_block`
-        when a block's bytes are no longer needed. Raises Stopped, IMPORT_BUSY when another loader has taken over, BAD_ROW
-        for a row fault (errors.py), and what the database raises.
+        Calls `on_rejects` with rejected rows and the byte offset behind their block (it may raise), and `on_block` when a
+        block's bytes are no longer needed. Raises Stopped, IMPORT_BUSY when another loader has taken over, BAD_ROW for a row
+        fault (errors.py), and what the database raises.
         """
         try:
             return self._load(blocks)
@@ -71,7 +105,7 @@ class Part:
             raise row_error(
                 FailureCode.BAD_ROW,
                 "A row breaks a constraint, an index or a column that was added to trips",
-                "Drop what was added, or correct the file. Postgres does not tell which row of the file it is.",
+                "Drop what was added, or correct the file. PostgreSQL does not report which row of the file it is.",
                 error,
             ) from error
 
@@ -120,17 +154,17 @@ class Part:
         columns = sql.SQL(", ").join(
             sql.Identifier(column.name) for column in COLUMNS[: self._attempt.column_count]
         )
-        # FREEZE: no vacuum has to come and rewrite it. https://www.postgresql.org/docs/current/sql-copy.html
+        # FREEZE: no vacuum has to rewrite it later. https://www.postgresql.org/docs/current/sql-copy.html
         command = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT binary, FREEZE)").format(table, columns)
         rows, more = 0, False
         with self._connection.cursor() as cursor:
-            writer = AttentiveWriter(cursor)
+            writer = ErrorAwareWriter(cursor)
             with cursor.copy(command, writer=writer) as copy:
                 copy.write(COPY_HEADER)
                 for chunk in chunks:
                     self._write(copy, chunk.payload)
                     rows += chunk.rows
-                    more = writer.has_answer or self._is_full
+                    more = writer.has_response or self._is_full
                     if more:
                         break
                 copy.write(COPY_TRAILER)
@@ -139,14 +173,14 @@ class Part:
 
     @property
     def _is_full(self) -> bool:
-        """Whether what waits for the end of the COPY is enough."""
-        many_rejects = len(self._rejects) >= REJECTS_PER_COPY or self._reject_bytes >= REJECT_BYTES_PER_COPY
-        return many_rejects or len(self._blocks) >= BLOCKS_PER_COPY
+        """Whether the COPY should end here."""
+        many_rejects = len(self._rejects) >= _REJECTS_PER_COPY or self._reject_bytes >= _REJECT_BYTES_PER_COPY
+        return many_rejects or len(self._blocks) >= _BLOCKS_PER_COPY
 
     def _write(self, copy: Copy, payload: memoryview) -> None:
-        for start in range(0, len(payload), WRITE_BYTES):
+        for start in range(0, len(payload), _WRITE_BYTES):
             self._interrupt.check()
-            copy.write(payload[start : start + WRITE_BYTES])
+            copy.write(payload[start : start + _WRITE_BYTES])
 
     def _record(self, number: int) -> None:
         ledger.insert_rejects(self._connection, self._attempt.import_key, number, self._rejects)
@@ -160,16 +194,16 @@ def _compare(sent: int, copied: int) -> None:
     if sent != copied:
         raise LoaderError(
             FailureCode.INTERNAL_ERROR,
-            f"{sent:,} rows were sent and the server counted {copied:,}.",
-            "This is a defect of the loader, or a trigger on trips drops rows: please look, and report it.",
+            f"{sent:,} rows were sent, and the server counted {copied:,}.",
+            "Check whether a trigger drops rows; otherwise report this as a defect of the loader.",
         )
 
 
 def _create_table(connection: Connection, import_key: int, number: int) -> None:
-    """Make the part's table such that no attach has to look into it.
+    """Create the part's table so that an attach need not scan it.
 
-    The partition keys are filled by defaults and fixed by CHECKs, of which those of the parent must be there under
-    the same names. Autovacuum stays off until the publish: it would only get in the way.
+    Defaults fill the partition keys, and CHECKs fix them; those of the parent must exist under the same names. Autovacuum
+    stays off until the publish, since its locks would delay it.
     https://www.postgresql.org/docs/current/sql-altertable.html#SQL-ALTERTABLE-ATTACH-PARTITION
     """
     create = sql.SQL(

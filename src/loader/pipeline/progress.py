@@ -1,4 +1,4 @@
-"""Where an import stands, in numbers that are true: counted by the workers, read by a thread that tells others."""
+"""The progress of an import: counted by the workers, reported by a thread."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from collections.abc import Callable
 
 from loader.contract import Message, Phase, Progress, ProgressMessage
 
-# Rates are over this window: short enough to show a stall, long enough not to jump with each block.
+# For rates: short enough to show a stall, long enough not to jump with each block.
 _WINDOW_SECONDS = 10.0
-# A rate over less than this is noise, and an ETA from it an invention.
+# A rate over a shorter time is noise.
 _MIN_WINDOW_SECONDS = 1.0
-# How often a person or a supervisor is told.
-TICK_SECONDS = 0.5
-# Not 100 before the commit, however the bytes are rounded.
+# Twice a second looks fluent to a person, and costs nothing to speak of.
+_TICK_SECONDS = 0.5
+# Less than 100 before the commit, however the bytes are rounded.
 _MAX_PERCENT = 99.9
 
 
 class Meter:
-    """The counters of one attempt; all methods may be called from any thread."""
+    """The counters of one attempt. All methods may be called from any thread."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -33,7 +33,7 @@ class Meter:
         self._samples: deque[tuple[float, int, int]] = deque()
 
     def start(self, bytes_total: int | None, bytes_done: int, rows_loaded: int, rows_rejected: int) -> None:
-        """Begin loading, with what earlier attempts have committed."""
+        """Start loading, with the counts that earlier attempts have committed."""
         with self._lock:
             self._bytes_total = bytes_total
             self._bytes, self._rows, self._rejects = bytes_done, rows_loaded, rows_rejected
@@ -53,7 +53,7 @@ class Meter:
             return self._rows
 
     def removed(self, parts: int, parts_total: int) -> None:
-        """Count down: so many parts of the staging are gone."""
+        """Report that so many parts of the staging are removed."""
         with self._lock:
             self._phase = "rolling_back"
             self._step_percent = 100.0 * parts / parts_total if parts_total else 100.0
@@ -61,7 +61,7 @@ class Meter:
             self.phase_changed.set()
 
     def indexed(self, done_bytes: int, total_bytes: int) -> None:
-        """Say that indexes are built, and of how much of the staging's bytes they are."""
+        """Report how much of the staging is indexed."""
         with self._lock:
             self._phase = "indexing"
             self._step_percent = min(100.0 * done_bytes / total_bytes if total_bytes else 100.0, _MAX_PERCENT)
@@ -69,13 +69,13 @@ class Meter:
             self.phase_changed.set()
 
     def enter(self, phase: Phase) -> None:
-        """Say what the import does from now on."""
+        """Start a phase."""
         with self._lock:
             self._phase = phase
         self.phase_changed.set()
 
     def message(self) -> ProgressMessage:
-        """Return where the import stands now."""
+        """Return the progress now."""
         with self._lock:
             return ProgressMessage(self._phase, self._measure())
 
@@ -113,10 +113,7 @@ class Meter:
 
 
 class Ticker:
-    """Tells a listener of the meter at each tick and each change of phase.
-
-    It has a thread of its own. The listener must not block.
-    """
+    """Sends the progress to a listener, at each tick and each change of phase, in a thread. The listener must not block."""
 
     def __init__(self, meter: Meter, listener: Callable[[Message], None]) -> None:
         self._meter = meter
@@ -128,11 +125,11 @@ class Ticker:
     def _run(self) -> None:
         while not self._ended.is_set():
             self._listener(self._meter.message())
-            self._meter.phase_changed.wait(TICK_SECONDS)
+            self._meter.phase_changed.wait(_TICK_SECONDS)
             self._meter.phase_changed.clear()
 
     def end(self) -> None:
-        """Tell no more; the listener is not called after this returns."""
+        """Stop. The listener is not called after this returns."""
         self._ended.set()
         self._meter.phase_changed.set()
         self._thread.join()

@@ -1,10 +1,10 @@
-"""The proof that an import is whole: every number of its receipt has a source of its own, and all of them agree.
+"""The proof that an import is complete: five counts of its rows, from independent sources, must agree.
 
-records    counted while cutting: line ends outside quotes (record_boundaries.py)
-sent       counted by the encoder, with the rejects
+records    counted when blocks are cut: line ends outside quotes (record_boundaries.py)
+sent       counted by the encoder, as are the rejects
 rejects    rows of loader.reject
-copied     counted by the server, COPY by COPY
-published  by the catalog: the parts that are partitions of the import's table, and not empty
+copied     counted by the server, for each COPY
+published  by the catalog: rows of the parts that are attached to the import's table and not empty
 """
 
 from __future__ import annotations
@@ -29,31 +29,31 @@ def prove(
     source_bytes: int | None,
     rows_attached: int,
 ) -> Totals:
-    """Return what is committed of an import, having seen that it is the whole file.
+    """Check that the whole file is committed, and return its totals. Raises TOO_MANY_REJECTS, PROOF_FAILED.
 
-    `data_end` is where the decompressed data ended and `source_end` the source as transferred; `source_bytes` is the size
-    that the source announced. Raises TOO_MANY_REJECTS, PROOF_FAILED.
+    `data_end` and `source_end`: where the decompressed data and the transferred source ended, in bytes; `source_bytes`: the
+    size that the source announced.
     """
     totals = ledger.totals(connection, import_key)
     first = ledger.first_reject(connection, import_key)
     refuse_too_many(allowance, totals.rows_rejected, totals.records, first)
-    flaw = (
+    error = (
         coverage.coverage_error(ledger.spans(connection, import_key), data_start, data_end)
         or _find_short_source(source_end, source_bytes)
         or find_difference(totals, rows_attached)
     )
-    if flaw is not None:
+    if error is not None:
         raise LoaderError(
             FailureCode.PROOF_FAILED,
-            f"The loaded blocks do not prove that the file is whole: {flaw}.",
-            "Nothing was published. Somebody has changed the ledger or a part, or this is a defect of the loader: report it,"
-            " then run the command again, which begins at the beginning.",
+            f"The loaded blocks do not prove that the file is complete: {error}.",
+            "Nothing was published. The ledger or a part was changed by others, or the loader has a defect: report it, then"
+            " run the command again, which starts over.",
         )
     return totals
 
 
 def find_difference(totals: Totals, rows_attached: int) -> str | None:
-    """Return None when the counts of an import agree, else which of them do not."""
+    """Return which counts of an import differ, or None if all agree."""
     counts = (
         (
             "records were cut",

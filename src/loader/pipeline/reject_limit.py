@@ -1,4 +1,4 @@
-"""How many rows may be set aside, counted over all workers: the first one too many ends the import."""
+"""The limit on rejected rows, counted over all workers: the first reject beyond it ends the import."""
 
 from __future__ import annotations
 
@@ -16,22 +16,24 @@ from loader.schema import LAYOUT_COLUMN_COUNTS
 
 # The shortest row has empty fields: its bytes are commas and a line end. A reject may be shorter, such as an empty line.
 _MIN_ROW_BYTES = LAYOUT_COLUMN_COUNTS[0]
-_TOO_MANY_HINT = "See whether this is the right file; raise --max-rejects if so many bad rows are expected."
-# What is wrong with a record that is cut off, unless that is within its last field.
-_OF_CUT_OFF = {
+_TOO_MANY_HINT = (
+    "Check whether this is the right file; increase --max-rejects if so many bad rows are expected."
+)
+# The faults of a record that is truncated before its last field.
+_TRUNCATION_FAULTS = {
     Reason.FIELD_COUNT: "the wrong number of fields",
     Reason.QUOTE: "a quote that is never closed",
 }
 
 
 class Allowance(msgspec.Struct, frozen=True):
-    """What --max-rejects says: a count, or a share of all rows."""
+    """The value of --max-rejects: a count, or a share of all rows."""
 
     count: int | None
     share: Fraction | None
 
     def permits(self, rejects: int, rows: int) -> bool:
-        """Whether so many rejects among so many rows (rejects included) may be."""
+        """Whether so many rejects among so many rows (rejects included) are allowed."""
         if self.count is not None:
             return rejects <= self.count
         return self.share is not None and rejects <= self.share * rows
@@ -41,7 +43,7 @@ class Allowance(msgspec.Struct, frozen=True):
 
 
 def parse_allowance(text: str) -> Allowance:
-    """Return what `N` or `P%` means; raises USAGE."""
+    """Parse `N` or `P%`; raises USAGE."""
     try:
         if text.endswith("%"):
             share = Fraction(text[:-1]) / 100
@@ -59,10 +61,10 @@ def parse_allowance(text: str) -> Allowance:
 
 
 def refuse_too_many(allowance: Allowance, rejects: int, rows: int, first: Reject | None) -> None:
-    """Judge a whole file of so many rows, rejects included, with its first reject; raises TOO_MANY_REJECTS."""
+    """Raise TOO_MANY_REJECTS when a file of so many rows, rejects included, has too many. `first`: its first reject."""
     if first is not None and not allowance.permits(rejects, rows):
         message = (
-            f"{rejects:,} of {rows:,} rows were rejected, {allowance} allowed; the first: {_told(first)}."
+            f"{rejects:,} of {rows:,} rows were rejected, {allowance} allowed; the first: {_shown(first)}."
         )
         raise _failure(FailureCode.TOO_MANY_REJECTS, message, _TOO_MANY_HINT, first)
 
@@ -93,30 +95,30 @@ class RejectCount:
             self._records += records
 
     def add(self, rejects: Iterable[Reject], end: int) -> None:
-        """Count them; raises BAD_ROW or TOO_MANY_REJECTS at the one that can't be allowed, however the file goes on.
+        """Count rejects of a block, which ends at the byte offset `end`.
 
-        `end` is the byte offset behind the block that they are of. Raises SOURCE_TRUNCATED for a last record that is cut
-        off, however many may be set aside: nobody knows what else is missing.
+        Raises BAD_ROW or TOO_MANY_REJECTS as soon as the limit is exceeded, however many rows follow, and SOURCE_TRUNCATED
+        for a truncated last record, whatever the limit: more of the file may be missing.
         """
         for reject in rejects:
-            if reject.reason in _OF_CUT_OFF and reject.byte_offset + len(reject.original) == end:
-                raise _cut_off(reject)
+            if reject.reason in _TRUNCATION_FAULTS and reject.byte_offset + len(reject.original) == end:
+                raise _truncated(reject)
             with self._lock:
                 self.rejects += 1
                 self._new_rejects += 1
                 self._new_bytes += len(reject.original)
-                count, is_within_grace = self.rejects, self._is_within_grace()
-            if not is_within_grace:
+                count, is_within_excess = self.rejects, self._is_within_excess()
+            if not is_within_excess:
                 raise self._refusal(count, reject)
             if self._allowance.count is None and self._data_bytes is None:
                 continue
-            # All bytes but one for each reject may be rows, the last of them without line end.
-            most_rows = count + ((self._data_bytes or 0) - count + 1) // _MIN_ROW_BYTES
-            if not self._allowance.permits(count, most_rows):
+            # All bytes but one for each reject may be rows, the last one without a line end.
+            max_rows = count + ((self._data_bytes or 0) - count + 1) // _MIN_ROW_BYTES
+            if not self._allowance.permits(count, max_rows):
                 raise self._refusal(count, reject)
 
-    def _is_within_grace(self) -> bool:
-        """Whether the rejects beyond the share of what was read have few bytes; reckoned with rejects of average size."""
+    def _is_within_excess(self) -> bool:
+        """Whether the rejects beyond the share of the rows read so far have at most `excess_reject_bytes`, on average."""
         if self._allowance.share is None or self._new_bytes <= self._excess_bytes:
             return True
         excess = self.rejects - self._allowance.share * self._records
@@ -124,15 +126,15 @@ class RejectCount:
 
     def _refusal(self, count: int, reject: Reject) -> LoaderError:
         if self._allowance.count == 0:
-            message = f"A row can't be stored: {_told(reject)}."
-            hint = "Correct the file, or set such rows aside with --max-rejects N or P%."
+            message = f"A row can't be stored: {_shown(reject)}."
+            hint = "Correct the file, or allow rejects with --max-rejects N or P%."
             return _failure(FailureCode.BAD_ROW, message, hint, reject)
         read = "" if self._allowance.share is None else f" of {self._records:,} read so far"
-        message = f"{count:,} rows{read} rejected, {self._allowance} allowed; this one: {_told(reject)}."
+        message = f"{count:,} rows{read} rejected, {self._allowance} allowed; the last: {_shown(reject)}."
         return _failure(FailureCode.TOO_MANY_REJECTS, message, _TOO_MANY_HINT, reject)
 
 
-def _told(reject: Reject) -> str:
+def _shown(reject: Reject) -> str:
     where = f"line {reject.line:,}, byte {reject.byte_offset:,}"
     if reject.column is not None:
         where += f", column {reject.column}"
@@ -151,10 +153,10 @@ def _failure(code: FailureCode, message: str, hint: str, reject: Reject) -> Load
     )
 
 
-def _cut_off(reject: Reject) -> LoaderError:
+def _truncated(reject: Reject) -> LoaderError:
     message = (
-        f"The file ends like one that is cut off: its last record has no line end, and {_OF_CUT_OFF[reject.reason]}"
+        f"The file seems truncated: its last record has no line end, and {_TRUNCATION_FAULTS[reject.reason]}"
         f" (line {reject.line:,}, byte {reject.byte_offset:,})."
     )
-    hint = "Get the file anew, whole; if it is meant to end there, take its last line out."
+    hint = "Get the complete file; if it is meant to end there, remove its last line."
     return _failure(FailureCode.SOURCE_TRUNCATED, message, hint, reject)

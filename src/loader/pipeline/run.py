@@ -1,4 +1,4 @@
-"""One run as a process: the story in a thread, the main thread on watch, the last message and its exit code."""
+"""One run as a process: the work in a thread, the main thread on watch, the last message."""
 
 from __future__ import annotations
 
@@ -16,25 +16,18 @@ import msgspec
 
 from loader import failpoint
 from loader.cancellation import POLL_INTERVAL_SECONDS, Interrupt
-from loader.contract import (
-    Failed,
-    Failure,
-    Job,
-    Message,
-    Published,
-    Receipt,
-    Started,
-)
+from loader.contract import Failed, Failure, Job, Message, Published, Receipt, Started
 from loader.errors import as_loader_error
 from loader.limits import DEFAULT_LIMITS, Limits
-from loader.pipeline.attempt import Load
+from loader.pipeline.load import Load
 from loader.pipeline.outbox import Outbox
 from loader.pipeline.progress import Meter, Ticker
-from loader.pipeline.rollback import end_unpublished, stop_failure
+from loader.pipeline.rollback import FailedRun, stop_failure
 from loader.pipeline.signals import SignalWatch
+from loader.pipeline.state import RunContext
 
-# What a reader that does not read has to take the last messages once the run was told to stop: it may be a terminal that is
-# held up by Ctrl-S, or a service that the machine has suspended for a moment.
+# For the reader of stdout to take the last messages once the run was asked to stop: it may be a terminal that is paused by
+# Ctrl-S, or a service that the machine has suspended for a moment.
 _READER_SECONDS = 2.0
 
 OpenDatabase = Callable[[], AbstractContextManager[str]]
@@ -49,10 +42,10 @@ def run(
     on_published: Callable[[Receipt], None] | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Published | Failed:
-    """Run a job to its end; show all messages and return the last one. Of a publish, the tidying comes after it.
+    """Run a job to its end, show all messages, and return the last one. After `Published` it also tidies up.
 
-    Must be called in the main thread: signals are its business. A supervised run takes the end of stdin for a SIGHUP.
-    `show` is called in one thread and may block; `on_published` is called before the last message, and must not.
+    Must be called in the main thread, because it handles signals. A supervised run treats the end of stdin as SIGHUP.
+    `show` is called in one thread and may block; `on_published` is called before the last message, and must not block.
     """
     if is_supervised:  # its supervisor retries, and must not take the wait for a hang
         limits = msgspec.structs.replace(limits, staging_lock_seconds=limits.trips_lock_seconds)
@@ -64,32 +57,32 @@ def run(
             on_published(message.receipt)
         outbox.send(message)
 
-    ends: list[Published | Failed] = []
+    last_messages: list[Published | Failed] = []
     with SignalWatch(interrupt, on_sigterm=job.on_sigterm, watch_stdin=is_supervised) as watch:
 
         def work() -> None:
-            story = _Run(job, interrupt, send, limits, is_supervised=is_supervised)
+            current = _Run(job, interrupt, send, limits, is_supervised=is_supervised)
             try:
-                story.tell(open_database)
-            except BaseException as error:  # whatever ends the thread: the main thread waits for it
-                story.end(Failed(as_loader_error(error).failure, "unknown", job.import_id))
+                current.execute(open_database)
+            except BaseException as error:  # whatever it is: the main thread waits for the last message
+                current.end(Failed(as_loader_error(error).failure, "unknown", job.import_id))
             finally:
-                ends.extend(story.ends)
+                last_messages.extend(current.last_messages)
                 watch.wake()
 
-        threading.Thread(target=work, name="story", daemon=True).start()
+        threading.Thread(target=work, name="run", daemon=True).start()
         is_aborted = False
-        while not ends:
+        while not last_messages:
             watch.wait(POLL_INTERVAL_SECONDS if interrupt.reason and not is_aborted else None)
             if interrupt.is_effective and not is_aborted:
                 interrupt.abort()
                 is_aborted = True
         _show_the_rest(outbox, watch, interrupt)
-    return ends[0]
+    return last_messages[0]
 
 
 def _show_the_rest(outbox: Outbox, watch: SignalWatch, interrupt: Interrupt) -> None:
-    """Wait for the reader of the messages; after a request to stop only for a while."""
+    """Wait until all messages are shown; after a request to stop at most for _READER_SECONDS."""
     deadline: float | None = None
     while not outbox.wait_until_shown(POLL_INTERVAL_SECONDS):
         watch.wait(0)
@@ -97,13 +90,13 @@ def _show_the_rest(outbox: Outbox, watch: SignalWatch, interrupt: Interrupt) -> 
             continue
         deadline = deadline or time.monotonic() + _READER_SECONDS
         if time.monotonic() > deadline:
-            # to flush the others would wait for the thread that writes
+            # to flush the former streams would wait for the thread that writes
             sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
             return
 
 
 class _Run:
-    """What happens from the first message to the last, and after it."""
+    """The work, from the first message to the last, and the tidying after it."""
 
     def __init__(
         self,
@@ -121,10 +114,10 @@ class _Run:
         self._meter = Meter()
         self._send = send
         self._ticker: Ticker | None = None
-        self.ends: list[Published | Failed] = []  # the last message, once it was sent
+        self.last_messages: list[Published | Failed] = []  # one, once it was sent
 
-    def tell(self, open_database: OpenDatabase) -> None:
-        """Load, say how it ended, and then tidy up."""
+    def execute(self, open_database: OpenDatabase) -> None:
+        """Load, send the last message, then tidy up."""
         self._send(Started(os.getpid(), importlib.metadata.version("large-file-importer")))
         self._ticker = Ticker(self._meter, self._send)
         try:
@@ -136,42 +129,43 @@ class _Run:
 
                 self._load(self._interrupt.call(opened))
         except Exception as error:
-            # the database was never opened: what earlier attempts at this import have left, nobody looked at
+            # the database was never opened, so nothing is known of what earlier attempts have left
             import_id = self._job.import_id
             self.end(Failed(self._failure(error), "none" if import_id is None else "unknown", import_id))
 
     def end(self, last: Published | Failed) -> None:
-        """Send the last message. There is one: what goes wrong afterwards changes nothing."""
-        if self.ends:
+        """Send the last message, unless it was sent: a later failure changes nothing."""
+        if self.last_messages:
             return
         if self._ticker is not None:
             self._ticker.end()
-        self.ends.append(last)
+        self.last_messages.append(last)
         self._send(last)
 
     def _load(self, database_url: str) -> None:
-        load = Load(self._job, database_url, self._interrupt, self._meter, self._send, self._limits)
-        last = self._publish(load, database_url)
+        context = RunContext(
+            self._job,
+            database_url,
+            self._interrupt,
+            self._meter,
+            self._send,
+            self._limits,
+            self._is_supervised,
+        )
+        load = Load(context)
+        last = self._publish(context, load)
         self.end(last)
         if isinstance(last, Published):
             load.tidy()
 
-    def _publish(self, load: Load, database_url: str) -> Published | Failed:
+    def _publish(self, context: RunContext, load: Load) -> Published | Failed:
         try:
-            return Published(self._interrupt.call(load.until_published, self._limits.abort_seconds))
+            return Published(self._interrupt.call(load.run, self._limits.abort_seconds))
         except Exception as error:
             failure = self._failure(error)
-        return end_unpublished(
-            failure,
-            load,
-            database_url=database_url,
-            limits=self._limits,
-            is_in_doubt=self._interrupt.has_started_commit,
-            is_supervised=self._is_supervised,
-            on_part=self._meter.removed,
-        )
+        return FailedRun(failure, context, load.state).resolve()
 
     def _failure(self, error: Exception) -> Failure:
-        if self._interrupt.reason is not None:  # whatever came of the abort
+        if self._interrupt.reason is not None:  # the error is a consequence of the abort
             return stop_failure(self._interrupt.reason)
         return as_loader_error(error).failure

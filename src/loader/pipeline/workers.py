@@ -1,4 +1,4 @@
-"""The missing bytes of an import to committed parts: one thread reads and cuts, N threads encode and send."""
+"""The threads that load the missing blocks: one reads and cuts, N encode, send and commit parts."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from loader.postgres.connection import Connection, Database, write_early
 from loader.postgres.import_lock import Attempt
 from loader.postgres.ledger import BlockRow
 
-# A third worker on two cores was no faster; more than four are for the server to bear, and for --workers to say.
+# A third worker on two cores was no faster. More than four load the server, which --workers decides.
 _MAX_DEFAULT_WORKERS = 4
-# How long a worker may take to end the block before one with a bad row: the first bad row is the one that is told.
+# For the workers to finish earlier blocks once a row was bad: the first bad row of the file is the one to report.
 _EARLIER_BLOCKS_SECONDS = 30.0
-# How long all threads together have to end after they were aborted: a little longer than that takes where the database
-# hangs (CANCEL_TIMEOUT_SECONDS). One that compiles, or hangs in a system call, is left behind.
+# For all threads together to end after an abort: a little longer than an abort takes where the database hangs
+# (CANCEL_TIMEOUT_SECONDS). A thread that compiles, or hangs in a system call, is left behind.
 _END_TIMEOUT_SECONDS = 1.5
 
 
 def default_worker_count() -> int:
-    """Return a worker a core, up to four."""
+    """Return one worker per core, at most four."""
     return min(len(os.sched_getaffinity(0)), _MAX_DEFAULT_WORKERS)
 
 
 class Workers:
-    """The threads of one attempt, and the first thing that went wrong in them."""
+    """The threads of one attempt, and their failures."""
 
     def __init__(
         self,
@@ -66,19 +66,18 @@ class Workers:
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._failures: list[BaseException] = []
-        self._refused = 0
+        self._refused_count = 0
         self._is_read = self._is_loading = False
-        self._needs_all = threading.Event()  # workers; a small file needs only the first one
+        self._needs_all = threading.Event()  # workers; a small file needs only the first
         self._one_part_bytes = limits.one_part_bytes
         if (file_bytes or 0) >= self._one_part_bytes:
             self._needs_all.set()
 
     def run(self, blocks: Iterator[Block], close_source: Callable[[], None]) -> None:
-        """Load all blocks, which `blocks` reads.
+        """Load all blocks; `close_source` makes `blocks` end early. Raises Stopped and LoaderError.
 
-        When a worker fails, the others end with the block they are at, and of all failures the one whose place in the
-        file is first is raised: so "the first bad row" is that. When the source fails, what was read is committed
-        before that is raised. Raises Stopped; `close_source` makes `blocks` end early.
+        When a worker fails, the others finish their current block, and the failure that comes first in the file is raised:
+        so a reported bad row is the first one. When the source fails, what was read is committed before that is raised.
         """
         threads = [threading.Thread(target=self._read, args=(blocks,), name="reader", daemon=True)]
         threads += [
@@ -109,7 +108,7 @@ class Workers:
                 thread.join(POLL_INTERVAL_SECONDS)
 
     def _wait_for_earlier_blocks(self, workers: list[threading.Thread]) -> None:
-        """Wait, where a row was bad, for the workers that were at other blocks just then."""
+        """After a bad row, wait for the other workers to finish the blocks they had at that time."""
         deadline = time.monotonic() + _EARLIER_BLOCKS_SECONDS
         if any(_position(failure) < math.inf for failure in self._failures):
             for worker in workers:
@@ -145,7 +144,7 @@ class Workers:
             self._closed.set()
 
     def _is_needed(self) -> bool:
-        """Wait until it is known whether the first worker is enough; raises Stopped."""
+        """Wait until it is known whether the file needs more than the first worker; raises Stopped."""
         while not self._needs_all.wait(POLL_INTERVAL_SECONDS):
             self._check()
             if self._is_read and self._is_loading:
@@ -153,11 +152,11 @@ class Workers:
         return True
 
     def _refuse(self, error: LoaderError) -> None:
-        """Do with fewer workers, as long as the server admits any."""
+        """Continue with fewer workers; raise the error when the server has refused all of them."""
         self._needs_all.set()
         with self._lock:
-            self._refused += 1
-            if self._refused < self._count:
+            self._refused_count += 1
+            if self._refused_count < self._count:
                 return
         raise error
 
@@ -172,13 +171,13 @@ class Workers:
             part.load(self._take_until_due(index, first))
 
     def _take(self) -> Block | None:
-        """Return the next block of the file, or None after the last; raises Stopped when there is to be no more."""
+        """Return the next block, or None after the last. Raises Stopped."""
         while True:
             with contextlib.suppress(queue.Empty):
                 return self._poll()
 
     def _poll(self) -> Block | None:
-        """The same, but raise queue.Empty when there was none for a while."""
+        """Return the next block as `_take` does; raise queue.Empty when there is none yet."""
         self._check()
         return self._blocks.get(timeout=POLL_INTERVAL_SECONDS)
 
@@ -188,7 +187,7 @@ class Workers:
             raise Stopped
 
     def _take_until_due(self, index: int, first: Block) -> Iterator[Block]:
-        """Yield blocks until the part that they are for is to be committed."""
+        """Yield blocks until the worker's part is due for commit."""
         self._schedule.begin(index)
         block: Block | None = first
         while block is not None:
@@ -199,12 +198,12 @@ class Workers:
         self._schedule.end(index)
 
     def _take_unless_due(self, index: int) -> Block | None:
-        """Return the next block, or None after the last or when the worker's part is due, if there is a block or not."""
+        """Return the next block, or None after the last one or when the worker's part is due."""
         while not self._schedule.is_due(index):
             with contextlib.suppress(queue.Empty):
                 block = self._poll()
                 if block is None:
-                    self._blocks.put(None)  # the end is seen once more, by the loop over parts
+                    self._blocks.put(None)  # the loop over parts sees the end, too
                 return block
         return None
 
@@ -218,6 +217,6 @@ class Workers:
 
 
 def _position(error: BaseException) -> float:
-    """Return the byte of the file that a failure is about; one that is about none comes last."""
+    """Return the byte offset of a failure; infinity where it has none, so that it sorts last."""
     offset = error.failure.byte_offset if isinstance(error, LoaderError) else None
     return math.inf if offset is None else offset

@@ -1,6 +1,6 @@
-"""gzip and zstd, told by the first bytes: decompressors that fill what they are given, and know a whole end from a cut.
+"""gzip and zstd, detected by their first bytes: decompressors that fill buffers and detect a truncated end.
 
-Both let go of the GIL while they work. Neither gives out more than it is asked for, whatever its input claims.
+Both release the GIL. Neither returns more than the buffer holds, whatever its input claims.
 """
 
 from __future__ import annotations
@@ -11,41 +11,41 @@ from typing import BinaryIO, Literal, Protocol, cast
 
 import zstandard
 
-from loader.source.zstd_frames import SKIPPABLE_MAGICS, ZSTD_MAGIC, FrameWalk
+from loader.source.zstd_frames import SKIPPABLE_MAGICS, ZSTD_MAGIC, FrameScanner
 
 Compression = Literal["gzip", "zstd"]
-# The third byte is the only method there is (RFC 1952, 2.3.1).
+# The third byte is the only compression method of RFC 1952, 2.3.1.
 _GZIP_MAGIC = b"\x1f\x8b\x08"
 # zlib copies the input that it has not consumed; with small pieces that costs nothing to speak of.
 _GZIP_PIECE_BYTES = 64 * 1024
-# The memory that a frame may ask for: what the zstd program grants by itself, and `zstd -22` asks for.
+# The memory that a frame may require: the default limit of the zstd program, and what `zstd -22` needs.
 _ZSTD_WINDOW_BYTES = 128 * 1024 * 1024
 
 
-class Damaged(Exception):
-    """The bytes are not what their format says."""
+class CorruptData(Exception):
+    """The bytes violate their format."""
 
 
 class Decompressor(Protocol):
-    """Decompresses the chunks of one file. A chunk is not looked at again once the next is taken."""
+    """Decompresses the chunks of one file. A chunk is not read again after the next one is taken."""
 
     @property
     def consumed_bytes(self) -> int:
-        """How much of the compressed input was taken."""
+        """How many bytes of the compressed input were consumed."""
         ...
 
     @property
     def is_complete(self) -> bool:
-        """The input so far ends where a compressed file may end."""
+        """Whether a compressed file may end here."""
         ...
 
     def readinto(self, view: memoryview) -> int:
-        """Fill `view`; return how many bytes: fewer only when the chunks are used up. Raises Damaged."""
+        """Fill `view`; return how many bytes: fewer only after the last chunk. Raises CorruptData."""
         ...
 
 
 class GzipDecompressor:
-    """Any number of members one after the other; zeros behind a member are padding."""
+    """Any number of consecutive members; zeros behind a member are padding."""
 
     def __init__(self, chunks: Iterator[memoryview], piece_bytes: int = _GZIP_PIECE_BYTES) -> None:
         self._pieces = (
@@ -73,12 +73,12 @@ class GzipDecompressor:
                     break
                 self._piece = piece
                 self._taken_bytes += len(piece)
-            if self.is_complete and not self._begin_member():
+            if self.is_complete and not self._start_member():
                 continue
             filled += self._decompress(view[filled:])
         return filled
 
-    def _begin_member(self) -> bool:
+    def _start_member(self) -> bool:
         self._piece = bytes(self._piece).lstrip(b"\0")
         if self._piece:
             self._member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
@@ -89,7 +89,7 @@ class GzipDecompressor:
         try:
             output = self._member.decompress(self._piece, len(view))
         except zlib.error as error:
-            raise Damaged(str(error)) from error
+            raise CorruptData(str(error)) from error
         view[: len(output)] = output
         self.is_complete = self._member.eof
         self._piece = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
@@ -101,12 +101,12 @@ class _StreamReader(Protocol):
 
 
 class _ZstdInput:
-    """What libzstd's stream reader reads from."""
+    """The input of libzstd's stream reader."""
 
     def __init__(self, chunks: Iterator[memoryview]) -> None:
         self._chunks = chunks
         self._chunk = memoryview(b"")  # what is left of it
-        self.walk = FrameWalk()
+        self.scanner = FrameScanner()
         self.consumed_bytes = 0
 
     def read(self, size: int) -> bytes:
@@ -114,18 +114,18 @@ class _ZstdInput:
             self._chunk = next(self._chunks, memoryview(b""))
         piece = bytes(self._chunk[:size])
         self._chunk = self._chunk[size:]
-        self.walk.feed(piece)
+        self.scanner.feed(piece)
         self.consumed_bytes += len(piece)
         return piece
 
 
 class ZstdDecompressor:
-    """Any number of frames one after the other, skippable ones too."""
+    """Any number of consecutive frames, including skippable ones."""
 
     def __init__(self, chunks: Iterator[memoryview]) -> None:
         self._input = _ZstdInput(chunks)
         libzstd = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
-        source = cast("BinaryIO", self._input)  # `read` is all that is called of it
+        source = cast("BinaryIO", self._input)  # only `read` is called
         self._reader: _StreamReader = libzstd.stream_reader(source, read_across_frames=True)
 
     @property
@@ -136,7 +136,7 @@ class ZstdDecompressor:
     @property
     def is_complete(self) -> bool:
         """See Decompressor."""
-        return self._input.walk.is_between_frames
+        return self._input.scanner.is_between_frames
 
     def readinto(self, view: memoryview) -> int:
         """See Decompressor."""
@@ -145,12 +145,12 @@ class ZstdDecompressor:
             while filled < len(view) and (count := self._reader.readinto(view[filled:])):
                 filled += count
         except zstandard.ZstdError as error:
-            raise Damaged(str(error)) from error
+            raise CorruptData(str(error)) from error
         return filled
 
 
 def compression_of(head: bytes) -> Compression | None:
-    """Tell the format by the first bytes of a file; None: as it is."""
+    """Detect the format by the first bytes of a file; None: not compressed."""
     if head.startswith(_GZIP_MAGIC):
         return "gzip"
     if head.startswith((ZSTD_MAGIC, *SKIPPABLE_MAGICS)):
@@ -158,6 +158,6 @@ def compression_of(head: bytes) -> Compression | None:
     return None
 
 
-def decompressor(compression: Compression, chunks: Iterator[memoryview]) -> Decompressor:
-    """Make the format's decompressor."""
+def open_decompressor(compression: Compression, chunks: Iterator[memoryview]) -> Decompressor:
+    """Return the format's decompressor."""
     return GzipDecompressor(chunks) if compression == "gzip" else ZstdDecompressor(chunks)

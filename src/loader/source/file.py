@@ -1,4 +1,4 @@
-"""A file of this machine by its path, or a stream: stdin, a pipe, whatever is no regular file."""
+"""A local file, or a stream: stdin, a pipe, any other file that is not a regular one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STDIN = "-"
 
 
 class FileSource:
-    """See RawSource. Raises LoaderError when it can't be opened."""
+    """See RawSource. Raises LoaderError if it can't be opened."""
 
     parallelism = SEQUENTIAL  # the kernel reads ahead, and one thread reads 3 GB/s
     length_verified = True
@@ -32,12 +32,12 @@ class FileSource:
         self._validator = _validator(status)
 
     def __del__(self) -> None:
-        # not in close(): a thread may still be reading, and the number would soon be another file's
+        # not in close(): a thread may still be reading, and another file may get the number
         if hasattr(self, "_descriptor"):
             os.close(self._descriptor)
 
     def probe(self) -> RawInfo:
-        """Look at the first and the last bytes. Raises LoaderError."""
+        """Read the first and the last bytes. Raises LoaderError."""
         head = bytearray(min(self._head_bytes, self._size_bytes))
         self.read_at(0, memoryview(head))
         tail = bytearray(min(TAIL_BYTES, self._size_bytes - len(head)))
@@ -54,7 +54,7 @@ class FileSource:
         )
 
     def read_at(self, offset: int, view: memoryview) -> int:
-        """Read from the file. Raises LoaderError, SOURCE_CHANGED if it is no longer what the probe saw."""
+        """Read from the file. Raises LoaderError, with SOURCE_CHANGED if the file has changed since the probe."""
         wanted = min(len(view), max(0, self._size_bytes - offset))
         filled = 0
         try:
@@ -67,16 +67,18 @@ class FileSource:
         except OSError as error:
             raise _file_error(error, self._location) from error
         if is_changed:
-            message = f"{self._location} was written to during the import"
-            raise LoaderError(FailureCode.SOURCE_CHANGED, message, "Import it again when it is complete.")
+            message = f"{self._location} has changed during the import"
+            raise LoaderError(
+                FailureCode.SOURCE_CHANGED, message, "Import it again when the file no longer changes."
+            )
         return filled
 
     def close(self) -> None:
-        """Nothing to wake: no read takes long."""
+        """Do nothing: no read takes long."""
 
 
 class StreamSource:
-    """See RawSource. Goes forward once; nothing says where it should end."""
+    """See RawSource. It is read once, forward, and announces no length."""
 
     parallelism = SEQUENTIAL
     length_verified = False
@@ -93,10 +95,10 @@ class StreamSource:
             os.close(self._descriptor)
 
     def probe(self) -> RawInfo:
-        """Wait for the first bytes and hold them. Raises LoaderError."""
+        """Wait for the first bytes and keep them. Raises LoaderError."""
         if self._path is not None:
             self._descriptor = _opened(self._path, self._location)
-        head = self._reader.peek(self._head_bytes + 1)  # one more, to know whether that is all
+        head = self._reader.peek(self._head_bytes + 1)  # one more byte tells whether the head is all
         return RawInfo(
             location=self._location,
             size_bytes=None,
@@ -109,11 +111,11 @@ class StreamSource:
         )
 
     def read_at(self, offset: int, view: memoryview) -> int:
-        """Go on with the stream. Raises LoaderError."""
+        """Read the next bytes. Raises LoaderError."""
         return self._reader.read_at(offset, view)
 
     def close(self) -> None:
-        """A read that waits for the other end of a pipe can't be woken: its thread is left behind."""
+        """Do nothing: a read that waits for a pipe can't be interrupted, so its thread is left behind."""
 
     def _readinto(self, view: memoryview) -> int:
         try:
@@ -123,42 +125,44 @@ class StreamSource:
 
 
 def open_path(path: Path, head_bytes: int) -> FileSource | StreamSource:
-    """Choose by what the path is. Raises LoaderError."""
+    """Open a path as a file or a stream. Raises LoaderError."""
     location = path_location(path)
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:  # ValueError: a NUL byte
         raise _file_error(error, location) from error
     if stat.S_ISDIR(mode):
-        raise LoaderError(FailureCode.USAGE, f"{location} is a folder", "Name one file.")
+        raise LoaderError(FailureCode.USAGE, f"{location} is a directory", "Specify one file.")
     kind = FileSource if stat.S_ISREG(mode) else StreamSource
     return kind(path, location, head_bytes)
 
 
 def open_stdin(head_bytes: int) -> StreamSource:
-    """Return what arrives on stdin."""
+    """Open stdin."""
     return StreamSource(None, STDIN, head_bytes)
 
 
 def path_location(path: Path) -> str:
-    """Return the absolute path on one line of valid Unicode: names of files are any bytes."""
+    """Return the absolute path on one line of valid Unicode; file names may have any bytes."""
     return printable(str(path.absolute()))
 
 
 def _file_error(error: OSError | ValueError, location: str) -> LoaderError:
-    """Name what the operating system said."""
+    """Return the failure for an error of the operating system."""
     number = error.errno if isinstance(error, OSError) else errno.ENOENT
     message = f"{location}: {os.strerror(number or errno.EIO)}"
     if number in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
         return LoaderError(
             FailureCode.SOURCE_NOT_FOUND,
             message,
-            "Check the path. An address begins with http:// or https://.",
+            "Check the path. A URL starts with http:// or https://.",
         )
     if number in (errno.EACCES, errno.EPERM):
-        return LoaderError(FailureCode.SOURCE_FORBIDDEN, message, "Give this user the right to read it.")
+        return LoaderError(FailureCode.SOURCE_FORBIDDEN, message, "Allow this user to read it.")
     return LoaderError(
-        FailureCode.SOURCE_UNREACHABLE, message, "Check the disk or mount; the same command goes on."
+        FailureCode.SOURCE_UNREACHABLE,
+        message,
+        "Check the disk or the mount, then run the same command again to resume.",
     )
 
 

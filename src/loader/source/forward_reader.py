@@ -1,14 +1,14 @@
-"""Bytes by offset from a stream that only goes forward: held back what was looked at, skipped what is not wanted."""
+"""Bytes by offset from a stream that only goes forward. Peeked bytes are kept; bytes before the offset are skipped."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from loader.source.base import ended_early
+from loader.source.base import truncated_error
 
 
 class ForwardReader:
-    """Reads a stream through its `readinto`, which returns 0 at the end, and may fill less than it is given."""
+    """Reads a stream through its `readinto`, which returns 0 at the end, and may fill only a part of its argument."""
 
     def __init__(self, readinto: Callable[[memoryview], int], location: str) -> None:
         self._readinto = readinto
@@ -18,7 +18,7 @@ class ForwardReader:
         self.position = 0
 
     def peek(self, count: int) -> bytes:
-        """Return the next `count` bytes without passing them; fewer at the end of the stream."""
+        """Return the next `count` bytes without consuming them; fewer at the end of the stream."""
         if len(self._held) < count:
             more = bytearray(count - len(self._held))
             filled = self._fill(memoryview(more))
@@ -26,16 +26,16 @@ class ForwardReader:
         return self._held[:count]
 
     def read_at(self, offset: int, view: memoryview) -> int:
-        """Fill `view` from `offset` on, which is not behind `position`; return how many bytes: fewer only at the end.
+        """Fill `view` from `offset` on, which is at least `position`; return how many bytes: fewer only at the end.
 
-        Raises SOURCE_TRUNCATED where the end comes before `offset`: who asks for that knows that there was more.
+        Raises SOURCE_TRUNCATED when the stream ends before `offset`: the caller knows that the file had more.
         """
         if offset < self.position:
             raise ValueError(f"the stream is at {self.position} and can't go back to {offset}")
         while self.position < offset:
-            # skipped bytes are overwritten by wanted ones
+            # later reads overwrite the skipped bytes
             if self._read(view[: offset - self.position]) == 0:
-                raise ended_early(self._location, self.position, offset)
+                raise truncated_error(self._location, self.position, offset)
         return self._read(view)
 
     def _read(self, view: memoryview) -> int:
@@ -47,7 +47,7 @@ class ForwardReader:
         return count
 
     def _fill(self, view: memoryview) -> int:
-        if self._failure is not None:  # what had been read of the failed fill is lost: there is no going on
+        if self._failure is not None:  # the bytes of the failed fill are lost, so no later read can be right
             raise self._failure
         filled = 0
         try:

@@ -1,6 +1,6 @@
-"""Where a zstd file may end: walks over frames and blocks by their headers (RFC 8878, 3.1).
+"""Where a zstd file may end, by the headers of its frames and blocks (RFC 8878, 3.1).
 
-libzstd's stream reader, as the package wraps it, takes a file that is cut off for one that is whole.
+The stream reader of the zstandard package does not detect a truncated file.
 """
 
 from __future__ import annotations
@@ -10,34 +10,34 @@ from collections.abc import Generator
 import zstandard
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-# Sixteen magic numbers, for frames that a decoder passes over; parallel compressors begin files with one.
+# Sixteen magic numbers, of frames that a decoder skips; parallel compressors start files with one.
 SKIPPABLE_MAGICS = tuple(bytes((low, 0x2A, 0x4D, 0x18)) for low in range(0x50, 0x60))
-_FRAME_START_BYTES = 5  # magic number and descriptor: they tell how long the header is
-_RLE = 1  # a block of one byte, repeated
+_FRAME_START_BYTES = 5  # magic number and descriptor, which determine the length of the header
+_RLE = 1  # type of a block that repeats one byte
 
 
-class FrameWalk:
-    """Is fed a file's bytes in order, and knows whether they end where a frame ends."""
+class FrameScanner:
+    """Scans a file's bytes in order, and detects whether they end at the end of a frame."""
 
     def __init__(self) -> None:
         self._is_between = True
         self._held = bytearray()
-        self._steps = self._walk()
+        self._steps = self._scan()
         self._wanted = next(self._steps)
 
     @property
     def is_between_frames(self) -> bool:
-        """No frame has begun and not ended."""
+        """Whether the bytes so far end at the end of a frame."""
         return self._is_between and not self._held
 
     def feed(self, data: bytes) -> None:
-        """Walk on. May raise zstandard.ZstdError where the bytes are no frame; the decoder of the same bytes does."""
+        """Scan the next bytes. May raise zstandard.ZstdError for bytes that are no frame, as their decoder does."""
         position = 0
         while position < len(data):
             if self._wanted < 0:
-                passed = min(-self._wanted, len(data) - position)
-                self._wanted += passed
-                position += passed
+                skipped = min(-self._wanted, len(data) - position)
+                self._wanted += skipped
+                position += skipped
             else:
                 taken = data[position : position + self._wanted - len(self._held)]
                 self._held += taken
@@ -47,8 +47,8 @@ class FrameWalk:
                 self._held.clear()
                 self._wanted = self._steps.send(held)
 
-    def _walk(self) -> Generator[int, bytes, None]:
-        """Yield how many bytes are wanted next; a negative number: how many are to be passed over."""
+    def _scan(self) -> Generator[int, bytes, None]:
+        """Yield how many bytes are needed next; a negative number: how many to skip."""
         while True:
             self._is_between = True
             start = yield _FRAME_START_BYTES

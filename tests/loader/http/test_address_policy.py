@@ -20,7 +20,7 @@ from loader.contract import Failure, FailureCode
 from loader.errors import LoaderError
 from loader.http.address_policy import AddressPolicy
 from loader.http.connection import Dialer, Resolve, SocketAddress, resolve_name
-from loader.http.url import parse_address
+from loader.http.url import parse_url
 from loader.limits import Limits
 from loader.source.http import HttpSource
 from loader.source.open import open_source
@@ -97,7 +97,7 @@ def dials(host: str, *allowed: str, port: int = 80, resolve: Resolve = resolve_n
 
 
 def dials_spelled(spelling: str) -> bool:
-    return dials(parse_address(f"http://{spelling}/").host)
+    return dials(parse_url(f"http://{spelling}/").host)
 
 
 def located(address: str, port: int) -> tuple[socket.AddressFamily, SocketAddress]:
@@ -140,7 +140,7 @@ def test_a_refusal_says_nothing_of_what_was_refused() -> None:
 @pytest.mark.parametrize("form", [*LOOPBACK, *(pytest.param(form, marks=needs_ipv6) for form in LOOPBACK_6)])
 def test_no_spelling_of_this_machine_is_dialled(listener: Listener, form: str) -> None:
     location = form.format(listener.port)
-    Dialer(None).dial(parse_address(location).host, listener.port, 10, lambda _: None).close()
+    Dialer(None).dial(parse_url(location).host, listener.port, 10, lambda _: None).close()
     assert listener.connections() == 1  # as anyone may who is not under a policy
     assert failure_of(location) == refusal()
     assert listener.connections() == 0
@@ -158,7 +158,7 @@ def test_a_trailing_dot_hides_nothing_from_who_looks_at_the_answer(host: str) ->
     def resolve(name: str, port: int) -> list[tuple[socket.AddressFamily, SocketAddress]]:
         return resolve_name(name.removesuffix("."), port)  # some resolvers do, some ask a name server
 
-    assert not dials(parse_address(f"http://{host}/").host, resolve=resolve)
+    assert not dials(parse_url(f"http://{host}/").host, resolve=resolve)
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ class Rebinding:
 
 @contextlib.contextmanager
 def rebinding_source(server: HttpServer, resolve: Resolve) -> Generator[HttpSource]:
-    address = parse_address(f"http://rebound.example:{server.port}/trips.csv")
+    address = parse_url(f"http://rebound.example:{server.port}/trips.csv")
     dialer = Dialer(AddressPolicy(["127.0.0.1"]), resolve)
     source = HttpSource(address, dialer, Limits(retry_policy=QUICK), threading.Event())
     try:
@@ -367,7 +367,7 @@ def test_an_allowed_name_may_resolve_to_anything(entry: str, host: str) -> None:
 
 
 def test_a_name_beyond_ascii_is_judged_as_it_is_resolved() -> None:
-    host = parse_address("http://faß.example/").host
+    host = parse_url("http://faß.example/").host
     AddressPolicy(["xn--fa-hia.example"]).check(host, 80, ["10.0.0.1"])
     with pytest.raises(LoaderError):
         AddressPolicy(["fass.example"]).check(host, 80, ["10.0.0.1"])

@@ -4,7 +4,7 @@ import pytest
 
 from loader.contract import FailureCode
 from loader.errors import LoaderError
-from loader.http.url import InvalidAddress, parse_address
+from loader.http.url import InvalidUrl, parse_url
 from loader.source.open import open_source
 
 
@@ -26,7 +26,7 @@ from loader.source.open import open_source
     ],
 )
 def test_an_address_is_made_fit_for_the_wire(text: str, location: str, target: str) -> None:
-    address = parse_address(text)
+    address = parse_url(text)
     assert (address.location, address.target) == (location, target)
 
 
@@ -58,8 +58,8 @@ def test_an_address_is_made_fit_for_the_wire(text: str, location: str, target: s
     ],
 )
 def test_what_is_no_clean_web_address_is_refused(text: str) -> None:
-    with pytest.raises(InvalidAddress):
-        parse_address(text)
+    with pytest.raises(InvalidUrl):
+        parse_url(text)
 
 
 @pytest.mark.parametrize("text", ["ftp://canary.example/x", "http://canary.example/a\nb", "s3://canary/key"])
@@ -71,11 +71,11 @@ def test_a_refused_address_is_a_usage_error_that_repeats_nothing_of_it(text: str
 
 
 def test_an_address_keeps_its_secrets_when_it_is_printed() -> None:
-    assert "secret" not in repr(parse_address("http://secret:secret@example.com/?secret#secret"))
+    assert "secret" not in repr(parse_url("http://secret:secret@example.com/?secret#secret"))
 
 
 def test_a_redirect_keeps_credentials_only_within_the_origin() -> None:
-    address = parse_address("https://ann:pw@example.com/a/b")
+    address = parse_url("https://ann:pw@example.com/a/b")
     assert address.follow("c").authorization == address.authorization
     assert address.follow("c").target == "/a/c"
     assert address.follow("https://example.com:444/").authorization is None

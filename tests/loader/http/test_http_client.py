@@ -17,7 +17,7 @@ from loader.errors import LoaderError
 from loader.http.client import HttpClient
 from loader.http.connection import Dialer, SocketAddress
 from loader.http.retry import TransientError
-from loader.http.url import parse_address
+from loader.http.url import parse_url
 from tests.support.http_server import Fault, HttpServer, Request
 from tests.support.loader_process import wait_for
 from tests.support.source_reading import QUICK, opened, probe_and_read, read
@@ -243,7 +243,7 @@ def test_servers_that_redirects_once_led_to_do_not_keep_connections_for_ever() -
         first, *others = (stack.enter_context(HttpServer(CONTENT)) for _ in range(21))
         first.rule = lambda request: redirect(others[request.number].url)
         closed = threading.Event()
-        client = HttpClient(parse_address(first.url), Dialer(None), QUICK, closed)
+        client = HttpClient(parse_url(first.url), Dialer(None), QUICK, closed)
         before = len(os.listdir("/proc/self/fd"))
         for other in others:  # each answers two side by side, and then sends back to the first
             other.rule = lambda request: Fault(status=503) if request.number > 1 else None

@@ -14,7 +14,7 @@ from loader.contract import FailureCode, Job
 from loader.encoding import blocks
 from loader.encoding.blocks import Block
 from loader.encoding.encoder import Chunk, Encoder
-from loader.pipeline import remainder, workers
+from loader.pipeline import coverage, workers
 from loader.pipeline.proof import find_difference
 from loader.postgres.ledger import Totals
 from tests.support.http_server import HttpServer
@@ -82,7 +82,7 @@ def test_an_end_of_a_plain_file_that_was_not_read_is_noticed(
     path.write_bytes(
         sample[:500_000].rpartition(b"\n")[0] + b"\n"
     )  # of fewer segments than there are buffers
-    monkeypatch.setattr(remainder, "cut", cut_all_but_the_last)
+    monkeypatch.setattr(coverage, "cut", cut_all_but_the_last)
     failure = WholeImport(database_url, sample).fails(Job(str(path)), FailureCode.PROOF_FAILED)
     assert f"and it has {path.stat().st_size:,}" in failure.message
 

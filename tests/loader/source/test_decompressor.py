@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from loader.source.compression import (
     Compression,
-    Damaged,
+    CorruptData,
     Decompressor,
     GzipDecompressor,
     compression_of,
-    decompressor,
+    open_decompressor,
 )
 
 SKIPPABLE = b"\x53\x2a\x4d\x18" + (5).to_bytes(4, "little") + b"hello"
@@ -84,7 +84,7 @@ def test_a_decompressor_gives_all_bytes_in_any_pieces_and_knows_a_cut_off_end(
     form, file, content, ends = known
 
     def open_with_small_pieces(chunks: Iterator[memoryview]) -> Decompressor:
-        return GzipDecompressor(chunks, piece_bytes=50) if form == "gzip" else decompressor(form, chunks)
+        return GzipDecompressor(chunks, piece_bytes=50) if form == "gzip" else open_decompressor(form, chunks)
 
     unpacker = open_with_small_pieces(chunks_of(file, cuts))
     assert read_all(unpacker, itertools.cycle(sizes)) == content
@@ -101,14 +101,14 @@ def test_a_decompressor_gives_all_bytes_in_any_pieces_and_knows_a_cut_off_end(
 def test_chunks_longer_than_what_is_read_at_once_are_read_whole(form: Compression) -> None:
     content = random.Random(5).randbytes(500_000)
     file = compressed(form, content)
-    unpacker = decompressor(form, chunks_of(file, [300_000]))
+    unpacker = open_decompressor(form, chunks_of(file, [300_000]))
     assert read_all(unpacker, itertools.repeat(70_000)) == content
     assert (unpacker.consumed_bytes, unpacker.is_complete) == (len(file), True)
 
 
 @pytest.mark.parametrize("form", ["gzip", "zstd"])
 def test_a_view_without_room_takes_nothing(form: Compression) -> None:
-    unpacker = decompressor(form, iter([memoryview(compressed(form, b"abc"))]))
+    unpacker = open_decompressor(form, iter([memoryview(compressed(form, b"abc"))]))
     assert (unpacker.readinto(memoryview(b"")), unpacker.consumed_bytes) == (0, 0)
 
 
@@ -116,8 +116,8 @@ def test_a_view_without_room_takes_nothing(form: Compression) -> None:
 def test_bytes_that_are_not_compressed_are_damaged_behind_the_end_too(form: Compression) -> None:
     file = compressed(form, b"abc")
     for damaged in (b"no such format", file + b"no such format", file[:-6] + b"no such format"):
-        with pytest.raises(Damaged) as caught:
-            read_all(decompressor(form, iter([memoryview(damaged)])), itertools.repeat(100))
+        with pytest.raises(CorruptData) as caught:
+            read_all(open_decompressor(form, iter([memoryview(damaged)])), itertools.repeat(100))
         assert str(caught.value)  # what libz or libzstd says
 
 
@@ -125,10 +125,10 @@ def test_bytes_that_are_not_compressed_are_damaged_behind_the_end_too(form: Comp
 def test_no_byte_behind_the_end_is_taken_for_padding_but_zeros_in_gzip(form: Compression) -> None:
     for byte in range(256):
         file = compressed(form, b"abc") + bytes([byte])
-        unpacker = decompressor(form, iter([memoryview(file)]))
+        unpacker = open_decompressor(form, iter([memoryview(file)]))
         try:
             read_all(unpacker, itertools.repeat(100))
-        except Damaged:
+        except CorruptData:
             continue
         assert unpacker.is_complete == (form == "gzip" and byte == 0)
 
@@ -156,9 +156,9 @@ def test_a_zstd_frame_may_ask_for_as_much_memory_as_the_zstd_program_grants() ->
         parameters = zstandard.ZstdCompressionParameters(window_log=window_log)
         compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
         file = compressor.compress(b"abc") + compressor.flush()
-        unpacker = decompressor("zstd", iter([memoryview(file)]))
+        unpacker = open_decompressor("zstd", iter([memoryview(file)]))
         if window_log == 27:
             assert read_all(unpacker, itertools.repeat(100)) == b"abc"
         else:
-            with pytest.raises(Damaged):
+            with pytest.raises(CorruptData):
                 read_all(unpacker, itertools.repeat(100))

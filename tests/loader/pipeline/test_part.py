@@ -7,7 +7,7 @@ import contextlib
 import psycopg
 import pytest
 
-from loader.pipeline.copy_writer import AttentiveWriter
+from loader.pipeline.part import ErrorAwareWriter
 from tests.support.postgres_proxy import Proxy
 
 BLOCK_BYTES = 8 << 20
@@ -22,17 +22,17 @@ def test_an_error_is_heard_within_a_block(way: str, database_url: str) -> None:
     ):
         connection.execute("CREATE TABLE numbers (number integer)")
         cursor = connection.cursor()
-        writer = AttentiveWriter(cursor)
+        writer = ErrorAwareWriter(cursor)
         sent = 0
         with (
             contextlib.suppress(psycopg.errors.InvalidTextRepresentation),
             cursor.copy("COPY numbers FROM STDIN", writer=writer) as copy,
         ):
             copy.write(b"not a number\n")
-            while not writer.has_answer and sent < 10 * BLOCK_BYTES:
+            while not writer.has_response and sent < 10 * BLOCK_BYTES:
                 copy.write(PIECE)
                 sent += len(PIECE)
-        assert writer.has_answer
+        assert writer.has_response
         assert sent < BLOCK_BYTES
 
 
@@ -47,13 +47,13 @@ def test_what_is_no_error_costs_no_row(database_url: str) -> None:
     with psycopg.connect(database_url) as connection:
         connection.execute(NOTICES.encode())
         cursor = connection.cursor()
-        writer = AttentiveWriter(cursor)
+        writer = ErrorAwareWriter(cursor)
         with cursor.copy("COPY numbers FROM STDIN", writer=writer) as copy:
             copy.write(b"2\n")
             rows = 1
-            while not writer.has_answer and rows < 10 * BLOCK_BYTES:
+            while not writer.has_response and rows < 10 * BLOCK_BYTES:
                 copy.write(PIECE)
                 rows += PIECE.count(b"\n")
             copy.write(PIECE)
-        assert writer.has_answer
+        assert writer.has_response
         assert cursor.rowcount == rows + PIECE.count(b"\n")
