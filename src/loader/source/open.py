@@ -65,8 +65,9 @@ class Source(Protocol):
         """Yield the decompressed bytes [start, end) in order; `end` None: to the end. The caller releases the buffers.
 
         May be called again after the last segment; for a source that is not resumable, only with a higher `start`. A
-        compressed file is read from its beginning, or from where the last call ended if `start` is not lower: request missing
-        ranges in order. Raises LoaderError, with SOURCE_TRUNCATED for a file that ends before `start` or `end`, and SourceClosed.
+        compressed file is read from its beginning, or from where the last call ended if `start` is not lower: request
+        missing ranges in order. Raises SourceClosed and LoaderError, with SOURCE_TRUNCATED for a file that ends before
+        `start` or `end`.
         """
         ...
 
