@@ -16,8 +16,8 @@ from loader.errors import LoaderError
 from loader.pipeline import proof
 from loader.pipeline.commit_schedule import expected_parts
 from loader.pipeline.coverage import PendingBlocks
-from loader.pipeline.reject_limit import Allowance, RejectCount
 from loader.pipeline.locked_import import LockedImport, lock_import
+from loader.pipeline.reject_limit import Allowance, RejectCount
 from loader.pipeline.state import ImportState, RunContext
 from loader.pipeline.workers import Workers, default_worker_count
 from loader.postgres import ledger, publish, staging, target_notes, target_table
