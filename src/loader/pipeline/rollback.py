@@ -124,9 +124,7 @@ class FailedRun:
         text = f" Import {found.id} keeps {totals.rows_copied:,} rows ({totals.bytes / 1e6:,.0f} MB{percent})"
         if self._context.is_supervised:
             return f"{text}; its next attempt resumes it."
-        return (
-            f"{text} until `loader gc` or `loader drop`; a run of its file with --import-id {found.id} resumes it."
-        )
+        return f"{text} until `loader gc` or `loader drop`; a run of its file with --import-id {found.id} resumes it."
 
     def _cleanup_pending(self, error: LoaderError) -> Failure:
         failure = self._failure
