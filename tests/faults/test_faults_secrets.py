@@ -187,7 +187,7 @@ def test_what_a_file_says_moves_no_cursor_and_forges_no_line_on_a_terminal(
     else:  # published, with a note on one name
         server.content = header.replace(b"tips", b"tips" + hostile) + b"\n" + rows
     text = drawn(tmp_path, "run", server.url, database_url=database_url)
-    assert ("header_mismatch" if is_wrong_file else "was taken for") in text
+    assert ("header_mismatch" if is_wrong_file else "was read as") in text
     assert_moves_no_cursor(text)
 
 

@@ -1,4 +1,4 @@
-"""The kernel as its callers see it. They don't know how it is compiled, kept and loaded."""
+"""The kernel as its callers see it: from an object file or, if that fails, compiled by Numba."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import threading
 from typing import Protocol
 
+from loader.errors import LoaderError
 from loader.kernel.object_file import load_object_kernel, refuse_where_code_cannot_run
 from loader.text import printable, warn
 
@@ -43,9 +44,11 @@ def load_kernel() -> Kernel:
 @functools.cache
 def _load() -> Kernel:
     if os.environ.get("NUMBA_DISABLE_JIT", "") in ("", "0"):
-        refuse_where_code_cannot_run()
         try:
+            refuse_where_code_cannot_run()
             return load_object_kernel()
+        except LoaderError:
+            raise
         except Exception as error:  # another LLVM or Numba may fail in any way; Numba alone still works
             reason = printable(f"{type(error).__name__}: {error}")
             warn(

@@ -82,7 +82,7 @@ def test_every_buffer_is_either_in_a_block_or_released() -> None:
     segments = list(segments_of(data, [2, 4, 5, 20]))
     released: list[Buffer] = []
     blocks = list(cut(segments, 2, released.append))
-    kept = [block.buffer for block in blocks[:-1]]  # the unended last record has a buffer of its own
+    kept = [block.buffer for block in blocks[:-1]]  # an unterminated last record has its own buffer
     assert {id(segment.buffer) for segment in segments} == {id(buffer) for buffer in kept + released}
 
 

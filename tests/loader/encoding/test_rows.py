@@ -104,7 +104,7 @@ def test_a_text_field_is_read_as_csv(field: bytes, text: bytes | None) -> None:
         (REAL_ROW + b'"', Reason.QUOTE),
         (REAL_ROW + b"\r", Reason.CARRIAGE_RETURN),
         (row_with({"hvfhs_license_num": b'"\r"\r'}), Reason.CARRIAGE_RETURN),
-        # Each half of the character is in the same field, but a quote stands between them.
+        # A quote separates the bytes of a character.
         (row_with({"hvfhs_license_num": b'\xc3"\xa9"'}), Reason.ENCODING),
     ],
 )

@@ -30,7 +30,7 @@ def first(flagged: list[bool]) -> int:
 
 
 @given(eight_bytes)
-def test_plain_text_ends_at_the_first_byte_that_is_a_control_or_separator_or_not_ascii(
+def test_plain_text_ends_at_the_first_control_separator_or_byte_that_is_not_ascii(
     characters: bytes,
 ) -> None:
     ends = [byte < 0x20 or byte > 0x7F or byte in b'",' for byte in characters]
