@@ -165,9 +165,9 @@ def test_on_a_full_disk_a_cancel_stops_the_loader_and_is_written_when_there_is_r
         ballast = fill_up(disk)
         for _ in range(2):
             problem = assert_problem(live.client.post(f"/imports/{running}/cancel"), 507, "control_db_full")
-            assert "told to roll back" in problem["detail"]
+            assert "rolls back anyway" in problem["detail"]
         problem = assert_problem(live.client.post(f"/imports/{queued}/cancel"), 507, "control_db_full")
-        assert "told to roll back" not in problem["detail"]
+        assert "rolls back anyway" not in problem["detail"]
         wait_for("the roll back", lambda: staged(database_url) == [])
         assert live.get(running)["state"] == "running"
         ballast.unlink()

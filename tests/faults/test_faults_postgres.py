@@ -90,7 +90,7 @@ def test_a_long_outage_ends_the_run_and_gc_removes_the_staging(
 async def scene(tmp_path: Path, database_url: str) -> AsyncGenerator[SupervisorHarness]:
     """A supervisor whose loaders end at the first outage."""
     impatient = ("env", 'SMALL_LOADER_LIMITS={"database_outage_seconds": 0}', *SMALL)
-    async with supervising(tmp_path, database_url, command=impatient, retries=QUICK) as scene:
+    async with supervising(tmp_path, database_url, command=impatient, retry_policy=QUICK) as scene:
         yield scene
 
 
@@ -110,7 +110,7 @@ async def test_a_queue_waits_for_its_database_without_limit(
         assert waiting.error.code is FailureCode.DATABASE_UNAVAILABLE
     before = [await scene.get(import_id) for import_id in import_ids]
     for _ in range(3):
-        assert await scene.supervisor.probe.look(0) is not None
+        assert await scene.supervisor.probe.check(0) is not None
         scene.supervisor.wake()
     assert [await scene.get(import_id) for import_id in import_ids] == before
     assert [found.retry_count for found in before] == [0, 0, 0, 0]
@@ -144,11 +144,11 @@ async def test_an_import_shows_that_it_waits_for_its_database(
 async def test_a_service_whose_database_is_a_standby_starts_no_loader(
     scene: SupervisorHarness, standby: OwnServer, server: HttpServer
 ) -> None:
-    failure = await scene.supervisor.probe.look(0)
+    failure = await scene.supervisor.probe.check(0)
     assert failure is not None
     assert "standby" in failure.message
     import_id = await scene.submit(server.url)
-    await scene.supervisor.probe.look(0)
+    await scene.supervisor.probe.check(0)
     assert (await scene.get(import_id)).state is State.QUEUED
     promote(standby)
     await scene.receipt(import_id)

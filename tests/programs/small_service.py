@@ -16,12 +16,12 @@ from importer.supervisor.supervisor import Supervisor
 SMALL = (sys.executable, str(Path(__file__).with_name("small_loader.py")))
 
 # Twelve attempts without a commit take at least 40 s: a killed database has restarted by then.
-RETRIES = RetryPolicy(attempts=12, first_delay_seconds=0.02)
+RETRY_POLICY = RetryPolicy(attempts=12, first_delay_seconds=0.02)
 
 limits = LIMITS
 if seconds := os.environ.get("SMALL_SERVICE_SILENCE_SECONDS"):
     limits = Limits(silence_seconds=int(seconds))
 
-setattr(lifespan, "Supervisor", partial(Supervisor, command=SMALL, retries=RETRIES, limits=limits))  # noqa: B010
+setattr(lifespan, "Supervisor", partial(Supervisor, command=SMALL, retry_policy=RETRY_POLICY, limits=limits))  # noqa: B010
 
 main()

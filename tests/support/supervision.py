@@ -124,7 +124,7 @@ async def supervising(
     command: Sequence[str] = SMALL,
     slots: int = 2,
     grace_seconds: int = 30,
-    retries: RetryPolicy = QUICK,
+    retry_policy: RetryPolicy = QUICK,
     limits: Limits = LIMITS,
 ) -> AsyncGenerator[SupervisorHarness]:
     """Supervise until the end of the block; then stop, as a service does."""
@@ -134,7 +134,7 @@ async def supervising(
     store = await Store.open(folder / "importer.sqlite")
     try:
         supervisor = Supervisor(
-            store, settings, database_url, command=command, retries=retries, limits=limits
+            store, settings, database_url, command=command, retry_policy=retry_policy, limits=limits
         )
         try:
             await supervisor.start()

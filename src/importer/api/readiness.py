@@ -50,5 +50,5 @@ class Readiness:
         return None
 
     async def _target_fault(self) -> str | None:
-        fault = await self._probe.look()
+        fault = await self._probe.check()
         return None if fault is None else fault.message

@@ -65,13 +65,13 @@ async def _serve(settings: Settings, listener: socket.socket, announce: Callable
         url = _url(listener)
         announce(url)
         logging_versions = asyncio.create_task(_log_versions(url, LedgerReader(service.database_url)))
-        defects = asyncio.create_task(service.supervisor.defects.seen.wait())
+        defects = asyncio.create_task(service.supervisor.unhandled_errors.seen.wait())
         defects.add_done_callback(lambda _: server.stop())
         await server.serve([listener])
         server.close_remaining()
         logging_versions.cancel()
         defects.cancel()
-    if service.supervisor.defects.seen.is_set():
+    if service.supervisor.unhandled_errors.seen.is_set():
         raise Defective
 
 

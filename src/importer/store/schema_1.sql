@@ -1,22 +1,22 @@
--- The control DB, version 1: what was asked for, and where it stands. Times are ISO 8601 text in UTC with
+-- The control DB, version 1: imports and their attempts. Times are ISO 8601 text in UTC with
 -- microseconds and +00:00, so that they sort; JSON is that of loader/contract.py. Never edited: files of this version exist.
 -- schema_2.sql has the present table import.
 
--- One row an import, until it is removed or pruned. The columns are the fields of imports.Import.
+-- One row an import, until it is removed or pruned. The columns are the fields of model.Import.
 CREATE TABLE import (
-    sequence        INTEGER PRIMARY KEY AUTOINCREMENT,  -- order of submission; a number is never used again
+    sequence        INTEGER PRIMARY KEY AUTOINCREMENT,  -- order of submission; never reused
     id              TEXT NOT NULL UNIQUE,               -- UUIDv7
-    idempotency_key TEXT UNIQUE,                        -- of the request that submitted it; null: none was sent
-    job             TEXT NOT NULL,                      -- JSON; the whole URL, with what is secret in it
-    -- Each move is one UPDATE guarded by the state it starts from; imports.MOVES lists them.
+    idempotency_key TEXT UNIQUE,                        -- of the submitting request; null: it had none
+    job             TEXT NOT NULL,                      -- JSON; its URL contains secrets
+    -- Each transition is one UPDATE guarded by the state it starts from; see model.TRANSITIONS.
     state           TEXT NOT NULL CHECK (state IN
                         ('queued', 'running', 'cancelling', 'succeeded', 'failed', 'cancelled', 'removing')),
-    version         INTEGER NOT NULL CHECK (version >= 1),  -- grows with each change
+    version         INTEGER NOT NULL CHECK (version >= 1),  -- incremented by each change
     phase           TEXT CHECK (phase IN ('probing', 'loading', 'publishing', 'rolling_back')),  -- null: not known
-    progress        TEXT,                               -- JSON; null: nothing was reported
+    progress        TEXT,                               -- JSON; null: no report
     attempt_count   INTEGER NOT NULL,                   -- loaders that were started
-    retry_count     INTEGER NOT NULL,                   -- attempts that failed and were put back into the queue, since
-                                                        -- the import was submitted or somebody asked for a retry
+    retry_count     INTEGER NOT NULL,                   -- failed attempts that were followed by another, since the
+                                                        -- submission or the last retry request
     created_at      TEXT NOT NULL,
     started_at      TEXT,                               -- of the first attempt
     finished_at     TEXT,
@@ -37,15 +37,15 @@ CREATE TABLE import (
     CHECK (receipt IS NOT NULL OR state <> 'succeeded')
 ) STRICT;
 CREATE INDEX import_by_state ON import (state, sequence);  -- the queue, recovery, listings, counts
-CREATE INDEX import_by_time ON import (not_before) WHERE not_before IS NOT NULL;  -- when to look at the queue again
+CREATE INDEX import_by_time ON import (not_before) WHERE not_before IS NOT NULL;  -- when the next import is due
 
 -- One row a loader that was started.
 CREATE TABLE attempt (
     import_sequence INTEGER NOT NULL REFERENCES import ON DELETE CASCADE,
     number          INTEGER NOT NULL CHECK (number >= 1),  -- import.attempt_count when it was started
     started_at      TEXT NOT NULL,
-    finished_at     TEXT,                               -- null: it runs, or nobody has looked since the service ended
-    exit_code       INTEGER,                            -- negative: a signal's number; null: nobody saw it end
+    finished_at     TEXT,                               -- null: it runs, or ran when the service was killed
+    exit_code       INTEGER,                            -- negative: a signal's number; null: not known
     error           TEXT,                               -- JSON; null: none
     log             TEXT NOT NULL DEFAULT '',           -- the end of its stderr
     PRIMARY KEY (import_sequence, number),

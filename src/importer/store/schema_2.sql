@@ -1,28 +1,28 @@
 -- The control DB, from version 1 to 2: the table import is rebuilt, as SQLite can't change a CHECK
--- (https://www.sqlite.org/lang_altertable.html#making_other_kinds_of_table_schema_changes). Foreign keys are off meanwhile:
--- with them on, DROP TABLE would delete all attempts.
+-- (https://www.sqlite.org/lang_altertable.html#making_other_kinds_of_table_schema_changes). Foreign keys are off
+-- during a migration: with them on, DROP TABLE would delete all attempts.
 
--- One row an import, until it is removed or pruned. The columns are the fields of imports.Import, and `submitted`.
+-- One row an import, until it is removed or pruned. The columns are the fields of model.Import, and `submitted`.
 CREATE TABLE import_2 (
-    sequence        INTEGER PRIMARY KEY AUTOINCREMENT,  -- order of submission; a number is never used again
+    sequence        INTEGER PRIMARY KEY AUTOINCREMENT,  -- order of submission; never reused
     id              TEXT NOT NULL UNIQUE,               -- UUIDv7
-    idempotency_key TEXT UNIQUE,                        -- of the request that submitted it; null: none was sent
-    job             TEXT NOT NULL,                      -- JSON; the whole URL, with what is secret in it
-    submitted       TEXT,                               -- JSON of the job as it was submitted, if a retry has changed
-                                                        -- it since; null: `job` is that
-    -- Each move is one UPDATE guarded by the state it starts from; imports.MOVES lists them.
+    idempotency_key TEXT UNIQUE,                        -- of the submitting request; null: it had none
+    job             TEXT NOT NULL,                      -- JSON; its URL contains secrets
+    submitted       TEXT,                               -- JSON of the submitted job, if a retry has changed it since;
+                                                        -- null: `job` is unchanged
+    -- Each transition is one UPDATE guarded by the state it starts from; see model.TRANSITIONS.
     state           TEXT NOT NULL CHECK (state IN
                         ('queued', 'running', 'cancelling', 'succeeded', 'failed', 'cancelled', 'removing')),
-    version         INTEGER NOT NULL CHECK (version >= 1),  -- grows with each change
+    version         INTEGER NOT NULL CHECK (version >= 1),  -- incremented by each change
     phase           TEXT CHECK (phase IN ('probing', 'loading', 'indexing', 'publishing', 'rolling_back')),
                                                         -- null: not known
-    progress        TEXT,                               -- JSON; null: nothing was reported
+    progress        TEXT,                               -- JSON; null: no report
     attempt_count   INTEGER NOT NULL,                   -- loaders that were started
-    retry_count     INTEGER NOT NULL,                   -- attempts that failed and were put back into the queue, since
-                                                        -- the import was submitted or somebody asked for a retry
-    locked_count    INTEGER NOT NULL CHECK (locked_count >= 0),  -- attempts in a row that ended as table_locked
-    keeps_staging   INTEGER NOT NULL CHECK (keeps_staging IN (0, 1)),  -- 1: it failed, and what it has committed is
-                                                        -- kept for a retry
+    retry_count     INTEGER NOT NULL,                   -- failed attempts that were followed by another, since the
+                                                        -- submission or the last retry request
+    locked_count    INTEGER NOT NULL CHECK (locked_count >= 0),  -- consecutive attempts that failed with table_locked
+    keeps_staging   INTEGER NOT NULL CHECK (keeps_staging IN (0, 1)),  -- 1: it failed, and its staging is kept for a
+                                                        -- retry
     created_at      TEXT NOT NULL,
     started_at      TEXT,                               -- of the first attempt
     finished_at     TEXT,
@@ -50,10 +50,10 @@ INSERT INTO import_2 (sequence, id, idempotency_key, job, state, version, phase,
            0, state = 'failed' AND json_extract(error, '$.retryable'),
            created_at, started_at, finished_at, not_before, error, receipt
     FROM import;
--- AUTOINCREMENT's memory, also of numbers whose rows are gone.
+-- The counter of AUTOINCREMENT, which also covers deleted rows.
 DELETE FROM sqlite_sequence WHERE name = 'import_2';
 INSERT INTO sqlite_sequence (name, seq) SELECT 'import_2', seq FROM sqlite_sequence WHERE name = 'import';
 DROP TABLE import;
 ALTER TABLE import_2 RENAME TO import;
 CREATE INDEX import_by_state ON import (state, sequence);  -- the queue, recovery, listings, counts
-CREATE INDEX import_by_time ON import (not_before) WHERE not_before IS NOT NULL;  -- when to look at the queue again
+CREATE INDEX import_by_time ON import (not_before) WHERE not_before IS NOT NULL;  -- when the next import is due

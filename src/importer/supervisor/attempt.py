@@ -1,4 +1,4 @@
-"""One attempt at one import: from the start of its loader to what the control DB says about its end."""
+"""One attempt at one import: from the start of its loader to the record of its end in the control DB."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from importer.supervisor.database_probe import DatabaseProbe
 from importer.supervisor.ledger import LedgerReader
 from importer.supervisor.loaders import Loaders
 from importer.supervisor.outcome import (
-    Known,
     LoaderExit,
+    PossibleLedgerState,
     RetryPolicy,
     Staged,
     StopIntent,
@@ -33,14 +33,14 @@ from loader.errors import LoaderError
 
 
 class RetryProgress(msgspec.Struct):
-    """How far an import's loaders have come, from one attempt to the next. Lost with the service: a fresh start."""
+    """The progress of an import's attempts. In memory only: after a restart of the service the count starts over."""
 
     committed_bytes: int = 0
-    retry_count: int = 0  # of the import, when they came so far
+    retry_count: int = 0  # of the import, when it had committed so much
 
 
-class ImportRun:
-    """A loader that is at an import. It exists as long as its process, and until the end is written down."""
+class RunningAttempt:
+    """An attempt until its end is recorded."""
 
     def __init__(
         self,
@@ -49,8 +49,8 @@ class ImportRun:
         store: Store,
         ledger: LedgerReader,
         probe: DatabaseProbe,
-        retries: RetryPolicy,
-        reached: RetryProgress,
+        retry_policy: RetryPolicy,
+        retry_progress: RetryProgress,
     ) -> None:
         """Start the loader of an import that was just claimed."""
         self.import_id = claimed.id
@@ -58,47 +58,48 @@ class ImportRun:
         self._store = store
         self._ledger = ledger
         self._probe = probe
-        self._retries = retries
-        self._reached = reached
+        self._retry_policy = retry_policy
+        self._retry_progress = retry_progress
         self._reported: ProgressMessage | None = None
-        self._has_moved = True  # the loader has come further since `show_outage` was called last
+        self._has_progressed = True  # since the last call of `show_outage`
         self._shows_outage = False
-        self._has_unwritten_cancel = self._is_suspended = False
+        self._has_unrecorded_cancel = self._is_suspended = False
         self._process = loaders.run(claimed.job)
         self._log: structlog.typing.FilteringBoundLogger = structlog.get_logger().bind(
             import_id=str(claimed.id), attempt=claimed.attempt_count
         )
         self._log.info("attempt started", process_id=self._process.process_id)
 
-    def cancel(self, grace_seconds: float, *, is_written: bool) -> None:
-        """Have the loader roll back, or be killed if that takes longer: what is left then, Cleanup removes.
+    def cancel(self, grace_seconds: float, *, is_recorded: bool) -> None:
+        """Have the loader roll back, or kill it after the grace; Cleanup then removes the rest.
 
-        `is_written`: the control DB says so. Else `drive` writes it before it decides what becomes of the import.
+        `is_recorded`: the control DB has the cancel. Otherwise `run` records it before it decides the outcome.
         """
-        self._has_unwritten_cancel = not is_written
+        self._has_unrecorded_cancel = not is_recorded
         self._process.roll_back(grace_seconds)
 
     def suspend(self, grace_seconds: float) -> None:
-        """Have the loader keep what is committed and end; killed, it keeps as much."""
+        """Have the loader keep what is committed and end, or kill it after the grace, which keeps the same."""
         self._is_suspended = True
         self._process.suspend(grace_seconds)
 
     async def show_outage(self, failure: Failure | None) -> None:
-        """Have the import show that its loader waits for the database, which can't be used; None: it can.
+        """Show on the import that its loader waits for the database; `failure` None: the database can be used.
 
-        To be called at each look at the database. One that comes further meanwhile does not wait. Raises StoreError.
+        To be called after each check of the database. A loader that has made progress since the last call does not wait.
+        Raises StoreError.
         """
-        is_waiting = failure is not None and not self._has_moved
-        self._has_moved = False
+        is_waiting = failure is not None and not self._has_progressed
+        self._has_progressed = False
         if is_waiting != self._shows_outage:
             await self._store.show_outage(self.import_id, failure if is_waiting else None)
             self._shows_outage = is_waiting
 
-    async def drive(self) -> None:
-        """Write down what the loader reports, and in the end what becomes of the import.
+    async def run(self) -> None:
+        """Record the loader's progress, and in the end the outcome.
 
-        A publish is written down when it is reported, since the loader then tidies up, for minutes at most. An import
-        that was cancelled and has left staging stays `cancelling`, and its attempt open.
+        A publish is recorded when the loader reports it, since the loader may then tidy up for minutes. A cancelled import
+        that has staging stays `cancelling`, and its attempt open.
         """
         try:
             while not self._process.has_ended:
@@ -106,9 +107,9 @@ class ImportRun:
                 self._process.changed.clear()
                 await self._report()
                 if self.end is None and (publish := self._process.publish) is not None:
-                    await self._conclude(publish, "absent")
+                    await self._finish(publish, "absent")
         finally:
-            self._process.kill()  # nothing, unless we are stopped, or have a defect
+            self._process.kill()  # if this task is cancelled, or has failed
         process_end = await self._process.end()
         self._log.info(
             "loader ended",
@@ -119,20 +120,24 @@ class ImportRun:
         if self.end is not None:
             return
         failpoint.hit()
-        standing: Known = "unknown"
-        if not self._is_suspended and needs_ledger(process_end):  # else the next attempt looks
-            with contextlib.suppress(LoaderError):  # the database is away
-                standing = await self._ledger.standing(self.import_id)
+        ledger_state: PossibleLedgerState = "unknown"
+        if not self._is_suspended and needs_ledger(
+            process_end
+        ):  # after a suspension the next attempt reads the ledger
+            with contextlib.suppress(LoaderError):  # the database is unavailable
+                ledger_state = await self._ledger.state_of(self.import_id)
         is_database_down = False
         if not self._is_suspended and blames_database(process_end):
-            is_database_down = await self._probe.look(0) is not None
+            is_database_down = await self._probe.check(0) is not None
         failpoint.hit()
-        await self._conclude(process_end, standing, is_database_down=is_database_down)
+        await self._finish(process_end, ledger_state, is_database_down=is_database_down)
 
-    async def _conclude(self, end: LoaderExit, standing: Known, *, is_database_down: bool = False) -> None:
+    async def _finish(
+        self, end: LoaderExit, ledger_state: PossibleLedgerState, *, is_database_down: bool = False
+    ) -> None:
         self.end = end
-        while not await self._settle(end, standing, is_database_down):
-            pass  # cancel was asked for between the look and the move
+        while not await self._try_to_finish(end, ledger_state, is_database_down):
+            pass  # a cancel came between reading and updating the import
 
     async def _report(self) -> None:
         report = self._process.progress
@@ -141,29 +146,31 @@ class ImportRun:
         if self._reported is None or report.phase != self._reported.phase:
             failpoint.hit()
             self._log.info("phase", phase=report.phase)
-        # not by its phase: a loader that has lost the database probes the source again and again
+        # A new phase is no progress: a loader that has lost the database probes the source again and again.
         if self._reported is None or counters(report) != counters(self._reported):
-            self._has_moved = True
+            self._has_progressed = True
         self._reported = report
         try:
             await self._store.report(self.import_id, report.phase, report.progress)
-        except StoreError as error:  # the next one is half a second away
+        except StoreError as error:  # the next report comes in half a second
             self._log.warning("progress not written", error=error.message)
 
-    async def _settle(self, end: LoaderExit, standing: Known, is_database_down: bool) -> bool:
-        """Decide and write it down; False: the import has moved meanwhile."""
-        if self._has_unwritten_cancel:
+    async def _try_to_finish(
+        self, end: LoaderExit, ledger_state: PossibleLedgerState, is_database_down: bool
+    ) -> bool:
+        """Decide the outcome and record it; False: the import's state has changed in the meantime."""
+        if self._has_unrecorded_cancel:
             await until_stored(lambda: self._store.request_cancel(self.import_id))
         found = await until_stored(lambda: self._store.get(self.import_id))
         if found is None or found.state not in (State.RUNNING, State.CANCELLING):
             return True
         outcome = decide(
             end,
-            standing,
-            self._asked(found),
-            self._fruitless(found, standing),
-            self._retries,
-            locked=found.locked_count,
+            ledger_state,
+            self._intent(found),
+            self._attempts_without_progress(found, ledger_state),
+            self._retry_policy,
+            locked_attempts=found.locked_count,
             is_database_down=is_database_down,
         )
         if outcome.state is State.CANCELLING:
@@ -172,7 +179,7 @@ class ImportRun:
         if outcome.retry_after_seconds:
             delay = datetime.timedelta(seconds=jittered(outcome.retry_after_seconds))
             not_before = datetime.datetime.now(datetime.UTC) + delay
-        ending = AttemptResult(
+        result = AttemptResult(
             state=outcome.state,
             exit_code=end.exit_code,
             error=outcome.error,
@@ -182,23 +189,24 @@ class ImportRun:
             is_retried=outcome.is_retried,
             keeps_staging=keeps_staging(end),
         )
-        moved = await until_stored(lambda: self._store.finish_attempt(self.import_id, ending))
+        moved = await until_stored(lambda: self._store.finish_attempt(self.import_id, result))
         failpoint.hit()
         if moved is not None:
             error = None if outcome.error is None else outcome.error.code
             self._log.info("attempt ended", state=moved.state, error=error, not_before=moved.not_before)
         return moved is not None
 
-    def _asked(self, found: Import) -> StopIntent:
+    def _intent(self, found: Import) -> StopIntent:
         if found.state is State.CANCELLING:
             return StopIntent.CANCEL
         return StopIntent.SUSPEND if self._is_suspended else StopIntent.NOTHING
 
-    def _fruitless(self, found: Import, standing: Known) -> int:
-        # less, too: somebody's SIGTERM has taken it back, and it has come so far anew
-        if isinstance(standing, Staged) and standing.committed_bytes != self._reached.committed_bytes:
-            self._reached.committed_bytes = standing.committed_bytes
-            self._reached.retry_count = found.retry_count
-        # a retry that was asked for has begun to count anew
-        self._reached.retry_count = min(self._reached.retry_count, found.retry_count)
-        return found.retry_count - self._reached.retry_count
+    def _attempts_without_progress(self, found: Import, ledger_state: PossibleLedgerState) -> int:
+        progress = self._retry_progress
+        # Fewer bytes are progress, too: a SIGTERM has rolled back the staging, and these were committed since.
+        if isinstance(ledger_state, Staged) and ledger_state.committed_bytes != progress.committed_bytes:
+            progress.committed_bytes = ledger_state.committed_bytes
+            progress.retry_count = found.retry_count
+        # A retry request has set the import's count to 0.
+        progress.retry_count = min(progress.retry_count, found.retry_count)
+        return found.retry_count - progress.retry_count

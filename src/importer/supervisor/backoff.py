@@ -15,16 +15,15 @@ R = TypeVar("R")
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
-# What is tried until it succeeds is tried again after a second, after two, four, ... and then twice a minute: the
-# database that it waits for may be back at any time.
+# Doubled after each attempt, up to the maximum: the database that is waited for may be back at any time.
 _FIRST_DELAY_SECONDS = 1.0
 _MAX_DELAY_SECONDS = 30.0
-# A full disk, or somebody's lock on the control DB.
+# A full disk, or another program's lock on the control DB.
 _STORE_DELAY_SECONDS = 1.0
 
 
 def delays() -> Iterator[float]:
-    """Yield how many seconds to wait before each next try, for ever."""
+    """Yield the seconds to wait before each next attempt, without end."""
     seconds = _FIRST_DELAY_SECONDS
     while True:
         yield jittered(seconds)
@@ -32,12 +31,12 @@ def delays() -> Iterator[float]:
 
 
 def jittered(seconds: float) -> float:
-    """Return at most that many seconds, so that those who failed together do not try again together."""
-    return seconds * random.uniform(0.5, 1)  # noqa: S311 - guards nothing
+    """Return a random part, half to all, so that attempts that failed together are not repeated together."""
+    return seconds * random.uniform(0.5, 1)  # noqa: S311 - not for security
 
 
 async def until_stored(call: Callable[[], Awaitable[R]]) -> R:
-    """Return what a call to the store returns, once the control DB can be used."""
+    """Return the result of a call to the store; repeat it until the control DB can be used."""
     while True:
         try:
             return await call()

@@ -1,4 +1,4 @@
-"""Whether the target database can be used: asked by the service in one place, for the queue, readiness and metrics."""
+"""Whether the target database can be used: checked in one place, for the queue, readiness, metrics and failed attempts."""
 
 from __future__ import annotations
 
@@ -12,49 +12,50 @@ from importer.supervisor.ledger import LedgerReader
 from loader.contract import Failure
 from loader.errors import LoaderError
 
-# Whoever asks within this time gets the answer that is there: any number of clients costs one connection a second.
+# Callers within this time share a result: any number of clients costs one connection a second.
 FRESH_SECONDS = 1.0
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
 class DatabaseProbe:
-    """The latest answer of one target database. To be used in one event loop."""
+    """The latest check of one target database. To be used in one event loop."""
 
     def __init__(self, database_url: str, on_change: Callable[[], None]) -> None:
         """`on_change` is called whenever `is_up` has changed."""
-        self._ledger = LedgerReader(database_url)  # of its own: no other question delays this one
+        self._ledger = LedgerReader(database_url)  # of its own: no other query delays a check
         self._on_change = on_change
-        self._look: asyncio.Task[Failure | None] | None = None
-        self._asked_at = float("-inf")
-        self._is_up: bool | None = None  # None: before the first look has ended
+        self._check: asyncio.Task[Failure | None] | None = None
+        self._started_at = float("-inf")
+        self._is_up: bool | None = None  # None: no check has ended yet
 
     @property
     def is_up(self) -> bool:
-        """Whether the latest look found that the database can be used."""
+        """Whether the database could be used at the latest check."""
         return self._is_up is True
 
-    async def look(self, max_age_seconds: float = FRESH_SECONDS) -> Failure | None:
-        """Return why the database can't be used, None if it can, as a look found that is not older than this.
+    async def check(self, max_age_seconds: float = FRESH_SECONDS) -> Failure | None:
+        """Return why the database can't be used, None if it can; the check started at most `max_age_seconds` ago.
 
-        One look at a time serves all callers; it takes as long as LedgerReader waits for an answer, at most.
+        All callers share one check at a time. It takes at most as long as LedgerReader waits for an answer.
         """
         oldest = time.monotonic() - max_age_seconds
-        while self._look is None or self._asked_at < oldest:
-            if self._look is None or self._look.done():
-                self._asked_at = time.monotonic()
-                self._look = asyncio.create_task(self._ask())
+        while self._check is None or self._started_at < oldest:
+            if self._check is None or self._check.done():
+                self._started_at = time.monotonic()
+                self._check = asyncio.create_task(self._run_check())
             else:
-                await asyncio.shield(self._look)
-        # shielded: one caller that leaves must not end it for the others
-        return await asyncio.shield(self._look)
+                await asyncio.shield(self._check)
+        return await asyncio.shield(
+            self._check
+        )  # a caller that is cancelled does not cancel it for the others
 
     def stop(self) -> None:
-        """End the look that is under way."""
-        if self._look is not None:
-            self._look.cancel()
+        """Cancel the check that runs, if any."""
+        if self._check is not None:
+            self._check.cancel()
 
-    async def _ask(self) -> Failure | None:
+    async def _run_check(self) -> Failure | None:
         failure = None
         try:
             await self._ledger.require_primary()

@@ -1,7 +1,6 @@
-"""What becomes of an import when its loader has ended. Pure: what happened goes in, the next state comes out.
+"""The next state of an import whose loader has ended. Pure.
 
-The last message is the loader's own word, and the ledger knows where there is none. The exit code alone decides nothing
-but how a failure without a last message is called.
+The loader's last message decides; without one, the ledger does. The exit code only names a failure without a last message.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from loader.errors import LoaderError
 
 
 class StopIntent(enum.Enum):
-    """What the loader was told before it ended."""
+    """What the service had asked the loader to do before it ended."""
 
     NOTHING = enum.auto()
     CANCEL = enum.auto()
@@ -29,62 +28,62 @@ class LoaderExit(msgspec.Struct, frozen=True):
     """How a process ended, and what it left to read."""
 
     exit_code: int | None  # negative: the signal that killed it; None: it could not be started
-    last: Published | Failed | None  # None: it had no time to say anything
+    last: Published | Failed | None  # its last message; None: it sent none
     log: str  # the end of its stderr
-    was_silent: bool = False  # so long that it was taken for hung, and killed
-    was_stalled: bool = False  # it reported, but the same for so long that it was taken for hung, and killed
+    was_silent: bool = False  # killed because it sent no message for too long
+    was_stalled: bool = False  # killed because its messages showed no progress for too long
 
 
 class Staged(msgspec.Struct, frozen=True):
-    """The ledger has the import, and it is not published."""
+    """The ledger has the import, unpublished."""
 
-    committed_bytes: int  # decompressed, of all its committed blocks
+    committed_bytes: int  # decompressed, of all committed blocks
 
 
-# What the ledger says of an import: published, not published, nothing.
+# The ledger's state of an import: published, unpublished, or not in the ledger.
 LedgerState = Receipt | Staged | Literal["absent"]
-# The same, or that it was not, or could not be asked.
-Known = LedgerState | Literal["unknown"]
+# The same; unknown: the ledger was not asked, or did not answer.
+PossibleLedgerState = LedgerState | Literal["unknown"]
 
 
 class RetryPolicy(msgspec.Struct, frozen=True):
-    """When a retryable failure is the last one. The defaults are the ones to use; tests have less time."""
+    """When a retryable failure is final. Tests use shorter delays."""
 
-    # Attempts in a row that committed nothing. With the delays below they take from four to nine minutes: a database has
-    # restarted or failed over by then, and a person who waits for an answer is still there.
+    # Consecutive attempts that committed nothing. With the delays below they take four to nine minutes: by then a database
+    # has restarted or failed over, and a person who waits for the import is still there.
     attempts: int = 10
     first_delay_seconds: float = 1  # doubled each time
-    # Attempts in a row that others' locks on trips ended. A loader waits ten minutes for them (limits.py): a day.
+    # Consecutive attempts that failed with table_locked. A loader waits ten minutes for a lock (limits.py): a day.
     locked_attempts: int = 144
 
-    def delay_seconds(self, fruitless: int) -> float:
-        """Return how long to wait after a failure that so many fruitless ones came before."""
-        return min(self.first_delay_seconds * 2.0**fruitless, MAX_RETRY_DELAY_SECONDS)
+    def delay_seconds(self, attempts_without_progress: int) -> float:
+        """Return how long to wait after a failure that so many attempts without progress preceded."""
+        return min(self.first_delay_seconds * 2.0**attempts_without_progress, MAX_RETRY_DELAY_SECONDS)
 
 
-RETRIES = RetryPolicy()
+RETRY_POLICY = RetryPolicy()
 
 
-# Of an attempt that nobody saw the end of. It says nothing about the import, but somebody should know.
+# Of an attempt whose end the service did not see. The import did not cause it, but an operator should know.
 SERVICE_ENDED = LoaderError(
     FailureCode.SUSPENDED,
-    "The service ended during this attempt, and was not stopped in order.",
-    "The next attempt goes on from what is committed. If this happens again and again, see the service's log and exit code,"
-    " and whether the machine is out of memory.",
+    "The service ended during this attempt without an orderly stop.",
+    "The next attempt resumes. If this happens repeatedly, check the service's log and exit code, and whether the machine is"
+    " out of memory.",
 ).failure
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """Where the import goes."""
+    """The next state of the import."""
 
-    state: State  # CANCELLING: its staging is to be dropped first
+    state: State  # CANCELLING: its staging must be dropped first
     error: Failure | None = None  # of the attempt
     receipt: Receipt | None = None  # with SUCCEEDED
     retry_after_seconds: float = 0  # with QUEUED
-    is_retried: bool = True  # with QUEUED and an error: it counts as one of RetryPolicy.attempts
+    is_retried: bool = True  # with QUEUED and an error: it counts towards RetryPolicy.attempts
 
 
-# Ends that somebody's signal brought about: ours, or one that we know nothing of.
+# Failures caused by a signal, from the service or from elsewhere.
 _SIGNALLED = frozenset({FailureCode.TERMINATED, FailureCode.INTERRUPTED})
 
 # A retry of these needs another URL.
@@ -92,9 +91,9 @@ _NEEDS_NEW_URL = frozenset(
     {FailureCode.SOURCE_FORBIDDEN, FailureCode.SOURCE_NOT_FOUND, FailureCode.SOURCE_CHANGED}
 )
 
-# What an exit code without a last message can only mean. All others are a defect, in the loader or on its machine.
+# The failures of exit codes without a last message. Any other exit code is a defect of the loader or of its machine.
 _CODES = {
-    ExitCode.USAGE: FailureCode.USAGE,  # the job was not understood
+    ExitCode.USAGE: FailureCode.USAGE,  # the loader did not understand the job
     ExitCode.SUSPENDED: FailureCode.SUSPENDED,
     ExitCode.INTERRUPTED: FailureCode.INTERRUPTED,
     ExitCode.TERMINATED: FailureCode.TERMINATED,
@@ -102,15 +101,15 @@ _CODES = {
 
 
 def needs_ledger(end: LoaderExit) -> bool:
-    """Whether the ledger has to be asked before deciding: what the loader said leaves something open."""
+    """Whether the decision needs the ledger's state: the last message does not say what is left."""
     return end.last is None or (isinstance(end.last, Failed) and end.last.staging != "none")
 
 
 def keeps_staging(end: LoaderExit) -> bool:
-    """Whether what the loader had committed is to stay for a retry, should the import have failed.
+    """Whether the staging is kept for a retry if the import has failed.
 
-    The loader knows whether the failure spoils it. One that ended without its last message, as a killed one does, has
-    found nothing wrong with it. Where it could not see what is left, the kind of its failure decides.
+    The last message says whether the failure makes it useless; without one, as after SIGKILL, it is kept. Where the loader
+    could not see what is left, the kind of its failure decides.
     """
     if not isinstance(end.last, Failed):
         return True
@@ -119,7 +118,7 @@ def keeps_staging(end: LoaderExit) -> bool:
 
 
 def blames_database(end: LoaderExit) -> bool:
-    """Whether the loader says that the database could not be used: then the service has to see for itself."""
+    """Whether the loader reports that it could not use the database; the service then checks that itself."""
     return isinstance(end.last, Failed) and FAILURE_KINDS[end.last.failure.code].exit_code in (
         ExitCode.DATABASE_UNAVAILABLE,
         ExitCode.CONFIGURATION,
@@ -128,79 +127,87 @@ def blames_database(end: LoaderExit) -> bool:
 
 def decide(
     end: LoaderExit,
-    standing: Known,
-    asked: StopIntent,
-    fruitless: int = 0,
-    retries: RetryPolicy = RETRIES,
+    ledger_state: PossibleLedgerState,
+    intent: StopIntent,
+    attempts_without_progress: int = 0,
+    retry_policy: RetryPolicy = RETRY_POLICY,
     *,
-    locked: int = 0,
+    locked_attempts: int = 0,
     is_database_down: bool = False,
 ) -> Outcome:
-    """Return what becomes of the import.
+    """Return the next state of the import.
 
-    `fruitless`: failures in a row before this one, without progress between. `locked`: those in a row that others' locks
-    ended, which are not among them. `is_database_down`: the service can't use it either, since the loader has ended.
+    `attempts_without_progress`, `locked_attempts`: the consecutive failures before this one, without and with table_locked.
+    `is_database_down`: the service has checked since the loader's end, and can't use the database either.
     """
-    receipt = _receipt(end, standing)
-    if receipt is not None:  # whatever was asked for: the ledger decides
+    receipt = _receipt(end, ledger_state)
+    if receipt is not None:
         return Outcome(State.SUCCEEDED, receipt=receipt)
     failure = failure_of(end)
-    if asked is StopIntent.CANCEL:
-        is_gone = standing == "absent" or (isinstance(end.last, Failed) and end.last.staging == "none")
-        if not is_gone:
+    if intent is StopIntent.CANCEL:
+        is_rolled_back = ledger_state == "absent" or (
+            isinstance(end.last, Failed) and end.last.staging == "none"
+        )
+        if not is_rolled_back:
             return Outcome(State.CANCELLING, failure)
         return Outcome(State.CANCELLED if failure.retryable else State.FAILED, failure)
-    if is_database_down and blames_database(end):  # no import's fault, and it lasts as long as it lasts
-        return Outcome(State.QUEUED, failure, retry_after_seconds=retries.delay_seconds(0), is_retried=False)
+    if is_database_down and blames_database(end):  # not the import's failure, and it may last for hours
+        return Outcome(
+            State.QUEUED, failure, retry_after_seconds=retry_policy.delay_seconds(0), is_retried=False
+        )
     if not failure.retryable:
         return Outcome(State.FAILED, _with_deadline(failure, end))
-    if asked is StopIntent.SUSPEND:
+    if intent is StopIntent.SUSPEND:
         return Outcome(State.QUEUED)
     is_locked = failure.code is FailureCode.TABLE_LOCKED
-    before, most = (locked, retries.locked_attempts) if is_locked else (fruitless, retries.attempts)
-    if before + 1 >= most:
+    before, limit = (
+        (locked_attempts, retry_policy.locked_attempts)
+        if is_locked
+        else (attempts_without_progress, retry_policy.attempts)
+    )
+    if before + 1 >= limit:
         return Outcome(State.FAILED, _with_deadline(failure, end))
-    delay_seconds = retries.delay_seconds(before)
+    delay_seconds = retry_policy.delay_seconds(before)
     return Outcome(State.QUEUED, failure, retry_after_seconds=delay_seconds, is_retried=not is_locked)
 
 
 def _with_deadline(failure: Failure, end: LoaderExit) -> Failure:
-    """Say how long the service keeps what the last attempt left (reconciler.py), and how to go on."""
+    """Add to the hint how long the service keeps the staging (reconciler.py), and how to resume."""
     if not isinstance(end.last, Failed) or end.last.staging != "kept":
         return failure
     needs_new_url = failure.code in _NEEDS_NEW_URL
     command = f"importer retry {end.last.import_id}{' --url NEW_URL' if needs_new_url else ''}"
-    how = f"`{command}` begins it; a day from now the service drops what is kept."
+    how = f"`{command}` resumes it. The service keeps its staging for a day from now."
     return msgspec.structs.replace(failure, hint=f"{failure.hint} {how}")
 
 
 def failure_of(end: LoaderExit) -> Failure:
-    """Return how the end of a loader that published nothing is called."""
+    """Return the failure of a loader that has not published."""
     if isinstance(end.last, Failed):
         return _retryable_if_signalled(end.last.failure)
     if end.exit_code is None:
         return _killed(f"The loader could not be started: {end.log}")
     if end.was_silent:
-        return _killed("The loader said nothing for too long, and was killed.")
+        return _killed("The loader sent no message for a minute and was killed.")
     if end.was_stalled:
-        return _killed("The loader came no further for too long, and was killed.")
+        return _killed("The loader made no progress for 30 minutes and was killed.")
     if end.exit_code < 0:
         return _killed(f"The loader was killed by {_signal_name(-end.exit_code)}.")
     code = FailureCode.INTERNAL_ERROR
     if end.exit_code in _CODES:
         code = _CODES[ExitCode(end.exit_code)]
-    message = f"The loader ended with exit code {end.exit_code} and without its last message."
-    return _retryable_if_signalled(LoaderError(code, message, "Its log says more.").failure)
+    message = f"The loader exited with code {end.exit_code} and without its last message."
+    return _retryable_if_signalled(LoaderError(code, message, "Check the attempt's log.").failure)
 
 
-def _receipt(end: LoaderExit, standing: Known) -> Receipt | None:
+def _receipt(end: LoaderExit, ledger_state: PossibleLedgerState) -> Receipt | None:
     if isinstance(end.last, Published):
         return end.last.receipt
-    return standing if isinstance(standing, Receipt) else None
+    return ledger_state if isinstance(ledger_state, Receipt) else None
 
 
 def _retryable_if_signalled(failure: Failure) -> Failure:
-    """Somebody's signal says nothing about the import. (Ours is told by what was asked, not by this.)"""
+    """Make the failure retryable if a signal caused it: that is not the import's fault."""
     if failure.code in _SIGNALLED:
         return msgspec.structs.replace(failure, retryable=True)
     return failure
@@ -210,8 +217,8 @@ def _killed(message: str) -> Failure:
     return LoaderError(
         FailureCode.LOADER_KILLED,
         message,
-        "The next attempt goes on from what is committed. If this happens again and again, see whether the machine is"
-        " out of memory: fewer slots or workers need less.",
+        "The next attempt resumes. If this happens repeatedly, check whether the machine is out of memory: fewer slots or"
+        " workers need less.",
     ).failure
 
 

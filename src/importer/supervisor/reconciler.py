@@ -1,4 +1,4 @@
-"""What is put in order now and then: staging of imports that have ended is dropped, old records are deleted."""
+"""Reconciles the ledger and the control DB once an hour: missed publishes, staging of finished imports, old records."""
 
 from __future__ import annotations
 
@@ -19,62 +19,68 @@ from importer.supervisor.ledger import LedgerReader
 from importer.supervisor.limits import LIMITS, Limits
 from loader.errors import LoaderError
 
-# A look at two small tables; a record that stays an hour longer disturbs nobody.
+# Reads two small tables; old records may stay an hour longer.
 _INTERVAL_SECONDS = 3600.0
-# What a failed import has committed and a retry can use, where the failure spoils nothing of it, waits for a day.
-_KEPT = datetime.timedelta(hours=24)
+# A failed import's staging, unless the failure makes it useless, is kept so long for a retry.
+_STAGING_AGE = datetime.timedelta(hours=24)
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
 class Reconciler:
-    """Makes ledger and control DB agree about what has ended. What it can't do now, it does the next time."""
+    """Repeats what it could not do until it succeeds."""
 
     def __init__(
-        self, store: Store, ledger: LedgerReader, cleanup: Cleanup, history_days: int, limits: Limits = LIMITS
+        self,
+        store: Store,
+        ledger: LedgerReader,
+        cleanup: Cleanup,
+        history_days: int,
+        limits: Limits = LIMITS,
     ) -> None:
         self._store = store
         self._ledger = ledger
         self._cleanup = cleanup
         self._limits = limits
-        self._history = datetime.timedelta(days=history_days)
-        self._called = asyncio.Event()
+        self._record_age = datetime.timedelta(days=history_days)
+        self._wake = asyncio.Event()
         self._started_at = utc_now()
         self._started_monotonic = time.monotonic()
 
-    def call(self) -> None:
-        """Have it look now: an import has ended that may have left something."""
-        self._called.set()
+    def wake(self) -> None:
+        """Reconcile now: an import has finished that may have left staging."""
+        self._wake.set()
 
-    async def work(self) -> None:
-        """Put in order what there is, for ever."""
+    async def run(self) -> None:
+        """Reconcile without end."""
         while True:
-            self._called.clear()
+            self._wake.clear()
             seconds = self._limits.reconcile_retry_seconds
             try:
-                await self._correct_failures()  # first: the others look at what has failed
+                await self._correct_failures()  # first: the next steps look for failed imports
                 is_all_dropped = await self._drop_staging()
                 failpoint.hit()
                 await self._delete_records(await self._ledger.unpublished())
-                seconds = _INTERVAL_SECONDS if is_all_dropped else self._limits.reconcile_retry_seconds
+                if is_all_dropped:
+                    seconds = _INTERVAL_SECONDS
             except (StoreError, LoaderError) as error:
-                log.warning("housekeeping postponed", error=str(error))
-            # Not wait_for: before Python 3.12 it drops a cancellation that comes at the moment of a call, and who stops us
-            # would wait for ever.
+                log.warning("reconciliation postponed", error=str(error))
+            # Not wait_for: before Python 3.12 it loses a cancellation that comes together with `wake`, and `stop` would wait
+            # for ever.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
-                    await self._called.wait()
+                    await self._wake.wait()
 
     async def _correct_failures(self) -> None:
-        """Have those succeed of which a commit arrived that nobody got the answer of, and nobody could ask for."""
+        """Mark failed imports as succeeded if the ledger has them as published: nobody got the answer to their commit."""
         for import_id, receipt in (await self._ledger.published(await self._store.failed())).items():
             if await self._store.mark_published(import_id, receipt) is not None:
-                log.info("found published", import_id=str(import_id))
+                log.info("failed import is published", import_id=str(import_id))
 
     async def _drop_staging(self) -> bool:
-        """Drop the staging of ended imports; False: of some it is still there. One that is held keeps no other.
+        """Drop the staging of finished imports; return whether all was dropped. A locked one does not delay the others.
 
-        That of others' imports, run by hand on the same database, is not ours.
+        The staging of imports that are not in the control DB, such as those of `loader run`, is left alone.
         """
         is_all_dropped = True
         for import_id in await self._ledger.unpublished():
@@ -88,19 +94,19 @@ class Reconciler:
         return is_all_dropped
 
     async def _delete_records(self, staged: list[UUID]) -> None:
-        count = await self._store.prune(self._now() - self._history, staged)
+        count = await self._store.prune(self._now() - self._record_age, staged)
         if count:
             log.info("old records deleted", count=count)
 
     def _is_kept(self, found: Import) -> bool:
         if not found.keeps_staging or found.finished_at is None:
             return False
-        return self._now() < found.finished_at + _KEPT
+        return self._now() < found.finished_at + _STAGING_AGE
 
     def _now(self) -> datetime.datetime:
-        """Return the time, or an earlier one where somebody has set the clock forward since the start.
+        """Return the current time, or an earlier one if the clock was set forward since the start.
 
-        What is old is deleted by it: a clock that jumps must not make everything old.
+        This time decides what is old enough to delete, so a clock that jumps must not make everything old.
         """
         elapsed = datetime.timedelta(seconds=time.monotonic() - self._started_monotonic)
         return min(utc_now(), self._started_at + elapsed)

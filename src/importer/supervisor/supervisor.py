@@ -1,4 +1,4 @@
-"""The set of imports that are in hand: claimed for N slots, cancelled, removed, gone on with at start, left at stop."""
+"""Runs up to N imports; resumes them at startup, suspends them at shutdown; cancels and removes imports."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from importer.model import AttemptResult, Import, State
 from importer.settings import Settings
 from importer.store.errors import StoreError
 from importer.store.store import Store
-from importer.supervisor.attempt import ImportRun, RetryProgress
+from importer.supervisor.attempt import RetryProgress, RunningAttempt
 from importer.supervisor.backoff import until_stored
 from importer.supervisor.cleanup import Cleanup
 from importer.supervisor.database_probe import DatabaseProbe
 from importer.supervisor.ledger import LedgerReader
 from importer.supervisor.limits import LIMITS, Limits
 from importer.supervisor.loaders import LOADER, Loaders
-from importer.supervisor.outcome import RETRIES, SERVICE_ENDED, RetryPolicy
+from importer.supervisor.outcome import RETRY_POLICY, SERVICE_ENDED, RetryPolicy
 from importer.supervisor.reconciler import Reconciler
 from importer.tasks import KeyedTasks, UnhandledErrors, uninterrupted
 
-# The queue is looked at this often even if nobody calls: clocks are set, and a full disk is emptied, without a word.
-_LOOK_SECONDS = 30.0
-# How often the database is looked at: while it can be used, and while it can't. What waits for it goes on so soon.
-_PROBE_SECONDS = 5.0
-_OUTAGE_PROBE_SECONDS = 2.0
-# What a loader that is to suspend may take, if the grace is longer: it needs a second, and loses little if it is killed;
-# Docker, which stops a service, waits ten.
-_SUSPEND_SECONDS = 6.0
-# To write down how the last loaders ended, and to reap what was killed.
-_WRITE_SECONDS = 2.0
+# How often the queue is read without a `wake`: after the clock was set, or a full disk was cleared.
+_POLL_INTERVAL_SECONDS = 30.0
+# How often the database is checked, and how often while it is unavailable: attempts that wait for it then start so soon.
+_PROBE_INTERVAL_SECONDS = 5.0
+_OUTAGE_PROBE_INTERVAL_SECONDS = 2.0
+# How long loaders may take to suspend, if the grace is longer. They need a second, and lose little if killed; Docker
+# kills the service after ten.
+_MAX_SUSPEND_SECONDS = 6.0
+# To record the ends of the last loaders, and to reap killed processes.
+_RECORD_SECONDS = 2.0
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
 class Supervisor:
-    """Drives all imports of a control DB. To be used in one event loop; one at a time, which the store sees to."""
+    """Runs all imports of a control DB. To be used in one event loop. The store's lock excludes a second supervisor."""
 
     def __init__(
         self,
@@ -51,116 +51,116 @@ class Supervisor:
         database_url: str,
         *,
         command: Sequence[str] = LOADER,
-        retries: RetryPolicy = RETRIES,
+        retry_policy: RetryPolicy = RETRY_POLICY,
         limits: Limits = LIMITS,
     ) -> None:
         self._store = store
         self._settings = settings
-        self._retries = retries
+        self._retry_policy = retry_policy
         self._loaders = Loaders(database_url, settings.workers, settings.allowed_hosts, command, limits)
         self._ledger = LedgerReader(database_url)
         self.probe = DatabaseProbe(database_url, self.wake)
-        self.defects = UnhandledErrors()
-        self._cleanup = Cleanup(store, self._ledger, self._loaders, self.defects, limits)
-        self._janitor = Reconciler(store, self._ledger, self._cleanup, settings.history_days, limits)
-        self._runs: dict[UUID, ImportRun] = {}
-        self._run_tasks = KeyedTasks(self.defects)
-        self._reached: dict[UUID, RetryProgress] = {}
-        # Held from a move in the control DB until the run that belongs to it is in `_runs`, or is told of it.
-        self._turn = asyncio.Lock()
-        self._called = asyncio.Event()
+        self.unhandled_errors = UnhandledErrors()
+        self._cleanup = Cleanup(store, self._ledger, self._loaders, self.unhandled_errors, limits)
+        self._reconciler = Reconciler(store, self._ledger, self._cleanup, settings.history_days, limits)
+        self._attempts: dict[UUID, RunningAttempt] = {}
+        self._attempt_tasks = KeyedTasks(self.unhandled_errors)
+        self._retry_progress: dict[UUID, RetryProgress] = {}
+        # Held from a transition in the control DB until `_attempts`, or the attempt in it, agrees with it.
+        self._transition_lock = asyncio.Lock()
+        self._wake = asyncio.Event()
         self._is_stopping = False
-        self._claims: asyncio.Task[None] | None = None
+        self._claiming: asyncio.Task[None] | None = None
         self._background: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Go on with what an earlier service had in hand, and begin to claim. Raises StoreError."""
-        # a core dump of a loader would hold its job, secrets included; children inherit this
+        """Resume the imports of an earlier service, and start to claim others. Raises StoreError."""
+        # A core dump of a loader would contain its job, secrets included. Child processes inherit this limit.
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
         for found in await self._store.unfinished():
             failpoint.hit()
             await self._recover(found)
         failpoint.hit()
-        self._claims = asyncio.create_task(self._claim_forever(), name="claims")
+        self._claiming = asyncio.create_task(self._claim_forever(), name="claims")
         self._background = [
-            asyncio.create_task(self._janitor.work(), name="housekeeping"),
+            asyncio.create_task(self._reconciler.run(), name="reconciler"),
             asyncio.create_task(self._watch_database(), name="database probe"),
         ]
-        for task in (self._claims, *self._background):
-            task.add_done_callback(self.defects.check)
+        for task in (self._claiming, *self._background):
+            task.add_done_callback(self.unhandled_errors.check)
 
     def wake(self) -> None:
-        """Look at the queue now: something was put into it."""
-        self._called.set()
+        """Read the queue now: an import was queued."""
+        self._wake.set()
 
     async def cancel(self, import_id: UUID) -> Import | None:
-        """Ask for an import to end without rows, see Store.request_cancel; have its loader roll back. Raises StoreError."""
+        """Cancel an import as Store.request_cancel does, and have its loader roll back. Raises StoreError."""
         return await uninterrupted(self._cancel(import_id))
 
     async def remove(self, import_id: UUID) -> Import | None:
-        """Ask for a finished import to go, see Store.request_removal; take its rows out of trips. Asked for twice is once.
+        """Have a finished import removed as Store.request_removal does, its rows in trips included. Raises StoreError.
 
-        Raises StoreError.
+        Returns the import also if its removal was requested before; None: it has not finished, or does not exist.
         """
         return await uninterrupted(self._remove(import_id))
 
     async def stop(self) -> None:
-        """Suspend all loaders and write down where things stand, in bounded time, even if cancelled meanwhile."""
+        """Suspend all loaders and record their ends, in bounded time, even if cancelled in the meantime."""
         await uninterrupted(self._stop())
 
     async def _stop(self) -> None:
-        seconds = min(float(self._settings.grace_seconds), _SUSPEND_SECONDS)
-        # 1. Nothing new is begun. A claim that is under way is finished: its run is among those below.
+        seconds = min(float(self._settings.grace_seconds), _MAX_SUSPEND_SECONDS)
+        # 1. Claim no further imports. A claim that has started is finished, and its attempt suspended with the others.
         failpoint.hit()
         self._is_stopping = True
         self.wake()
-        if self._claims is not None:
-            await asyncio.wait([self._claims])
-        # 2. All loaders are told at once to keep what is committed and to end; who does not in time is killed.
-        for run in self._runs.values():
-            run.suspend(seconds)
-        # 3. Roll backs and removals under way are left as they are: their next step is the first after the next start.
+        if self._claiming is not None:
+            await asyncio.wait([self._claiming])
+        # 2. Suspend all loaders at once; each is killed if it has not ended in time.
+        for attempt in self._attempts.values():
+            attempt.suspend(seconds)
+        # 3. Stop roll backs and removals. The next start resumes them.
         failpoint.hit()
         self.probe.stop()
         for task in self._background:
             task.cancel()
         if self._background:
             await asyncio.wait(self._background)
-        await self._cleanup.stop(_WRITE_SECONDS)
-        # 4. Each loader's end is written down: back into the queue, or how it ended. Where that fails the row stays
-        #    `running`, which the next start takes for the same.
+        await self._cleanup.stop(_RECORD_SECONDS)
+        # 4. Record the end of each loader: queued again, or finished. An import whose end can't be recorded stays `running`,
+        #    and the next start queues it.
         failpoint.hit()
-        await self._run_tasks.wait(seconds + _WRITE_SECONDS)
-        await self._run_tasks.stop(_WRITE_SECONDS)
+        await self._attempt_tasks.wait(seconds + _RECORD_SECONDS)
+        await self._attempt_tasks.stop(_RECORD_SECONDS)
         failpoint.hit()
 
     async def _cancel(self, import_id: UUID) -> Import | None:
-        async with self._turn:
-            run = self._runs.get(import_id)
+        async with self._transition_lock:
+            attempt = self._attempts.get(import_id)
             try:
                 found = await self._store.request_cancel(import_id)
             except StoreError as error:
-                if run is None:
+                if attempt is None:
                     raise
-                run.cancel(self._settings.grace_seconds, is_written=False)
+                attempt.cancel(self._settings.grace_seconds, is_recorded=False)
                 raise type(error)(
-                    f"{error.message} The loader of import {import_id} is told to roll back all the same.",
-                    "The import is cancelled when that can be written: make room. A service that is restarted before then"
-                    " begins the import again: cancel it again.",
+                    f"{error.message} The loader of import {import_id} rolls back anyway.",
+                    "Make room: the cancel is recorded as soon as the control DB can be written. If the service restarts"
+                    " before that, it starts the import over: cancel it again.",
                 ) from error
             failpoint.hit()
             if found is not None and found.state is State.CANCELLING:
-                if run is not None:
-                    run.cancel(self._settings.grace_seconds, is_written=True)
+                if attempt is not None:
+                    attempt.cancel(self._settings.grace_seconds, is_recorded=True)
                 else:
-                    self._reached.pop(import_id, None)
+                    self._retry_progress.pop(import_id, None)
                     self._cleanup.finish_cancel(import_id)
         return found
 
     async def _remove(self, import_id: UUID) -> Import | None:
         found = await self._store.request_removal(import_id)
         failpoint.hit()
-        if found is None:  # or a request that broke off has asked before
+        if found is None:  # or an earlier request, which was interrupted here, has moved it
             found = await self._store.get(import_id)
         if found is None or found.state is not State.REMOVING:
             return None
@@ -168,7 +168,7 @@ class Supervisor:
         return found
 
     async def _recover(self, found: Import) -> None:
-        """Go on with an import whose loader is gone, or goes: the end of its stdin has suspended it."""
+        """Resume an import of an earlier service. Its loader has suspended, or is about to: its stdin was closed."""
         log.info("found unfinished", import_id=str(found.id), state=found.state)
         match found.state:
             case State.RUNNING:
@@ -182,71 +182,78 @@ class Supervisor:
 
     async def _claim_forever(self) -> None:
         while not self._is_stopping:
-            self._called.clear()
-            seconds = _LOOK_SECONDS
+            self._wake.clear()
+            seconds = _POLL_INTERVAL_SECONDS
             try:
                 while await self._claim():
                     pass
-                # with all slots taken it is the end of a run that calls
+                # Without a free slot, the end of an attempt calls `wake`.
                 if self._has_slot() and (due := await self._store.next_due()) is not None:
                     seconds = (due - datetime.datetime.now(datetime.UTC)).total_seconds()
             except StoreError as error:
                 log.error("queue not read", error=error.message, hint=error.hint)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._called.wait(), min(max(seconds, 0), _LOOK_SECONDS))
+                await asyncio.wait_for(self._wake.wait(), min(max(seconds, 0), _POLL_INTERVAL_SECONDS))
 
     async def _claim(self) -> bool:
-        """Begin the next import of the queue; False: there is none, or no slot."""
-        async with self._turn:
+        """Start the next import of the queue; False: none is due, no slot is free, or the database is unavailable."""
+        async with self._transition_lock:
             if self._is_stopping or not self._has_slot() or not self.probe.is_up:
                 return False
             claimed = await self._store.claim()
             if claimed is None:
                 return False
             failpoint.hit()
-            reached = self._reached.setdefault(claimed.id, RetryProgress())
-            run = ImportRun(
-                claimed, self._loaders, self._store, self._ledger, self.probe, self._retries, reached
+            attempt = RunningAttempt(
+                claimed,
+                self._loaders,
+                self._store,
+                self._ledger,
+                self.probe,
+                self._retry_policy,
+                self._retry_progress.setdefault(claimed.id, RetryProgress()),
             )
-            self._runs[claimed.id] = run
-            self._run_tasks.start((claimed.id, claimed.attempt_count), lambda: self._drive(run))
+            self._attempts[claimed.id] = attempt
+            self._attempt_tasks.start((claimed.id, claimed.attempt_count), lambda: self._run(attempt))
             return True
 
     def _has_slot(self) -> bool:
-        return len(self._runs) < self._settings.slots
+        return len(self._attempts) < self._settings.slots
 
     async def _watch_database(self) -> None:
-        """Look at the database for ever, and have imports whose loaders run show that they wait for it."""
+        """Check the database without end; show on running imports that their loaders wait for it."""
         while True:
-            failure = await self.probe.look()
+            failure = await self.probe.check()
             try:
-                async with self._turn:  # so that each run is that of its import's present attempt
-                    for run in self._runs.values():
-                        await run.show_outage(failure)
-            except StoreError as error:  # the next look is seconds away
+                async with self._transition_lock:  # each attempt is the current one of its import
+                    for attempt in self._attempts.values():
+                        await attempt.show_outage(failure)
+            except StoreError as error:  # the next check is seconds away
                 log.warning("outage not written", error=error.message)
-            await asyncio.sleep(_PROBE_SECONDS if failure is None else _OUTAGE_PROBE_SECONDS)
+            await asyncio.sleep(
+                _PROBE_INTERVAL_SECONDS if failure is None else _OUTAGE_PROBE_INTERVAL_SECONDS
+            )
 
-    async def _drive(self, run: ImportRun) -> None:
+    async def _run(self, attempt: RunningAttempt) -> None:
         try:
-            await run.drive()
+            await attempt.run()
         finally:
-            await self._leave(run)
+            await self._release_slot(attempt)
             self.wake()
 
-    async def _leave(self, run: ImportRun) -> None:
-        """Give the slot back, and see to what is left to do about the import."""
-        async with self._turn:
-            if self._runs[run.import_id] is not run:
-                return  # back in the queue, and claimed again already
-            del self._runs[run.import_id]
+    async def _release_slot(self, attempt: RunningAttempt) -> None:
+        """Release the slot of an attempt that has ended, and start the cleanup that its import needs."""
+        async with self._transition_lock:
+            if self._attempts[attempt.import_id] is not attempt:
+                return  # queued, and already claimed again
+            del self._attempts[attempt.import_id]
             failpoint.hit()
-            # a cancel may have come at any time until now, and left it to the run
-            found = await until_stored(lambda: self._store.get(run.import_id))
+            # A cancel that came before this point has left the roll back to the attempt.
+            found = await until_stored(lambda: self._store.get(attempt.import_id))
             if found is not None and found.state is State.CANCELLING:
-                self._cleanup.finish_cancel(run.import_id, run.end)
+                self._cleanup.finish_cancel(attempt.import_id, attempt.end)
             if found is None or found.state is not State.QUEUED:
-                self._reached.pop(run.import_id, None)
+                self._retry_progress.pop(attempt.import_id, None)
             has_replaced = found is not None and found.job.mode == "replace"
             if found is not None and (found.state is State.FAILED or has_replaced):
-                self._janitor.call()
+                self._reconciler.wake()

@@ -94,7 +94,7 @@ async def test_cancelled_while_it_waits_to_publish(scene: SupervisorHarness, ser
 
 
 async def test_cancelled_between_two_attempts(tmp_path: Path, database_url: str, server: HttpServer) -> None:
-    async with supervising(tmp_path, database_url, retries=PATIENT) as scene:
+    async with supervising(tmp_path, database_url, retry_policy=PATIENT) as scene:
         import_id = await killed_in_mid_load(scene, server)
         found = await scene.supervisor.cancel(import_id)
         assert found is not None
@@ -119,7 +119,7 @@ async def killed_in_mid_load(scene: SupervisorHarness, server: HttpServer) -> UU
 async def test_cancelled_while_the_database_is_down_it_is_so_only_when_all_is_gone(
     tmp_path: Path, database_url: str, postgres: str, server: HttpServer
 ) -> None:
-    async with supervising(tmp_path, database_url, retries=PATIENT) as scene:
+    async with supervising(tmp_path, database_url, retry_policy=PATIENT) as scene:
         import_id = await killed_in_mid_load(scene, server)
         name = database_url.rpartition("/")[2].partition("?")[0]
         with psycopg.connect(postgres, autocommit=True) as connection:

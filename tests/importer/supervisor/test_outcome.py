@@ -8,9 +8,9 @@ import pytest
 
 from importer.model import MAX_RETRY_DELAY_SECONDS, State, can_transition
 from importer.supervisor.outcome import (
-    RETRIES,
-    Known,
+    RETRY_POLICY,
     LoaderExit,
+    PossibleLedgerState,
     RetryPolicy,
     Staged,
     StopIntent,
@@ -62,7 +62,7 @@ def exited(code: int | None) -> LoaderExit:
 SILENT = LoaderExit(-9, None, "", was_silent=True)
 STALLED = LoaderExit(-9, None, "", was_stalled=True)
 
-CASES: list[tuple[LoaderExit, Known, StopIntent, State, str | None]] = [
+CASES: list[tuple[LoaderExit, PossibleLedgerState, StopIntent, State, str | None]] = [
     # Published is published, whatever was asked for and whatever came after it.
     (PUBLISHED, "unknown", NOTHING, State.SUCCEEDED, None),
     (PUBLISHED, "unknown", CANCEL, State.SUCCEEDED, None),
@@ -139,15 +139,15 @@ def describe(case: object) -> str:
     return type(case).__name__ if isinstance(case, Receipt | Staged) else str(case)
 
 
-@pytest.mark.parametrize(("end", "standing", "asked", "state", "code"), CASES, ids=describe)
+@pytest.mark.parametrize(("end", "ledger_state", "intent", "state", "code"), CASES, ids=describe)
 def test_an_end_decides_about_its_import(
-    end: LoaderExit, standing: Known, asked: StopIntent, state: State, code: str | None
+    end: LoaderExit, ledger_state: PossibleLedgerState, intent: StopIntent, state: State, code: str | None
 ) -> None:
-    outcome = decide(end, standing, asked)
+    outcome = decide(end, ledger_state, intent)
     assert (outcome.state, outcome.error and outcome.error.code) == (state, code)
     assert outcome.receipt == (RECEIPT if state is State.SUCCEEDED else None)
-    is_tried_again = state is State.QUEUED and asked is NOTHING
-    assert outcome.retry_after_seconds == (RETRIES.first_delay_seconds if is_tried_again else 0)
+    is_tried_again = state is State.QUEUED and intent is NOTHING
+    assert outcome.retry_after_seconds == (RETRY_POLICY.first_delay_seconds if is_tried_again else 0)
 
 
 ENDS = [
@@ -157,36 +157,36 @@ ENDS = [
     *(exited(code) for code in (None, -15, -9, -1, 0, 1, *ExitCode)),
     *(failed(code, staging) for code in FailureCode for staging in ("none", "kept", "unknown")),
 ]
-STANDINGS: list[Known] = [RECEIPT, STAGED, "absent", "unknown"]
+LEDGER_STATES: list[PossibleLedgerState] = [RECEIPT, STAGED, "absent", "unknown"]
 
 
-@pytest.mark.parametrize("asked", StopIntent)
-@pytest.mark.parametrize("fruitless", [0, 100])
-def test_whatever_happens_there_is_an_allowed_move(asked: StopIntent, fruitless: int) -> None:
-    origin = State.CANCELLING if asked is CANCEL else State.RUNNING
-    for end, standing in itertools.product(ENDS, STANDINGS):
-        outcome = decide(end, standing, asked, fruitless)
+@pytest.mark.parametrize("intent", StopIntent)
+@pytest.mark.parametrize("without_progress", [0, 100])
+def test_whatever_happens_there_is_an_allowed_move(intent: StopIntent, without_progress: int) -> None:
+    origin = State.CANCELLING if intent is CANCEL else State.RUNNING
+    for end, ledger_state in itertools.product(ENDS, LEDGER_STATES):
+        outcome = decide(end, ledger_state, intent, without_progress)
         assert can_transition(origin, outcome.state) or outcome.state is origin
         assert (outcome.receipt is not None) == (outcome.state is State.SUCCEEDED)
         assert outcome.error is not None or outcome.state is not State.FAILED
 
 
 def test_what_the_ledger_has_published_never_ends_otherwise() -> None:
-    for end, asked in itertools.product(ENDS, StopIntent):
-        assert decide(end, RECEIPT, asked).state is State.SUCCEEDED
+    for end, intent in itertools.product(ENDS, StopIntent):
+        assert decide(end, RECEIPT, intent).state is State.SUCCEEDED
 
 
 def test_staging_that_may_be_there_is_never_called_cancelled() -> None:
     for end in ENDS:
         if needs_ledger(end):
-            for standing in (STAGED, "unknown"):
-                assert decide(end, standing, CANCEL).state is not State.CANCELLED
+            for ledger_state in (STAGED, "unknown"):
+                assert decide(end, ledger_state, CANCEL).state is not State.CANCELLED
 
 
 def test_retries_come_later_each_time_and_end() -> None:
     end = failed("source_unreachable", "kept")
-    retries = RetryPolicy(attempts=4, first_delay_seconds=3)
-    outcomes = [decide(end, STAGED, NOTHING, fruitless, retries) for fruitless in range(4)]
+    retry_policy = RetryPolicy(attempts=4, first_delay_seconds=3)
+    outcomes = [decide(end, STAGED, NOTHING, without_progress, retry_policy) for without_progress in range(4)]
     assert [outcome.retry_after_seconds for outcome in outcomes] == [3, 6, 12, 0]
     assert [outcome.state for outcome in outcomes] == [*[State.QUEUED] * 3, State.FAILED]
     assert outcomes[-1].error is not None
@@ -194,22 +194,28 @@ def test_retries_come_later_each_time_and_end() -> None:
 
 
 def test_locks_are_waited_for_about_a_day() -> None:
-    assert RETRIES.locked_attempts * 10 == 24 * 60  # minutes, of which a loader waits ten (limits.py)
+    assert RETRY_POLICY.locked_attempts * 10 == 24 * 60  # minutes, of which a loader waits ten (limits.py)
 
 
 def test_the_retries_of_an_import_take_four_to_nine_minutes() -> None:
-    seconds = sum(RETRIES.delay_seconds(fruitless) for fruitless in range(RETRIES.attempts - 1))
+    seconds = sum(
+        RETRY_POLICY.delay_seconds(without_progress) for without_progress in range(RETRY_POLICY.attempts - 1)
+    )
     assert 4 * 60 <= seconds <= 9 * 60
 
 
 def test_waiting_for_locks_ends_after_attempts_of_its_own() -> None:
     end = failed("table_locked", "kept")
-    retries = RetryPolicy(attempts=2, first_delay_seconds=3, locked_attempts=3)
-    outcomes = [decide(end, STAGED, NOTHING, 100, retries, locked=locked) for locked in range(3)]
+    retry_policy = RetryPolicy(attempts=2, first_delay_seconds=3, locked_attempts=3)
+    outcomes = [
+        decide(end, STAGED, NOTHING, 100, retry_policy, locked_attempts=locked) for locked in range(3)
+    ]
     assert [outcome.state for outcome in outcomes] == [State.QUEUED, State.QUEUED, State.FAILED]
     assert [outcome.retry_after_seconds for outcome in outcomes] == [3, 6, 0]
     assert not any(outcome.is_retried for outcome in outcomes[:2])
-    assert decide(failed("import_busy", "kept"), STAGED, NOTHING, 0, retries, locked=100).is_retried
+    assert decide(
+        failed("import_busy", "kept"), STAGED, NOTHING, 0, retry_policy, locked_attempts=100
+    ).is_retried
 
 
 @pytest.mark.parametrize("code", ["database_unavailable", "database_configuration"])
@@ -263,8 +269,8 @@ def test_retries_never_wait_longer_than_the_queue_believes() -> None:
 
 
 def test_the_last_failed_attempt_of_a_killed_loader_says_why_or_by_which_signal() -> None:
-    assert "said nothing" in failure_of(SILENT).message
-    assert "came no further" in failure_of(STALLED).message
+    assert "no message" in failure_of(SILENT).message
+    assert "no progress" in failure_of(STALLED).message
     assert "SIGSEGV" in failure_of(exited(-11)).message
     assert "signal 40" in failure_of(exited(-40)).message
 

@@ -112,7 +112,7 @@ def set_column(folder: Path, import_id: UUID, column: str, time: datetime) -> No
 async def test_staging_of_a_failure_that_may_pass_is_kept_for_a_retry(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
-    async with supervising(tmp_path, database_url, retries=RetryPolicy(attempts=1)) as scene:
+    async with supervising(tmp_path, database_url, retry_policy=RetryPolicy(attempts=1)) as scene:
         stall(server)
         import_id = await scene.submit(server.url)
         await scene.until_part()
@@ -191,7 +191,7 @@ async def test_housekeeping_that_the_database_prevents_is_done_when_it_is_back(
         connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
         async with supervising(tmp_path, database_url, limits=SOON) as scene:
             for _ in range(3):
-                assert await scene.supervisor.probe.look(0) is not None
+                assert await scene.supervisor.probe.check(0) is not None
             assert (await scene.get(import_id)).state is State.FAILED
             connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
             await scene.until_gone(import_id)

@@ -83,7 +83,7 @@ async def test_an_import_that_was_published_unseen_succeeds_at_the_next_start(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
     """The service dies between the ledger's commit and its own: the ledger's word counts."""
-    async with supervising(tmp_path, database_url, retries=PATIENT) as scene:
+    async with supervising(tmp_path, database_url, retry_policy=PATIENT) as scene:
         import_id = await scene.submit(server.url)
         receipt = await scene.receipt(import_id)
     with contextlib.closing(

@@ -84,13 +84,13 @@ async def test_housekeeping_that_is_called_just_as_it_is_stopped_ends(turns: int
     nowhere = "postgresql://me@127.0.0.1:1/none"
     ledger = LedgerReader(nowhere)
     store = await Store.open(tmp_path / "importer.sqlite")
-    janitor = Reconciler(
+    reconciler = Reconciler(
         store, ledger, Cleanup(store, ledger, Loaders(nowhere), UnhandledErrors()), history_days=1
     )
     with structlog.testing.capture_logs() as said:
-        work = asyncio.create_task(janitor.work())
+        work = asyncio.create_task(reconciler.run())
         await until("its first look", lambda: said)
-    janitor.call()
+    reconciler.wake()
     for _ in range(turns):
         await asyncio.sleep(0)
     work.cancel()
