@@ -14,8 +14,8 @@ class Limits(msgspec.Struct, frozen=True):
     # A loader that reports the same numbers for so long hangs, too. No wait of a loader is longer: ten minutes for locks on
     # trips (limits.py of the loader), half an hour for the first blocks over a link with 20 kB/s.
     stall_seconds: int = 1800
-    # The removal of 300 GB takes two minutes, and each wait for readers ten (limits.py of the loader). A removal that takes longer hangs;
-    # the next one removes the rest.
+    # The removal of 300 GB takes two minutes, and each wait for readers ten (limits.py of the loader). One that takes longer
+    # hangs; the next one removes the rest.
     drop_seconds: float = 3600.0
     # Between two reconciliations if the first failed, or left staging: the database may be back.
     reconcile_retry_seconds: float = 30.0
