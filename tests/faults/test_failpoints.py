@@ -81,7 +81,7 @@ def test_stopped_at_any_step_a_run_leaves_nothing_or_all(
     assert row_count(loaders.database_url) == ROWS
 
 
-def test_suspended_at_any_step_the_same_command_goes_on(
+def test_suspended_at_any_step_the_same_command_resumes(
     loaders: Loaders, small_file: Path, whole: str, every_step: bool
 ) -> None:
     arguments = ("run", str(small_file), "--workers", "1")
@@ -98,7 +98,7 @@ def test_suspended_at_any_step_the_same_command_goes_on(
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_killed_at_any_step_the_same_command_goes_on(
+def test_killed_at_any_step_the_same_command_resumes(
     workers: str, loaders: Loaders, small_file: Path, whole: str, every_step: bool
 ) -> None:
     arguments = ("run", str(small_file), "--workers", workers, "--import-id", str(uuid.uuid4()))
@@ -111,7 +111,7 @@ def test_killed_at_any_step_the_same_command_goes_on(
         start_over(loaders.database_url)
 
 
-def test_killed_at_any_step_of_a_replacement_trips_holds_the_old_rows_or_the_new_ones(
+def test_killed_at_any_step_of_a_replacement_trips_has_the_old_rows_or_the_new_ones(
     loaders: Loaders, small_file: Path, whole: str, tmp_path: Path, every_step: bool
 ) -> None:
     old_file = tmp_path / "old.csv"
@@ -164,7 +164,7 @@ def test_killed_at_any_step_of_a_removal_gc_ends_it(
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_an_unexpected_error_at_any_step_is_told_and_the_same_command_goes_on(
+def test_an_unexpected_error_at_any_step_is_reported_and_the_same_command_resumes(
     workers: str, loaders: Loaders, small_file: Path, whole: str, every_step: bool
 ) -> None:
     for loader in at_each_step(loaders, every_step, "error", "run", str(small_file), "--workers", workers):
@@ -183,7 +183,7 @@ def test_an_unexpected_error_at_any_step_is_told_and_the_same_command_goes_on(
         start_over(loaders.database_url)
 
 
-def test_an_error_at_any_step_of_a_roll_back_leaves_staging_that_is_told_of(
+def test_an_error_at_any_step_of_a_roll_back_reports_the_staging_left(
     loaders: Loaders, small_file: Path, every_step: bool
 ) -> None:
     small_file.write_bytes(small_file.read_bytes() + b"not a trip\n")

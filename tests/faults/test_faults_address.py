@@ -97,7 +97,7 @@ def assert_refused_unseen(locations: list[str]) -> None:
         assert msgspec.json.decode(said, type=Failure) == refusal(), location
 
 
-def test_to_no_forbidden_address_a_packet_is_sent() -> None:
+def test_no_packet_is_sent_to_a_forbidden_address() -> None:
     # each address in one of its spellings, and each spelling for some address
     assert_refused_unseen(
         [spelled[number % len(spelled)] for number, spelled in enumerate(map(written, INNER))]
@@ -105,7 +105,7 @@ def test_to_no_forbidden_address_a_packet_is_sent() -> None:
 
 
 @pytest.mark.long
-def test_for_no_spelling_of_a_forbidden_address_a_packet_is_sent() -> None:
+def test_no_packet_is_sent_for_any_spelling_of_a_forbidden_address() -> None:
     assert_refused_unseen([spelled for address in INNER for spelled in written(address)])
 
 
@@ -116,7 +116,7 @@ def test_without_a_policy_each_forbidden_range_would_be_dialled() -> None:
         assert dialled, (network, said)
 
 
-def test_no_redirect_makes_a_packet_go_to_a_forbidden_address() -> None:
+def test_no_redirect_sends_a_packet_to_a_forbidden_address() -> None:
     targets = [written(network[-1])[0] for network in NETWORKS]
     targets += [form.format(9).encode().decode("latin-1") for form in LOOPBACK]  # UTF-8, as servers send it
     for target, (said, dialled) in zip(targets, in_a_sealed_network(targets=targets)["targets"], strict=True):
@@ -188,7 +188,7 @@ def test_no_spelling_makes_the_service_dial_itself(
 
 
 @pytest.mark.parametrize("form", [form for form in OTHERS if "\\" in form or not form.isprintable()])
-def test_what_could_be_read_in_two_ways_is_no_address_for_the_service(
+def test_an_ambiguous_url_is_refused_by_the_service(
     service: LiveService, listener: socket.socket, form: str
 ) -> None:
     url = form.format(listener.getsockname()[1])
@@ -196,7 +196,7 @@ def test_what_could_be_read_in_two_ways_is_no_address_for_the_service(
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_url")
 
 
-def test_the_service_fetches_from_what_its_operator_allows_and_not_from_where_that_leads(
+def test_the_service_fetches_from_allowed_hosts_and_not_from_their_redirects(
     tmp_path: Path, database_url: str, sample: bytes, listener: socket.socket
 ) -> None:
     with HttpServer(sample) as server:

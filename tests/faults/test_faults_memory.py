@@ -127,7 +127,7 @@ REJECTED = {
 
 @pytest.mark.long
 @pytest.mark.parametrize(("record", "count"), REJECTED.values(), ids=REJECTED)
-def test_rejects_are_set_aside_in_bounded_memory(
+def test_rejects_are_stored_in_bounded_memory(
     tmp_path: Path, database_url: str, record: bytes, count: int
 ) -> None:
     loader = start(tmp_path, database_url, "--max-rejects=100%")

@@ -1,6 +1,6 @@
 """Whatever the file's server does, an import ends: with all rows, each once, or with none and a reason.
 
-Whole imports. What is true of the source alone is in test_http_*.py and test_compression.py.
+Whole imports. What is true of the source alone is in test_http_*.py and test_decompress.py.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ PASSING = {
 
 
 @pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
-def test_a_fault_of_one_answer_costs_no_row(
+def test_a_fault_of_one_response_costs_no_row(
     whole_import: WholeImport, server: HttpServer, fault: Fault
 ) -> None:
     server.rule = once(fault, fault)
@@ -100,7 +100,7 @@ def test_a_fault_of_one_answer_costs_no_row(
     assert (receipt.attempts, receipt.length_verified) == (1, True)
 
 
-def test_interim_answers_are_passed_over(whole_import: WholeImport, sample: bytes) -> None:
+def test_interim_responses_are_skipped(whole_import: WholeImport, sample: bytes) -> None:
     hints = head("HTTP/1.1 103 Early Hints", "Link: </style.css>", "Content-Length: 5", "") * 3
     whole = head("HTTP/1.1 200 OK", f"Content-Length: {len(sample)}", "") + sample
     with HttpServer(sample) as server:
@@ -113,9 +113,7 @@ def test_a_slow_network_costs_time_and_nothing_else(whole_import: WholeImport, s
     assert whole_import.succeeds(Job(server.url)).attempts == 1
 
 
-def test_a_server_that_says_when_to_come_back_is_asked_then(
-    whole_import: WholeImport, server: HttpServer
-) -> None:
+def test_a_retry_after_of_the_server_is_respected(whole_import: WholeImport, server: HttpServer) -> None:
     asked: list[float] = []
 
     def rule(request: Request) -> Fault | None:
@@ -196,7 +194,7 @@ NO_FILE = {
 
 
 @pytest.mark.parametrize(("content", "code"), NO_FILE.values(), ids=NO_FILE)
-def test_what_is_not_the_file_ends_the_import_before_it_begins(
+def test_what_is_not_the_file_ends_the_import_before_it_starts(
     whole_import: WholeImport, content: bytes, code: FailureCode
 ) -> None:
     with HttpServer(content) as server:
@@ -246,7 +244,7 @@ STREAM_FAULTS: dict[str, tuple[Callable[[int], Fault], FailureCode]] = {
 
 
 @pytest.mark.parametrize(("fault", "code"), STREAM_FAULTS.values(), ids=STREAM_FAULTS)
-def test_a_stream_that_does_not_end_as_it_should_is_not_taken_for_the_file(
+def test_a_stream_with_a_wrong_end_does_not_count_as_the_file(
     whole_import: WholeImport, stream: HttpServer, fault: Callable[[int], Fault], code: FailureCode
 ) -> None:
     stream.rule = lambda _: fault(stream.size_bytes)
@@ -267,7 +265,7 @@ def test_a_last_chunk_that_is_cut_off_is_none(whole_import: WholeImport, sample:
         assert whole_import.succeeds(Job(server.url)).length_verified
 
 
-def test_an_unannounced_end_is_told_in_the_receipt_or_refused(
+def test_an_unannounced_length_is_in_the_receipt_or_refused(
     whole_import: WholeImport, stream: HttpServer
 ) -> None:
     stream.rule = lambda _: Fault(framing="close")
@@ -287,7 +285,7 @@ def stored(piece: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("packed", [as_it_is, stored])
-def test_a_stream_that_ends_before_what_is_committed_is_not_taken_for_the_file(
+def test_a_stream_that_ends_before_the_committed_bytes_is_truncated(
     whole_import: WholeImport, stream: HttpServer, sample: bytes, packed: Callable[[bytes], bytes]
 ) -> None:
     border = sample.index(b"\n", 300_000) + 1  # no record and no member is cut off there
@@ -469,7 +467,7 @@ def cuts(seed: int) -> Iterator[Fault]:
 
 
 @pytest.mark.long
-def test_an_answer_that_is_cut_off_anywhere_is_never_taken_for_a_whole_one() -> None:
+def test_a_response_that_is_truncated_anywhere_never_counts_as_complete() -> None:
     seed = random.randrange(10**9)
     print(f"seed {seed}")
     content = random.Random(seed).randbytes(50_000)

@@ -54,7 +54,7 @@ def check_file(loader: WholeLoader, seed: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(LANES)))
-def test_a_few_damaged_files_end_as_postgres_says(number: int, tmp_path: Path, postgres: str) -> None:
+def test_a_few_damaged_files_end_as_postgres_would(number: int, tmp_path: Path, postgres: str) -> None:
     with lane(number, tmp_path, postgres) as loader:
         for file in range(15):
             check_file(loader, f"few:{number}:{file}")
@@ -62,7 +62,7 @@ def test_a_few_damaged_files_end_as_postgres_says(number: int, tmp_path: Path, p
 
 @pytest.mark.long
 @pytest.mark.timeout(7_200)
-def test_every_damaged_file_ends_as_postgres_says(tmp_path: Path, postgres: str) -> None:
+def test_every_damaged_file_ends_as_postgres_would(tmp_path: Path, postgres: str) -> None:
     seed = os.environ.get("MUTATION_SEED") or secrets.token_hex(4)
     first = int(os.environ.get("MUTATION_FIRST", "0"))
     count = int(os.environ.get("MUTATION_FILES", LOOP_FILES))
@@ -91,9 +91,7 @@ def test_every_damaged_file_ends_as_postgres_says(tmp_path: Path, postgres: str)
 
 @pytest.mark.long
 @pytest.mark.timeout(3_600)
-def test_a_damaged_file_that_hypothesis_can_make_smaller_ends_as_postgres_says(
-    tmp_path: Path, postgres: str
-) -> None:
+def test_a_damaged_file_that_hypothesis_shrinks_ends_as_postgres_would(tmp_path: Path, postgres: str) -> None:
     with lane(0, tmp_path, postgres) as loader:
 
         @settings(

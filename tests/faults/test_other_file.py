@@ -80,7 +80,7 @@ CHANGES: dict[str, Change] = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_another_file_of_one_name_and_etag_never_goes_on_with_an_import(
+def test_another_file_with_the_same_name_and_etag_never_resumes_an_import(
     whole_import: WholeImport, server: HttpServer, sample: bytes, change: Change
 ) -> None:
     loaded_in_part(whole_import, server, Job(server.url, import_id=ID))
@@ -124,7 +124,7 @@ def test_only_the_very_file_is_already_imported(
     assert is_already_imported("f=A")
 
 
-def test_a_new_address_of_the_file_goes_on_with_the_import_that_it_names(
+def test_a_new_url_of_the_file_resumes_the_named_import(
     whole_import: WholeImport, server: HttpServer
 ) -> None:
     old, new = f"{server.url}?signature=old", f"{server.origin}/copy/trips.csv?signature=new"
@@ -136,7 +136,7 @@ def test_a_new_address_of_the_file_goes_on_with_the_import_that_it_names(
     assert found == [(f"{server.origin}/copy/trips.csv",)]
 
 
-def test_another_file_at_another_address_leaves_the_named_import_alone(
+def test_another_file_at_another_url_leaves_the_named_import_alone(
     whole_import: WholeImport, server: HttpServer, sample: bytes
 ) -> None:
     loaded_in_part(whole_import, server, Job(server.url, import_id=ID))
@@ -146,7 +146,7 @@ def test_another_file_at_another_address_leaves_the_named_import_alone(
     assert whole_import.succeeds(Job(server.url, import_id=ID)).attempts == 3
 
 
-def test_a_file_without_validator_at_another_address_is_another_one(
+def test_a_file_without_validator_at_another_url_is_another_file(
     whole_import: WholeImport, server: HttpServer, sample: bytes
 ) -> None:
     loaded_in_part(whole_import, server, Job(server.url, import_id=ID))
@@ -155,7 +155,7 @@ def test_a_file_without_validator_at_another_address_is_another_one(
     assert whole_import.succeeds(Job(server.url, import_id=ID)).attempts == 3
 
 
-def test_a_path_that_was_moved_goes_on_and_a_copy_of_it_does_not(
+def test_a_moved_file_resumes_its_import_and_a_copy_does_not(
     whole_import: WholeImport, sample: bytes, tmp_path: Path
 ) -> None:
     path, copy, moved = tmp_path / "trips.csv", tmp_path / "copy.csv", tmp_path / "moved.csv"
@@ -168,7 +168,7 @@ def test_a_path_that_was_moved_goes_on_and_a_copy_of_it_does_not(
     assert query(whole_import.database_url, "SELECT location FROM loader.import") == [(str(moved),)]
 
 
-def test_an_import_of_which_less_is_known_is_gone_on_with(
+def test_an_import_with_less_known_identity_is_resumed(
     whole_import: WholeImport, server: HttpServer, sample: bytes
 ) -> None:
     digests = "SELECT digest FROM loader.import"

@@ -135,7 +135,9 @@ def test_a_small_file_is_one_part_however_many_workers_there_are(
     assert checksum(loaders.database_url) == whole
 
 
-def test_another_number_of_workers_goes_on(loaders: Loaders, server: HttpServer, whole: str) -> None:
+def test_another_number_of_workers_resumes_the_import(
+    loaders: Loaders, server: HttpServer, whole: str
+) -> None:
     end_in_mid_load(loaders, server, "--workers", "3")
     assert loaders.start("run", server.url, "--workers", "1").receipt().attempts == 2
     assert checksum(loaders.database_url) == whole
@@ -198,9 +200,7 @@ def test_a_file_that_changes_while_it_is_loaded_leaves_nothing(loaders: Loaders,
     assert_nothing_is_left(loaders.database_url)
 
 
-def test_a_file_that_can_not_be_told_from_another_begins_anew(
-    loaders: Loaders, server: HttpServer, whole: str
-) -> None:
+def test_a_file_without_identity_starts_over(loaders: Loaders, server: HttpServer, whole: str) -> None:
     server.etag = None
     end_in_mid_load(loaders, server, number=signal.SIGKILL)
     receipt = loaders.start("run", server.url).receipt()
@@ -224,7 +224,7 @@ def test_a_named_import_of_such_a_file_loads_all_of_it_again(
     assert_nothing_is_left(loaders.database_url)
 
 
-def test_a_published_import_answers_with_its_receipt_and_loads_nothing(
+def test_a_published_import_returns_its_receipt_and_loads_nothing(
     loaders: Loaders, server: HttpServer, whole: str
 ) -> None:
     options = ("--import-id", str(uuid.uuid4()))
@@ -249,7 +249,7 @@ def test_a_second_loader_of_an_import_is_refused_and_the_first_not_disturbed(
     assert_nothing_is_left(loaders.database_url)
 
 
-def test_a_second_loader_that_is_stopped_while_it_waits_for_the_first_leaves_it_alone(
+def test_a_second_loader_that_is_stopped_while_it_waits_leaves_the_first_alone(
     loaders: Loaders, server: HttpServer, whole: str
 ) -> None:
     first = start_until_stalled(loaders, server)
@@ -265,7 +265,7 @@ def test_a_second_loader_that_is_stopped_while_it_waits_for_the_first_leaves_it_
 
 
 @pytest.mark.parametrize("purpose", ["control", "worker%", "%"])
-def test_a_loader_that_loses_its_connections_goes_on_by_itself(
+def test_a_loader_that_loses_its_connections_resumes_by_itself(
     purpose: str, loaders: Loaders, server: HttpServer, whole: str
 ) -> None:
     loader = start_until_stalled(loaders, server)
@@ -278,7 +278,7 @@ def test_a_loader_that_loses_its_connections_goes_on_by_itself(
 
 
 @pytest.mark.parametrize("source", ["-", "/dev/stdin", "a named pipe"])
-def test_a_pipe_is_not_begun_anew_when_the_database_is_lost(
+def test_a_pipe_is_not_restarted_when_the_database_is_lost(
     source: str, loaders: Loaders, sample: bytes, tmp_path: Path
 ) -> None:
     if source == "a named pipe":
@@ -328,7 +328,7 @@ def test_a_database_in_which_no_part_comes_to_its_end_is_given_up(
 
 
 @pytest.mark.parametrize("what", CRASHES)
-def test_a_loader_goes_on_by_itself_when_the_server_has_crashed(
+def test_a_loader_resumes_by_itself_when_the_server_has_crashed(
     what: str, crashing_postgres: CrashingPostgres, tmp_path: Path, server: HttpServer, sample: bytes
 ) -> None:
     loaders = Loaders(tmp_path, crashing_postgres.url)
@@ -356,7 +356,7 @@ def test_gc_takes_what_a_loader_left_that_was_killed_while_it_rolled_back(
     assert checksum(loaders.database_url) == whole
 
 
-def test_a_named_import_whose_roll_back_was_killed_begins_anew(
+def test_a_named_import_whose_roll_back_was_killed_starts_over(
     loaders: Loaders, server: HttpServer, whole: str
 ) -> None:
     options = ("--import-id", str(uuid.uuid4()))

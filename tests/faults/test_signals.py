@@ -65,7 +65,7 @@ def stop(loader: LoaderProcess, number: signal.Signals = signal.SIGTERM) -> cont
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_stopped_while_it_connects_to_a_database_that_never_answers(
+def test_stopped_while_it_connects_to_a_database_that_never_responds(
     number: signal.Signals, tmp_path: Path, server: HttpServer
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as black_hole:
@@ -77,7 +77,7 @@ def test_stopped_while_it_connects_to_a_database_that_never_answers(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_stopped_while_the_source_never_answers(
+def test_stopped_while_the_source_never_responds(
     number: signal.Signals, loaders: Loaders, server: HttpServer
 ) -> None:
     server.rule = lambda _: Fault(before="stall")
@@ -214,7 +214,7 @@ def test_the_first_signal_counts_and_the_roll_back_is_not_stopped(
     assert_nothing_is_left(loaders.database_url)
 
 
-def test_a_stopped_run_does_not_wait_for_ever_for_those_who_read_its_parts(
+def test_a_stopped_run_waits_a_limited_time_for_readers_of_its_parts(
     loaders: Loaders, server: HttpServer
 ) -> None:
     loader = start_until_stalled(loaders, server, environment=with_lock_limit(1))
@@ -246,7 +246,7 @@ def test_a_stop_takes_away_what_an_earlier_attempt_at_the_import_left(
 FIRST_IMPORT_LOCK = f"SELECT pg_advisory_xact_lock({0x6C6F6164}, 1)"
 
 
-def test_stopped_while_the_database_is_gone_it_says_what_is_left_to_do(
+def test_stopped_while_the_database_is_away_it_reports_what_to_do(
     loaders: Loaders, server: HttpServer, tmp_path: Path
 ) -> None:
     with Proxy(loaders.database_url) as proxy:
@@ -355,7 +355,7 @@ def test_a_signal_that_nohup_or_a_shell_ignores_stays_ignored(
     assert_nothing_is_left(loaders.database_url)
 
 
-def test_a_run_whose_machine_slept_goes_on_when_it_wakes(loaders: Loaders, server: HttpServer) -> None:
+def test_a_run_whose_machine_slept_continues_when_it_wakes(loaders: Loaders, server: HttpServer) -> None:
     """A suspended laptop: its peers have given its connections up meanwhile."""
     loader = start_until_stalled(loaders, server)
     loader.send(signal.SIGSTOP)
@@ -414,7 +414,7 @@ def test_a_supervisor_that_was_killed_suspends(loaders: Loaders, server: HttpSer
 
 
 @pytest.mark.parametrize(("last_line", "code"), [(b"", 0), (b"not a trip\n", contract.ExitCode.DATA)])
-def test_a_run_whose_output_nobody_reads_any_more_goes_on_and_exits_as_it_ends(
+def test_a_run_without_a_reader_of_its_output_continues_and_exits(
     last_line: bytes, code: int, loaders: Loaders, server: HttpServer, sample: bytes
 ) -> None:
     server.content, server.rule = sample + last_line, stall_late
@@ -480,9 +480,7 @@ def test_a_run_without_streams_exits_as_it_ends(
     assert_nothing_is_left(loaders.database_url)
 
 
-def test_an_error_that_nobody_expected_ends_a_run_whose_stderr_takes_nothing(
-    loaders: Loaders, server: HttpServer
-) -> None:
+def test_an_unexpected_error_ends_a_run_whose_stderr_is_blocked(loaders: Loaders, server: HttpServer) -> None:
     loader = loaders.start("run", server.url, armed="error@5", redirected="2>/dev/full")
     last = loader.failure()
     assert (last.failure.code, last.staging) == (contract.FailureCode.INTERNAL_ERROR, "none")

@@ -116,7 +116,7 @@ def scene(tmp_path: Path, database_url: str, sample: bytes) -> Generator[Supervi
 
 @provokes(FailureCode.USAGE)
 @pytest.mark.parametrize("source", ["ftp://example.org/x", "http://exa mple/x", "http://"])
-def test_an_address_that_can_not_be_one_is_a_usage_error(scene: SupervisorHarness, source: str) -> None:
+def test_an_invalid_url_is_a_usage_error(scene: SupervisorHarness, source: str) -> None:
     scene.fails(FailureCode.USAGE, source)
 
 
@@ -181,20 +181,20 @@ def test_the_same_file_again_is_refused_unless_forced(scene: SupervisorHarness) 
 
 
 @provokes(FailureCode.SOURCE_NOT_FOUND)
-def test_a_missing_file_is_said_to_be_missing(scene: SupervisorHarness) -> None:
+def test_a_missing_file_is_source_not_found(scene: SupervisorHarness) -> None:
     scene.server.rule = lambda _: Fault(status=404)
     scene.fails(FailureCode.SOURCE_NOT_FOUND)
     scene.fails(FailureCode.SOURCE_NOT_FOUND, str(scene.folder / "no such file"))
 
 
 @provokes(FailureCode.SOURCE_FORBIDDEN)
-def test_a_signature_that_expires_during_the_import_is_said_to_be_refused(scene: SupervisorHarness) -> None:
+def test_a_signature_that_expires_during_the_import_is_source_forbidden(scene: SupervisorHarness) -> None:
     scene.server.rule = lambda request: Fault(status=403) if request.number > 20 else None
     scene.fails(FailureCode.SOURCE_FORBIDDEN, scene.server.url + "?signature=canary", staging="kept")
 
 
 @provokes(FailureCode.SOURCE_REFUSED)
-def test_a_job_with_an_inner_address_is_refused_unless_it_allows_the_host(scene: SupervisorHarness) -> None:
+def test_a_job_with_a_private_address_is_refused_unless_it_allows_the_host(scene: SupervisorHarness) -> None:
     def run(*allowed: str) -> LoaderProcess:
         loader = LoaderProcess(
             scene.folder, "run", database_url=scene.database_url, small=True, stdin=subprocess.PIPE
@@ -233,7 +233,7 @@ def test_a_file_that_changes_during_the_import_is_not_published(scene: Superviso
 
 
 @provokes(FailureCode.SOURCE_TRUNCATED)
-def test_a_download_that_ends_early_is_not_taken_for_whole(scene: SupervisorHarness) -> None:
+def test_a_truncated_download_does_not_count_as_complete(scene: SupervisorHarness) -> None:
     scene.server.ranges = False
     scene.server.rule = lambda _: Fault(body_bytes=len(scene.sample) // 2)
     failed = scene.start().failure()
@@ -269,7 +269,7 @@ def test_ranges_that_are_not_those_asked_for_are_refused(scene: SupervisorHarnes
 
 
 @provokes(FailureCode.DATABASE_UNAVAILABLE)
-def test_a_database_that_is_not_there_is_said_to_be_unavailable(scene: SupervisorHarness) -> None:
+def test_a_missing_database_server_is_database_unavailable(scene: SupervisorHarness) -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         url = f"postgresql://nobody:canary@127.0.0.1:{bound.getsockname()[1]}/none"
@@ -280,7 +280,7 @@ def test_a_database_that_is_not_there_is_said_to_be_unavailable(scene: Superviso
 
 @provokes(FailureCode.OUT_OF_SPACE)
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a small file system")
-def test_a_full_disk_is_said_to_be_full_and_keeps_what_is_committed(scene: SupervisorHarness) -> None:
+def test_a_full_disk_is_out_of_space_and_keeps_what_is_committed(scene: SupervisorHarness) -> None:
     mounted = scene.folder / "small"
     mounted.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1500k,mode=777", "none", mounted], check=True)
@@ -304,7 +304,7 @@ def test_a_full_disk_is_said_to_be_full_and_keeps_what_is_committed(scene: Super
         (signal.SIGTERM, FailureCode.TERMINATED),
     ],
 )
-def test_a_signal_ends_the_import_and_is_told_apart(
+def test_each_signal_ends_the_import_with_its_own_exit_code(
     scene: SupervisorHarness, number: signal.Signals, code: FailureCode
 ) -> None:
     scene.server.rule = lambda request: Fault(before="stall") if request.number > 9 else None
@@ -318,9 +318,7 @@ def test_a_signal_ends_the_import_and_is_told_apart(
 
 
 @provokes(FailureCode.CLEANUP_PENDING)
-def test_a_roll_back_without_a_database_says_that_it_is_pending(
-    scene: SupervisorHarness, postgres: str
-) -> None:
+def test_a_roll_back_without_a_database_is_cleanup_pending(scene: SupervisorHarness, postgres: str) -> None:
     scene.server.rule = lambda request: Fault(before="stall") if request.number > 9 else None
     loader = scene.start()
     loader.wait_until_loading()
@@ -422,7 +420,7 @@ def test_rows_that_others_refer_to_are_not_replaced_and_the_staging_is_kept(scen
 @provokes(FailureCode.IMPORT_NOT_FOUND)
 @pytest.mark.parametrize("command", ["rejects", "drop"])
 @pytest.mark.parametrize("has_ledger", [False, True])
-def test_an_unknown_import_is_said_to_be_unknown(
+def test_an_unknown_import_is_import_not_found(
     scene: SupervisorHarness, command: str, has_ledger: bool
 ) -> None:
     if has_ledger:
@@ -439,7 +437,9 @@ _roles = itertools.count(1)
 
 @provokes(FailureCode.DATABASE_RIGHTS)
 @pytest.mark.parametrize("grants", [[], ["GRANT CREATE ON DATABASE {database} TO {role}"]])
-def test_a_role_without_rights_is_told_at_the_probe(scene: SupervisorHarness, grants: list[str]) -> None:
+def test_a_role_without_privileges_is_reported_at_the_probe(
+    scene: SupervisorHarness, grants: list[str]
+) -> None:
     role = f"visitor_{os.getpid()}_{next(_roles)}"
     database = query(scene.database_url, "SELECT current_database()")[0][0]
     scene.execute(
@@ -462,7 +462,7 @@ def test_a_read_only_database_is_refused(scene: SupervisorHarness) -> None:
 
 
 @provokes(FailureCode.EMBEDDED_DATABASE)
-def test_an_embedded_server_that_can_not_start_is_told_with_a_reason(scene: SupervisorHarness) -> None:
+def test_an_embedded_server_that_can_not_start_is_reported_with_a_reason(scene: SupervisorHarness) -> None:
     (scene.folder / "not a folder").write_text("x")
     loader = LoaderProcess(
         scene.folder, "run", scene.server.url, "--data-dir", str(scene.folder / "not a folder")
@@ -486,7 +486,7 @@ def test_rows_that_vanish_in_the_server_are_a_defect_and_not_a_receipt(scene: Su
 
 
 @provokes(FailureCode.INTERNAL_ERROR)
-def test_a_statement_that_the_server_refuses_unexpectedly_is_told_with_its_words(
+def test_a_statement_that_the_server_refuses_unexpectedly_is_quoted(
     scene: SupervisorHarness,
 ) -> None:
     scene.start().receipt()
@@ -497,7 +497,7 @@ def test_a_statement_that_the_server_refuses_unexpectedly_is_told_with_its_words
 
 
 @provokes(FailureCode.DATABASE_CONFIGURATION)
-def test_a_database_that_does_not_exist_is_told_at_once(scene: SupervisorHarness) -> None:
+def test_a_database_that_does_not_exist_is_reported_at_once(scene: SupervisorHarness) -> None:
     scheme, _, rest = scene.database_url.partition("://")
     path, _, parameters = rest.partition("?")
     wrong = f"{scheme}://{path.rpartition('/')[0]}/no_such_database?{parameters}"

@@ -28,7 +28,7 @@ def test_the_last_failure_of_a_budget_is_raised() -> None:
     assert caught.value is ERROR
 
 
-def test_the_server_says_how_long_to_wait() -> None:
+def test_a_retry_after_of_the_server_sets_the_wait() -> None:
     began = time.monotonic()
     RetryBudget(HASTY, 2, threading.Event()).spend(TransientError(ERROR, retry_after_seconds=0.2))
     assert time.monotonic() - began >= 0.2

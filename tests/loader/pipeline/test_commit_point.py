@@ -39,7 +39,7 @@ def start_until_it_commits(loaders: Loaders, server: HttpServer) -> LoaderProces
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_during_the_commit_waits_for_its_answer(
+def test_a_signal_during_the_commit_waits_for_its_response(
     number: signal.Signals, loaders: Loaders, server: HttpServer
 ) -> None:
     loader = start_until_it_commits(loaders, server)
@@ -49,7 +49,7 @@ def test_a_signal_during_the_commit_waits_for_its_answer(
 
 
 @pytest.mark.parametrize("number", [None, signal.SIGTERM, signal.SIGHUP])
-def test_an_answer_that_never_came_is_in_the_ledger(
+def test_a_lost_response_to_the_commit_is_in_the_ledger(
     number: signal.Signals | None, loaders: Loaders, server: HttpServer, tmp_path: Path
 ) -> None:
     with Proxy(loaders.database_url) as proxy:

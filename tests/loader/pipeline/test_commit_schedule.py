@@ -92,7 +92,7 @@ def test_a_file_of_a_gibibyte_a_worker_is_a_part_a_worker_on_a_fast_machine(work
     assert len(Load(workers, 2 * workers * GIB, workers * GIB / seconds).run(2 * seconds).parts) >= 1
 
 
-def test_workers_that_began_together_commit_one_after_the_other() -> None:
+def test_workers_that_started_together_commit_one_after_the_other() -> None:
     now = 0.0
     schedule = CommitSchedule(None, lambda: now)
     for worker in range(4):

@@ -76,7 +76,7 @@ def test_a_missing_a_repeated_and_a_shifted_block_are_flaws(
         ([], "blocks end at byte 2 and the data at 10"),
     ],
 )
-def test_a_flaw_says_where_it_is(spans: list[Span], flaw: str) -> None:
+def test_a_coverage_error_says_where_it_is(spans: list[Span], flaw: str) -> None:
     assert coverage_error(spans, 2, 10) == flaw
 
 
@@ -104,7 +104,7 @@ def span(block: Block, content: bytes) -> Span:
 
 
 @given(records, st.booleans(), st.booleans(), st.data())
-def test_missing_blocks_have_their_place_in_the_file_whatever_is_committed(
+def test_missing_blocks_have_the_right_offsets_and_lines(
     tmp_path_factory: pytest.TempPathFactory,
     records: bytes,
     is_ended: bool,

@@ -15,7 +15,7 @@ PIECE = b"1\n" * 64_000
 
 
 @pytest.mark.parametrize("way", ["socket", "network"])
-def test_an_error_is_heard_within_a_block(way: str, database_url: str) -> None:
+def test_an_error_is_noticed_within_a_block(way: str, database_url: str) -> None:
     with (
         Proxy(database_url) as proxy,
         psycopg.connect(database_url if way == "socket" else proxy.url) as connection,

@@ -33,14 +33,14 @@ def test_counts_that_agree_are_a_proof() -> None:
 
 @pytest.mark.parametrize("name", ["records", "rows_sent", "rows_rejected", "rows_copied", "rejects_stored"])
 @pytest.mark.parametrize("more", [1, -1])
-def test_each_count_that_differs_by_one_is_told_with_both_numbers(name: str, more: int) -> None:
+def test_each_count_that_differs_by_one_is_reported_with_both_numbers(name: str, more: int) -> None:
     count = getattr(WHOLE, name)
     found = find_difference(msgspec.structs.replace(WHOLE, **{name: count + more}), 17)
     assert found is not None
     assert "20" in found or "17" in found or "3" in found
 
 
-def test_rows_that_are_not_in_the_attached_parts_are_told() -> None:
+def test_rows_that_are_not_in_the_attached_parts_are_reported() -> None:
     assert find_difference(WHOLE, 16) == "17 rows were copied and 16 are in the attached parts"
 
 

@@ -31,7 +31,7 @@ def test_what_is_neither_a_count_nor_a_percentage_is_a_usage_error(text: str) ->
     assert caught.value.code is FailureCode.USAGE
 
 
-def test_the_first_bad_row_of_a_strict_import_is_told_with_its_place() -> None:
+def test_the_first_bad_row_of_a_strict_import_is_reported_with_its_place() -> None:
     with pytest.raises(LoaderError) as caught:
         RejectCount(parse_allowance("0"), 0, None).add(rejects(1), END)
     failure = caught.value.failure
@@ -69,7 +69,7 @@ def test_no_row_may_be_rejected_of_a_percentage_of_nothing() -> None:
     assert caught.value.code is FailureCode.TOO_MANY_REJECTS
 
 
-def test_a_row_that_is_bad_as_a_whole_is_told_without_a_column() -> None:
+def test_a_row_that_is_bad_as_a_whole_is_reported_without_a_column() -> None:
     whole = Reject(2, 20, None, "x,y", Reason.FIELD_COUNT, b"x,y\n")
     with pytest.raises(LoaderError) as caught:
         RejectCount(parse_allowance("0"), 0, None).add([whole], END)
@@ -139,7 +139,7 @@ def test_every_line_may_be_empty_when_all_rows_may_be_rejected() -> None:
     RejectCount(parse_allowance("100%"), 0, data_bytes=1000).add(rejects(1000), END)
 
 
-def test_all_rows_may_be_rejected_when_that_is_said() -> None:
+def test_all_rows_may_be_rejected_with_100_percent() -> None:
     refuse_too_many(parse_allowance("100%"), 7, 7, rejects(1)[0])
 
 

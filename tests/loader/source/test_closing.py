@@ -69,7 +69,7 @@ def test_closing_ends_a_wait_for_a_free_buffer() -> None:
         assert fetch_threads_end()
 
 
-def test_closing_ends_a_probe_that_waits_for_an_answer() -> None:
+def test_closing_ends_a_probe_that_waits_for_a_response() -> None:
     patient = msgspec.structs.replace(QUICK, silence_seconds=NEVER)
     with HttpServer(CONTENT) as server, opened(server.url, retry_policy=patient) as source:
         server.faults = [Fault(before="stall")]

@@ -1,194 +1,164 @@
+"""Decompressors by themselves: all bytes, in whatever pieces they come and go, and whether the end is missing."""
+
 from __future__ import annotations
 
-import functools
 import gzip
 import itertools
 import random
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 
 import pytest
 import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
 
-from loader.buffers import SEGMENT_BYTES
-from loader.contract import FailureCode
-from loader.errors import LoaderError
-from loader.source.decompress import RATIO_GRACE_BYTES
-from tests.support.http_server import Fault, HttpServer
-from tests.support.source_reading import HEAD_BYTES, opened, probe_and_read, read
+from loader.source.compression import (
+    Compression,
+    CorruptData,
+    Decompressor,
+    GzipDecompressor,
+    compression_of,
+    open_decompressor,
+)
 
-_random = random.Random(4)
-# Compressible threefold, and longer than two segments.
-CONTENT = b"".join(b"%d,%d\n" % (number, _random.randrange(10**6)) for number in range(1_500_000))
-SKIPPABLE = b"\x53\x2a\x4d\x18\x05\x00\x00\x00hello"
-
-
-@functools.cache
-def gzipped(data: bytes) -> bytes:
-    return gzip.compress(data, 1)
+SKIPPABLE = b"\x53\x2a\x4d\x18" + (5).to_bytes(4, "little") + b"hello"
 
 
-@functools.cache
-def zstandarded(data: bytes) -> bytes:
-    return zstandard.ZstdCompressor(level=1, write_checksum=True).compress(data)
+def compressed(form: Compression, data: bytes) -> bytes:
+    """Return one member of gzip, or one frame of zstd."""
+    if form == "gzip":
+        return gzip.compress(data, mtime=0)
+    return zstandard.ZstdCompressor(write_checksum=True).compress(data)
 
 
-COMPRESSORS = [pytest.param(gzipped, id="gzip"), pytest.param(zstandarded, id="zstd")]
-Compressor = Callable[[bytes], bytes]
+@st.composite
+def compressed_files(draw: st.DrawFn) -> tuple[Compression, bytes, bytes, set[int]]:
+    """Return a format, a file of several members, what is in it, and how long its beginning may be to be whole."""
+    form: Compression = draw(st.sampled_from(["gzip", "zstd"]))
+    file, content, ends = b"", b"", {0}
+    for data in draw(
+        st.lists(st.sampled_from([b"", b"a", b"abc" * 50, b"x" * 200, bytes(range(256))]), max_size=4)
+    ):
+        file += compressed(form, data)
+        content += data
+        ends.add(len(file))
+        for _ in range(draw(st.integers(0, 3))):
+            file += b"\0" if form == "gzip" else SKIPPABLE
+            ends.add(len(file))
+    return form, file, content, ends
 
 
-def failure_of(location: str | Path) -> LoaderError:
-    with pytest.raises(LoaderError) as caught:
-        probe_and_read(str(location))
-    return caught.value
+def chunks_of(file: bytes, cuts: Iterable[int]) -> Iterator[memoryview]:
+    """Yield a file in pieces, each of which is lost when the next is taken."""
+    borders = [0, *sorted(cut for cut in cuts if cut < len(file)), len(file)]
+    for begin, end in itertools.pairwise(borders):
+        if begin < end:
+            piece = bytearray(file[begin:end])
+            yield memoryview(piece)
+            piece[:] = b"\xff" * len(piece)
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "trips.csv"  # no name tells what is in it
+def read_all(unpacker: Decompressor, sizes: Iterator[int]) -> bytes:
+    """Read to the end, so many bytes at a time."""
+    content = b""
+    consumed = 0
+    while True:
+        view = memoryview(bytearray(next(sizes)))
+        count = unpacker.readinto(view)
+        content += view[:count]
+        assert consumed <= unpacker.consumed_bytes
+        consumed = unpacker.consumed_bytes
+        if count < len(view):
+            return content
 
 
-@pytest.mark.parametrize("compress", COMPRESSORS)
-def test_a_compressed_path_arrives_decompressed(path: Path, compress: Compressor) -> None:
-    path.write_bytes(compress(CONTENT))
-    info, whole = probe_and_read(str(path))
-    assert info.compression == ("gzip" if compress is gzipped else "zstd")
-    assert info.size_bytes == path.stat().st_size
-    assert info.resumable
-    assert (info.head, info.head_is_whole) == (CONTENT[:HEAD_BYTES], False)
-    assert len(CONTENT) > 2 * SEGMENT_BYTES
-    assert (whole.data, whole.source_bytes, whole.length_verified) == (CONTENT, info.size_bytes, True)
-
-
-@pytest.mark.parametrize("compress", COMPRESSORS)
-@pytest.mark.parametrize("ranges", [True, False])
-def test_a_compressed_file_arrives_over_http(compress: Compressor, ranges: bool) -> None:
-    with HttpServer(compress(CONTENT), ranges=ranges) as server:
-        # what servers say of such files; it is the bytes that count
-        server.rule = lambda _: Fault(headers={"Content-Encoding": "gzip", "Content-Type": "text/csv"})
-        info, whole = probe_and_read(server.url)
-    assert info.resumable
-    assert (whole.data, whole.source_bytes) == (CONTENT, info.size_bytes)
-
-
-def test_plain_bytes_labelled_as_gzip_are_plain() -> None:
-    with HttpServer(CONTENT) as server:
-        server.rule = lambda _: Fault(headers={"Content-Encoding": "gzip"})
-        info, whole = probe_and_read(server.url)
-    assert info.compression is None
-    assert whole.data == CONTENT
-
-
-@pytest.mark.parametrize("compress", COMPRESSORS)
-@pytest.mark.parametrize("ranges", [True, False])
-def test_missing_ranges_are_found_by_skipping(compress: Compressor, ranges: bool) -> None:
-    with HttpServer(compress(CONTENT), ranges=ranges) as server, opened(server.url) as source:
-        info = source.probe()
-        first = read(source, 1_000, 2_000)
-        assert first.data == CONTENT[1_000:2_000]
-        second = read(source, 9_000_000, 9_500_000)  # goes on
-        assert second.data == CONTENT[9_000_000:9_500_000]
-        rest = read(source, 9_500_000)
-        assert rest.data == CONTENT[9_500_000:]
-        assert first.source_bytes + second.source_bytes + rest.source_bytes == info.size_bytes
-        again = read(source, 500)  # begins anew
-        assert (again.data, again.source_bytes) == (CONTENT[500:], info.size_bytes)
-
-
-@pytest.mark.parametrize("size", [0, 1, 1_000, SEGMENT_BYTES, 2 * SEGMENT_BYTES])
-@pytest.mark.parametrize("compress", COMPRESSORS)
-def test_the_bytes_taken_add_up_to_the_size_for_any_length(
-    path: Path, compress: Compressor, size: int
+@given(
+    compressed_files(),
+    st.sets(st.integers(1, 600), max_size=6),
+    st.lists(st.integers(1, 300), min_size=1, max_size=4),
+    st.integers(0, 600),
+)
+def test_a_decompressor_gives_all_bytes_in_any_pieces_and_knows_a_cut_off_end(
+    known: tuple[Compression, bytes, bytes, set[int]], cuts: set[int], sizes: list[int], cut_off: int
 ) -> None:
-    path.write_bytes(compress(CONTENT[:size]) + compress(b""))
-    if size == 0:
-        assert failure_of(path).code is FailureCode.EMPTY_FILE
-        return
-    info, whole = probe_and_read(str(path))
-    assert info.head_is_whole == (size <= HEAD_BYTES)
-    assert (whole.data, whole.source_bytes) == (CONTENT[:size], info.size_bytes)
+    form, file, content, ends = known
+
+    def open_with_small_pieces(chunks: Iterator[memoryview]) -> Decompressor:
+        return GzipDecompressor(chunks, piece_bytes=50) if form == "gzip" else open_decompressor(form, chunks)
+
+    unpacker = open_with_small_pieces(chunks_of(file, cuts))
+    assert read_all(unpacker, itertools.cycle(sizes)) == content
+    assert (unpacker.consumed_bytes, unpacker.is_complete) == (len(file), True)
+
+    beginning = file[:cut_off]
+    unpacker = open_with_small_pieces(chunks_of(beginning, cuts))
+    assert content.startswith(read_all(unpacker, itertools.cycle(sizes)))
+    assert unpacker.consumed_bytes == len(beginning)
+    assert unpacker.is_complete == (len(beginning) in ends)
 
 
-@pytest.mark.parametrize("compress", COMPRESSORS)
-def test_several_compressed_files_in_one_are_one(path: Path, compress: Compressor) -> None:
-    borders = [0, 1, 70_000, 70_001, 9_000_000, len(CONTENT)]
-    path.write_bytes(b"".join(compress(CONTENT[a:b]) for a, b in itertools.pairwise(borders)))
-    info, whole = probe_and_read(str(path))
-    assert info.head == CONTENT[:HEAD_BYTES]
-    assert (whole.data, whole.source_bytes) == (CONTENT, info.size_bytes)
+@pytest.mark.parametrize("form", ["gzip", "zstd"])
+def test_chunks_longer_than_what_is_read_at_once_are_read_whole(form: Compression) -> None:
+    content = random.Random(5).randbytes(500_000)
+    file = compressed(form, content)
+    unpacker = open_decompressor(form, chunks_of(file, [300_000]))
+    assert read_all(unpacker, itertools.repeat(70_000)) == content
+    assert (unpacker.consumed_bytes, unpacker.is_complete) == (len(file), True)
 
 
-def test_zeros_behind_a_gzip_member_are_padding(path: Path) -> None:
-    half = len(CONTENT) // 2
-    path.write_bytes(gzipped(CONTENT[:half]) + bytes(100_000) + gzipped(CONTENT[half:]) + bytes(1_000_000))
-    info, whole = probe_and_read(str(path))
-    assert (whole.data, whole.source_bytes) == (CONTENT, info.size_bytes)
+@pytest.mark.parametrize("form", ["gzip", "zstd"])
+def test_a_view_without_room_takes_nothing(form: Compression) -> None:
+    unpacker = open_decompressor(form, iter([memoryview(compressed(form, b"abc"))]))
+    assert (unpacker.readinto(memoryview(b"")), unpacker.consumed_bytes) == (0, 0)
 
 
-def test_skippable_zstd_frames_are_skipped(path: Path) -> None:
-    path.write_bytes(
-        SKIPPABLE + zstandarded(CONTENT[:10]) + SKIPPABLE + zstandarded(CONTENT[10:]) + SKIPPABLE
-    )
-    info, whole = probe_and_read(str(path))
-    assert info.compression == "zstd"
-    assert (whole.data, whole.source_bytes) == (CONTENT, info.size_bytes)
+@pytest.mark.parametrize("form", ["gzip", "zstd"])
+def test_bytes_that_are_not_compressed_are_damaged_behind_the_end_too(form: Compression) -> None:
+    file = compressed(form, b"abc")
+    for damaged in (b"no such format", file + b"no such format", file[:-6] + b"no such format"):
+        with pytest.raises(CorruptData) as caught:
+            read_all(open_decompressor(form, iter([memoryview(damaged)])), itertools.repeat(100))
+        assert str(caught.value)  # what libz or libzstd says
 
 
-@pytest.mark.parametrize("data", [b"a" * 1_000_000, _random.randbytes(1_000_000), b"abc"])
-def test_every_kind_of_zstd_block_and_frame_is_known(path: Path, data: bytes) -> None:
-    for checksum, size in itertools.product([True, False], repeat=2):
-        compressor = zstandard.ZstdCompressor(write_checksum=checksum, write_content_size=size)
-        path.write_bytes(compressor.compress(data))
-        assert probe_and_read(str(path))[1].data == data
+@pytest.mark.parametrize("form", ["gzip", "zstd"])
+def test_only_zeros_behind_a_gzip_member_are_padding(form: Compression) -> None:
+    for byte in range(256):
+        file = compressed(form, b"abc") + bytes([byte])
+        unpacker = open_decompressor(form, iter([memoryview(file)]))
+        try:
+            read_all(unpacker, itertools.repeat(100))
+        except CorruptData:
+            continue
+        assert unpacker.is_complete == (form == "gzip" and byte == 0)
 
 
-@pytest.mark.parametrize("missing", [1, 9, 100_000])
-@pytest.mark.parametrize("compress", COMPRESSORS)
-def test_a_compressed_file_that_is_cut_off_is_truncated(
-    path: Path, compress: Compressor, missing: int
-) -> None:
-    path.write_bytes(compress(CONTENT)[:-missing])
-    assert failure_of(path).code is FailureCode.SOURCE_TRUNCATED
+@pytest.mark.parametrize(
+    ("head", "form"),
+    [
+        (compressed("gzip", b"a"), "gzip"),
+        (compressed("zstd", b"a"), "zstd"),
+        *((bytes([byte]) + b"\x2a\x4d\x18x", "zstd") for byte in range(0x50, 0x60)),  # RFC 8878, 3.1.2
+        (b"\x4f\x2a\x4d\x18x", None),
+        (b"\x60\x2a\x4d\x18x", None),
+        (b"\x1f\x8b\x07", None),  # another method
+        (b"a\x1f\x8b\x08", None),
+        (b"a,b\n", None),
+        (b"", None),
+    ],
+)
+def test_the_first_bytes_tell_the_format(head: bytes, form: Compression | None) -> None:
+    assert compression_of(head) == form
 
 
-@pytest.mark.parametrize("compress", COMPRESSORS)
-def test_a_small_file_that_is_cut_off_is_said_at_the_probe(path: Path, compress: Compressor) -> None:
-    for length in range(5, len(compress(CONTENT[:300]))):
-        path.write_bytes(compress(CONTENT[:300])[:length])
-        with opened(str(path)) as source, pytest.raises(LoaderError) as caught:
-            source.probe()
-        assert caught.value.code is FailureCode.SOURCE_TRUNCATED
-
-
-@pytest.mark.parametrize("compress", COMPRESSORS)
-@pytest.mark.parametrize("junk", [b"junkjunk", b"\0\0junkjunk", CONTENT[:100_000]])
-def test_junk_behind_the_end_is_corrupt(path: Path, compress: Compressor, junk: bytes) -> None:
-    path.write_bytes(compress(CONTENT) + junk)
-    error = failure_of(path)
-    assert error.code is FailureCode.SOURCE_CORRUPT
-    assert str(path) in error.failure.message
-
-
-@pytest.mark.parametrize("compress", COMPRESSORS)
-def test_one_wrong_bit_is_corrupt(path: Path, compress: Compressor) -> None:
-    damaged = bytearray(compress(CONTENT))
-    damaged[len(damaged) // 2] ^= 1
-    path.write_bytes(damaged)
-    assert failure_of(path).code is FailureCode.SOURCE_CORRUPT
-
-
-@pytest.mark.parametrize("compress", [functools.partial(gzip.compress, compresslevel=9), zstandarded])
-def test_a_bomb_is_refused_before_it_is_large(path: Path, compress: Compressor) -> None:
-    path.write_bytes(compress(bytes(2 * RATIO_GRACE_BYTES)))
-    with opened(str(path)) as source:
-        assert source.probe().head == bytes(HEAD_BYTES)
-        with pytest.raises(LoaderError) as caught:
-            read(source)
-    assert caught.value.code is FailureCode.SOURCE_CORRUPT
-
-
-def test_a_zstd_frame_that_asks_for_too_much_memory_is_refused(path: Path) -> None:
-    parameters = zstandard.ZstdCompressionParameters(window_log=28)
-    compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
-    path.write_bytes(compressor.compress(CONTENT) + compressor.flush())
-    assert failure_of(path).code is FailureCode.SOURCE_CORRUPT
+def test_a_zstd_frame_may_ask_for_as_much_memory_as_the_zstd_program_grants() -> None:
+    for window_log in (27, 28):
+        parameters = zstandard.ZstdCompressionParameters(window_log=window_log)
+        compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+        file = compressor.compress(b"abc") + compressor.flush()
+        unpacker = open_decompressor("zstd", iter([memoryview(file)]))
+        if window_log == 27:
+            assert read_all(unpacker, itertools.repeat(100)) == b"abc"
+        else:
+            with pytest.raises(CorruptData):
+                read_all(unpacker, itertools.repeat(100))

@@ -74,7 +74,7 @@ def test_ranges_are_in_flight_side_by_side() -> None:
     assert server.most_at_once >= 2
 
 
-def test_a_slow_source_is_asked_for_pieces_of_a_segment_by_more_connections_than_it_began_with() -> None:
+def test_a_slow_source_is_read_in_pieces_by_more_connections() -> None:
     # two segments by those it begins with, and two pieces of the third, which is all that three buffers allow
     four = threading.Barrier(4, timeout=30)
 
@@ -180,7 +180,7 @@ def test_a_failure_of_one_range_is_retried_alone(fault: Fault) -> None:
     assert len(server.requests) == PROBE + 4
 
 
-def test_a_retry_goes_on_where_the_body_broke() -> None:
+def test_a_retry_continues_where_the_body_broke() -> None:
     with HttpServer(CONTENT) as server, opened(server.url, connections=1) as source:
         source.probe()
         server.faults = [Fault(body_bytes=3_000_000)]
@@ -241,7 +241,7 @@ def test_a_few_bytes_at_a_time_do_not_refill_the_budget() -> None:
         assert failure_of(server.url).code is FailureCode.SOURCE_TRUNCATED
 
 
-def test_a_byte_an_answer_is_too_little_where_the_answer_tells_no_total_too() -> None:
+def test_one_byte_per_response_is_too_little_also_without_a_total() -> None:
     def rule(request: Request) -> Fault | None:
         first = request.first
         told = {"Content-Range": f"bytes {first}-{first}/*"}
@@ -260,13 +260,13 @@ def test_a_server_that_fails_at_the_probe_is_asked_again() -> None:
     assert whole.data == SMALL
 
 
-def test_nobody_listening_is_unreachable() -> None:
+def test_a_closed_port_is_unreachable() -> None:
     with HttpServer(SMALL) as server:
         url = server.url
     assert failure_of(url).code is FailureCode.SOURCE_UNREACHABLE
 
 
-def test_an_answer_that_is_not_http_is_unreachable() -> None:
+def test_a_response_that_is_not_http_is_unreachable() -> None:
     with HttpServer(SMALL) as server:
         server.rule = lambda _: Fault(status=200, headers={f"X-{number}": "x" for number in range(200)})
         assert failure_of(server.url).code is FailureCode.SOURCE_UNREACHABLE
@@ -287,7 +287,7 @@ def test_an_answer_that_is_not_http_is_unreachable() -> None:
         Fault(status=416, headers={"Content-Range": "bytes */10"}),
     ],
 )
-def test_another_file_at_the_address_is_source_changed(fault: Fault) -> None:
+def test_another_file_at_the_url_is_source_changed(fault: Fault) -> None:
     with HttpServer(SMALL) as server:
         server.faults = after_probe(fault)
         assert failure_of(server.url).code is FailureCode.SOURCE_CHANGED
@@ -322,7 +322,7 @@ def test_a_file_that_changes_after_the_probe_is_source_changed(validator: str) -
     ],
 )
 @pytest.mark.parametrize("at_probe", [True, False])
-def test_an_answer_that_contradicts_itself_is_a_protocol_error(fault: Fault, at_probe: bool) -> None:
+def test_a_response_that_contradicts_itself_is_a_protocol_error(fault: Fault, at_probe: bool) -> None:
     with HttpServer(SMALL) as server:
         server.faults = [fault] if at_probe else after_probe(fault)
         assert failure_of(server.url).code is FailureCode.SOURCE_PROTOCOL
@@ -346,7 +346,7 @@ def test_a_server_that_forgets_what_it_promised_is_a_protocol_error(fault: Fault
     ],
 )
 @pytest.mark.parametrize("at_probe", [True, False])
-def test_a_refusal_is_said_at_once(status: int, code: FailureCode, at_probe: bool) -> None:
+def test_a_refusal_is_reported_at_once(status: int, code: FailureCode, at_probe: bool) -> None:
     with HttpServer(SMALL) as server:
         server.faults = [Fault(status=status)] if at_probe else after_probe(Fault(status=status))
         error = failure_of(server.url)
@@ -356,6 +356,6 @@ def test_a_refusal_is_said_at_once(status: int, code: FailureCode, at_probe: boo
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_an_empty_file_is_said_at_the_probe(ranges: bool) -> None:
+def test_an_empty_file_is_reported_at_the_probe(ranges: bool) -> None:
     with HttpServer(b"", ranges=ranges) as server:
         assert failure_of(server.url).code is FailureCode.EMPTY_FILE

@@ -25,7 +25,7 @@ from loader.source.open import open_source
         ("http://１２７.0.0.1/", "http://127.0.0.1/", "/"),
     ],
 )
-def test_an_address_is_made_fit_for_the_wire(text: str, location: str, target: str) -> None:
+def test_a_url_is_encoded_for_the_wire(text: str, location: str, target: str) -> None:
     address = parse_url(text)
     assert (address.location, address.target) == (location, target)
 
@@ -57,20 +57,20 @@ def test_an_address_is_made_fit_for_the_wire(text: str, location: str, target: s
         " http://example.com/",
     ],
 )
-def test_what_is_no_clean_web_address_is_refused(text: str) -> None:
+def test_what_is_no_clean_url_is_refused(text: str) -> None:
     with pytest.raises(InvalidUrl):
         parse_url(text)
 
 
 @pytest.mark.parametrize("text", ["ftp://canary.example/x", "http://canary.example/a\nb", "s3://canary/key"])
-def test_a_refused_address_is_a_usage_error_that_repeats_nothing_of_it(text: str) -> None:
+def test_an_invalid_url_is_a_usage_error_that_repeats_nothing_of_it(text: str) -> None:
     with pytest.raises(LoaderError) as caught:
         open_source(text)
     assert caught.value.code is FailureCode.USAGE
     assert "canary" not in caught.value.failure.message
 
 
-def test_an_address_keeps_its_secrets_when_it_is_printed() -> None:
+def test_a_url_hides_its_secrets_when_it_is_printed() -> None:
     assert "secret" not in repr(parse_url("http://secret:secret@example.com/?secret#secret"))
 
 

@@ -112,7 +112,7 @@ def test_a_second_response_has_to_begin_like_the_probed_file() -> None:
     assert caught.value.code is FailureCode.SOURCE_CHANGED
 
 
-def test_a_stream_that_begins_anew_has_to_begin_like_the_probed_file() -> None:
+def test_a_restarted_stream_must_start_with_the_probed_bytes() -> None:
     with HttpServer(CONTENT, ranges=False) as server, opened(server.url) as source:
         source.probe()
         assert read(source).data == CONTENT

@@ -79,7 +79,7 @@ def test_five_redirects_are_followed_and_a_sixth_is_not() -> None:
 
 
 @pytest.mark.parametrize("status", [403, 404, 503])
-def test_a_redirect_target_that_expires_is_asked_for_anew(status: int) -> None:
+def test_a_redirect_target_that_expires_is_requested_again(status: int) -> None:
     def rule(request: Request) -> Fault | None:
         if request.target == "/trips.csv":
             return redirect(f"/signed/{request.number}")
@@ -103,7 +103,7 @@ def test_a_fresh_redirect_target_that_refuses_is_forbidden() -> None:
 
 
 @pytest.mark.parametrize("location", ["ftp://localhost/x", "http://a b/", "//[::1", "http://\x85/"])
-def test_a_redirect_to_no_web_address_is_refused(location: str) -> None:
+def test_a_redirect_to_no_web_url_is_refused(location: str) -> None:
     with HttpServer(CONTENT) as server:
         server.faults = [redirect(location)]
         assert failure_of(server.url).code is FailureCode.SOURCE_PROTOCOL
@@ -148,7 +148,7 @@ def test_credentials_are_sent_to_their_own_origin_only() -> None:
         Fault(status=302, headers={"Location": f"http://{CANARY}@localhost:1/?{CANARY}#{CANARY}"}),
     ],
 )
-def test_no_secret_of_an_address_is_in_an_error(fault: Fault) -> None:
+def test_no_secret_of_a_url_is_in_an_error(fault: Fault) -> None:
     with HttpServer(CONTENT) as server:
         server.rule = lambda _: fault
         error = failure_of(f"{server.url}?{CANARY}#{CANARY}".replace("://", f"://{CANARY}:{CANARY}@"))
@@ -189,7 +189,7 @@ def test_a_body_cut_off_under_tls_is_retried(authority: trustme.CA) -> None:
         assert probe_and_read(server.url)[1].data == CONTENT
 
 
-def test_a_certificate_that_is_not_trusted_is_said_at_once() -> None:
+def test_a_certificate_that_is_not_trusted_is_reported_at_once() -> None:
     with HttpServer(CONTENT, tls=tls_context(trustme.CA())) as server:
         error = failure_of(server.url)
         assert error.code is FailureCode.SOURCE_UNREACHABLE
@@ -225,7 +225,7 @@ def test_a_source_can_be_read_while_another_is_open() -> None:
         assert read(one).data == CONTENT
 
 
-def test_of_a_name_with_a_thousand_addresses_the_first_few_are_tried() -> None:
+def test_of_a_thousand_addresses_of_a_name_the_first_few_are_tried() -> None:
     tried: list[socket.socket] = []
     with socket.socket() as bound:  # bound and not listening: nobody answers
         bound.bind(("127.0.0.1", 0))

@@ -47,9 +47,7 @@ def most_at_once(admission: ConcurrencyLimit, closed: threading.Event) -> int:
 
 
 @pytest.mark.parametrize(("answers", "most"), [(2, 2), (15, 2), (16, 3), (64, 6), (1000, 6)])
-def test_those_who_remain_are_as_many_as_it_takes_until_it_has_answered_often(
-    answers: int, most: int
-) -> None:
+def test_the_limit_falls_to_what_the_server_accepts_and_rises_with_successes(answers: int, most: int) -> None:
     closed = threading.Event()
     admission = ConcurrencyLimit(6, closed)
     with admission.slot(), admission.slot():
@@ -68,7 +66,7 @@ def test_one_is_always_let_in() -> None:
     assert most_at_once(admission, closed) == 1
 
 
-def test_who_waits_for_a_turn_hears_that_the_source_was_closed() -> None:
+def test_a_wait_for_a_slot_ends_when_the_source_is_closed() -> None:
     closed = threading.Event()
     admission = ConcurrencyLimit(1, closed)
     ended = threading.Event()
