@@ -1,4 +1,4 @@
-"""What can be wrong with a request: the codes, and the problem that a client receives (RFC 9457). Pure."""
+"""What can be wrong with a request: the codes, and the problem that a client receives (RFC 9457)."""
 
 from __future__ import annotations
 
