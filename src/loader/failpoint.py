@@ -1,8 +1,8 @@
-"""Where a test can make a process die, break, hang or be told to stop: numbered steps that nothing may be lost at.
+"""Failpoints: numbered steps at which a test makes a process crash, fail, hang or get a signal.
 
-`LOADER_FAILPOINT=crash@7` does it when the process reaches a step for the 7th time: `crash` is SIGKILL, `error` an exception
-that nobody expects, `hang` a step that never ends, and the name of any other signal sends that. Unset, a step is a call
-of an empty function.
+`LOADER_FAILPOINT=crash@7` acts when the process reaches a failpoint for the 7th time: `crash` is SIGKILL, `error` an
+unexpected exception, `hang` a step that never ends, and the name of a signal sends that signal. Without the variable, a
+failpoint is a call of an empty function.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from collections.abc import Callable
 
 
 def armed_by(variable: str) -> Callable[[], None]:
-    """Return what a step calls, which does as a variable of the environment says."""
+    """Return the function for failpoints, which acts as an environment variable says."""
     specification = os.environ.get(variable)
     return _pass if specification is None else _armed(specification)
 
 
 def _armed(specification: str) -> Callable[[], None]:
     what, _, number = specification.partition("@")
-    passes = itertools.count(1)  # `next` on it is one step of the interpreter: no two threads get one number
+    hits = itertools.count(1)  # `next` on it is atomic: no two threads get the same number
 
     def hit_armed() -> None:
-        if next(passes) == int(number):
+        if next(hits) == int(number):
             step = traceback.extract_stack(limit=2)[0]
-            told = f"failpoint {specification} in {step.name}, {step.filename}:{step.lineno}\n"
-            os.write(sys.stderr.fileno(), told.encode())
+            message = f"failpoint {specification} in {step.name}, {step.filename}:{step.lineno}\n"
+            os.write(sys.stderr.fileno(), message.encode())
             _do(what)
 
     return hit_armed

@@ -1,4 +1,4 @@
-"""A row set aside: where it stood, what was wrong, its original bytes."""
+"""A rejected row: its place in the file, the reason, its original bytes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 
 class Reason(enum.StrEnum):
-    """Why a row can't be stored. Stored in the ledger and shown to people."""
+    """Why a row can't be stored. The ledger stores it, and messages show it."""
 
     FIELD_COUNT = "wrong number of fields"
     QUOTE = "unterminated quoted field"
@@ -28,7 +28,7 @@ class Reject(msgspec.Struct, frozen=True):
 
     line: int
     byte_offset: int  # of the record's first byte in the (decompressed) file
-    column: str | None  # name in Postgres; None where the whole row is at fault
+    column: str | None  # name in Postgres; None if the row as a whole is bad
     value: str  # the field, or the whole row where that is at fault, as text.value_text shows it
     reason: Reason
     original: bytes  # the record without its line end

@@ -69,7 +69,7 @@ def test_stopped_at_any_step_a_run_leaves_nothing_or_all(
         loaders, every_step, number.name, "run", str(small_file), "--workers", workers
     ):
         rows = row_count(loaders.database_url)
-        if loader.wait() == 0:  # the commit had begun
+        if loader.wait() == 0:  # the commit had started
             assert loader.receipt().rows_published == rows == ROWS
             assert checksum(loaders.database_url) == whole
         else:

@@ -1,4 +1,4 @@
-"""Nobody makes a loader, or the service, dial an address within: no SYN is sent, and the answer tells nothing.
+"""Private addresses: neither loader nor service dials one, and the response reveals nothing.
 
 How an address is judged is in test_address_policy.py; here is seen what the network sees.
 """
@@ -29,7 +29,7 @@ from tests.support.paths import PROGRAMS
 
 pytestmark = pytest.mark.slow
 
-# To whom nobody can connect by TCP, policy or not: multicast, and what is link-local without saying on which link.
+# TCP can't connect to these, with or without a policy: multicast, and link-local addresses without a link.
 UNREACHABLE = {"224.0.0.0/4", "fe80::/10", "ff00::/8"}
 
 NAMESPACE = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--net"]
@@ -52,7 +52,7 @@ def in_a_sealed_network(
     if reason := why_no_namespace():
         pytest.skip(f"no network namespace: {reason}")
     lists = {"locations": (), "open": (), "targets": (), "jobs": (), **wanted}
-    # whoever looks at these would be seen, too
+    # a request for these would be recorded, too
     proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"), "http://127.0.0.9:9")
     ended = subprocess.run(
         [*NAMESPACE, sys.executable, str(PROGRAMS / "sealed_network.py")],
@@ -82,7 +82,7 @@ NETWORKS = [*FORBIDDEN_4, *FORBIDDEN_6]
 
 
 def inner(network: IPv4Network | IPv6Network) -> list[IPv4Address | IPv6Address]:
-    """Return the ends of a range, and an address between."""
+    """Return the ends of a range, and an address between them."""
     return [network[index] for index in sorted({0, min(5, network.num_addresses - 1)})] + [network[-1]]
 
 
@@ -136,7 +136,7 @@ def test_a_loader_with_a_policy_sends_no_packet_and_looks_at_no_proxy() -> None:
 
 @pytest.fixture(scope="module")
 def listener() -> Generator[socket.socket]:
-    """Listens on this machine's loopback, and is connected to by nobody."""
+    """Listens on the loopback interface; nothing may connect to it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         yield listener
@@ -144,7 +144,7 @@ def listener() -> Generator[socket.socket]:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory, postgres: str) -> Generator[LiveService]:
-    """With the policy that it has when nobody says otherwise."""
+    """With the default policy."""
     with (
         fresh_database(postgres) as database_url,
         LiveService(tmp_path_factory.mktemp("service"), database_url, {"IMPORTER_ALLOWED_HOSTS": ""}) as live,
@@ -153,7 +153,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, postgres: str) -> Generato
 
 
 def refused(service: LiveService, listener: socket.socket, url: str) -> Json:
-    """Submit an address; see it refused as all are, and nobody dialled."""
+    """Submit a URL; check that it is refused like all others, and that nothing is dialed."""
     ended = service.until_state(service.submit(url)["id"], "failed")
     error = ended["error"]
     expected = refusal()

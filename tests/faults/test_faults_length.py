@@ -41,7 +41,7 @@ Packed = Callable[[bytes, bytes], tuple[bytes, bytes]]
 
 
 def without_total(size: int, later: Callable[[Request], Fault]) -> Rule:
-    """Serve ranges without telling the total, and the whole as `later` has it."""
+    """Serve ranges without a total, and the whole file with the fault `later`."""
     told = {"Content-Range": f"bytes 0-{min(size, HEAD_BYTES) - 1}/*"}
     return lambda request: Fault(headers=told) if request.first is not None else later(request)
 

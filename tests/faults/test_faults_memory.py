@@ -31,7 +31,7 @@ FIRST, SECOND = "hvfhs_license_num", "dispatching_base_num"
 
 
 def start(folder: Path, database_url: str, *options: str) -> LoaderProcess:
-    """Start a loader of what comes on its stdin."""
+    """Start a loader that imports its stdin."""
     return LoaderProcess(
         folder, "run", "-", "--workers=2", *options, database_url=database_url, stdin=subprocess.PIPE
     )

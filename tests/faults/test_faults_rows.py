@@ -1,4 +1,4 @@
-"""Each fault of a row, through the whole loader: a defined answer, and line, byte offset, column and value of what is wrong.
+"""Each fault of a row, through the whole loader: a defined result, with line, byte offset, column and value.
 
 Where no reject is allowed the row is named and nothing is published. Where it is, the row is set aside, all others are
 stored, and PostgreSQL's own COPY, asked about every record, says the same.
@@ -241,7 +241,7 @@ def test_the_first_bad_row_is_named_though_its_worker_comes_last(loaders: Loader
             server.rule = stall_beyond(len(sample))
             server.drop_connections()
             wait_for("the other worker's end", lambda: backends(loaders, "worker %") == [slow])
-            # Longer than the loader waits for threads that were told to end.
+            # Longer than the loader waits for aborted threads.
             until = time.monotonic() + 3
             wait_for("a while", lambda: loader.process.poll() is not None or time.monotonic() > until)
         finally:

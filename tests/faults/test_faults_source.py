@@ -77,8 +77,8 @@ PASSING = {
     "silent before the answer": Fault(before="stall"),
     "a byte each 50 ms": Fault(trickle_seconds=0.05),
     "cut within a chunk": Fault(framing="chunked", body_bytes=10_000),
-    "cut within the status": Fault(answer_bytes=5),
-    "cut within the headers": Fault(answer_bytes=50),
+    "cut within the status": Fault(response_bytes=5),
+    "cut within the headers": Fault(response_bytes=50),
     "the range ignored": Fault(ignore_range=True),
     "too many requests": Fault(status=429, headers={"Retry-After": "0"}),
     "unavailable": Fault(status=503, headers={"Retry-After": "Mon, 01 Jan 2024 00:00:00 GMT"}),
@@ -182,7 +182,7 @@ def test_a_fault_that_stays_ends_the_import_without_rows(
 ) -> None:
     server.rule = always(fault)
     failure = whole_import.fails(Job(server.url), code)
-    if failure.retryable:  # and the same command goes on
+    if failure.retryable:  # the same command resumes
         server.rule = lambda _: None
         assert whole_import.succeeds(Job(server.url)).attempts == 2
 
@@ -439,7 +439,7 @@ def test_a_file_that_is_compressed_on_the_way_arrives_whole(
     whole_import: WholeImport, sample: bytes, compress: Compressor
 ) -> None:
     with HttpServer(compress(sample[:MIDDLE]) + compress(sample[MIDDLE:]), ranges=False) as server:
-        # although nobody asked for it, and with an end that only its last chunk marks
+        # although it was not requested, and with an end that only the last chunk marks
         server.rule = lambda _: Fault(framing="chunked", headers={"Content-Encoding": "gzip"})
         assert whole_import.succeeds(Job(server.url, require_verified_length=True)).length_verified
 
@@ -463,7 +463,7 @@ def cuts(seed: int) -> Iterator[Fault]:
     while True:
         framing = chance.choice(("length", "chunked"))
         length = chance.choice((chance.randrange(1, 300), chance.randrange(300, 60_000)))
-        yield Fault(framing="chunked" if framing == "chunked" else "length", answer_bytes=length)
+        yield Fault(framing="chunked" if framing == "chunked" else "length", response_bytes=length)
 
 
 @pytest.mark.long

@@ -33,7 +33,7 @@ SHRINKABLE_FILES = 600
 
 @contextmanager
 def lane(number: int, folder: Path, postgres: str) -> Generator[WholeLoader]:
-    """Yield a loader of these sizes, with a folder and a database of its own, of which nothing is left behind."""
+    """Yield a loader of these sizes, with its own folder and database, which are removed in the end."""
     folder = folder / f"lane-{number}"
     folder.mkdir()
     with fresh_database(postgres) as url:

@@ -1,4 +1,4 @@
-"""One import holds the bytes of one file: who may go on with it, from which address, and what is already imported."""
+"""An import has the bytes of one file: which runs may resume it, from which URL, and what is already imported."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def loaded_in_part(whole_import: WholeImport, server: HttpServer, job: Job) -> N
 
 
 def refused_and_kept(whole_import: WholeImport, job: Job) -> Failure:
-    """See a job refused as another file's, with the staging of the import that it names left as it is."""
+    """Check that a job is refused as another file's, and that the named import's staging is unchanged."""
     committed = committed_rows(whole_import.database_url)
     end = whole_import.ends(job)
     assert isinstance(end, Failed)
@@ -103,7 +103,7 @@ def test_a_file_that_differs_from_what_is_staged_is_an_import_of_its_own(
     assert end.receipt.attempts == 1
     assert checksum(database_url) == checksum_of(database_url, plain)
     staged = query(database_url, "SELECT count(*) FROM loader.import WHERE state = 'loading'")
-    assert staged == [(1,)]  # of the first, which nobody has gone on with
+    assert staged == [(1,)]  # of the first, which no run has resumed
 
 
 def test_only_the_very_file_is_already_imported(
@@ -175,7 +175,7 @@ def test_an_import_with_less_known_identity_is_resumed(
     digest = digest_of(sample[:HEAD_BYTES], sample[-TAIL_BYTES:])
     loaded_in_part(whole_import, server, Job(server.url))
     assert query(whole_import.database_url, digests) == [(digest,)]
-    # begun by version 1 of the ledger
+    # started by version 1 of the ledger
     query(whole_import.database_url, "UPDATE loader.import SET digest = NULL RETURNING 1")
     loaded_in_part(whole_import, server, Job(server.url))
     assert query(whole_import.database_url, digests) == [(digest,)]
@@ -184,7 +184,7 @@ def test_an_import_with_less_known_identity_is_resumed(
     assert query(whole_import.database_url, digests) == [(digest,)]
 
 
-# --- what becomes of a source while it is imported
+# --- changes of a source while it is imported
 
 
 def test_nodes_that_disagree_on_the_etag_are_not_mixed(whole_import: WholeImport, server: HttpServer) -> None:

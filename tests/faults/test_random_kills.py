@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.long, pytest.mark.slow, pytest.mark.timeout(3600)]
 
 KILLS = 120
 CRASH_COUNT = 30
-# Two slots, each with one that waits behind it.
+# Two slots, and two imports that wait for them.
 AT_ONCE = 4
 
 
@@ -82,7 +82,7 @@ class Imports:
 
 
 def assert_all_rows_are_there(database_url: str, imports: Imports, sample: bytes) -> None:
-    """See that trips holds the file as often as it was imported, and nothing else, and that the ledger proves it."""
+    """Check that trips holds the file as often as it was imported, and nothing else, and that the ledger agrees."""
     per_import = "SELECT count(DISTINCT import_key), count(*) FROM trips"
     assert query(database_url, per_import) == [(imports.succeeded, imports.succeeded * SAMPLE_ROWS)]
     whole = checksum_of(database_url, sample)

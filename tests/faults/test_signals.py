@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT, SIGHUP and the end of a supervisor, whatever the loader is doing: it ends in time and leaves nothing."""
+"""SIGTERM, SIGINT, SIGHUP and the end of a supervisor in every phase: the loader ends in time and leaves nothing."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ STOP_SECONDS = 5.0
 
 
 def stop(loader: LoaderProcess, number: signal.Signals = signal.SIGTERM) -> contract.Failed:
-    """Send the signal; see that the loader ends in time, and as the signal says."""
+    """Send the signal; check that the loader ends in time, with the signal's code."""
     began = time.monotonic()
     loader.send(number)
     last = loader.failure()

@@ -1,4 +1,4 @@
-"""docs/loader-contract.md says what contract.py says."""
+"""docs/loader-contract.md agrees with contract.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each failure code, provoked for real: what is said, the exit code, and that nothing visible or staged is left."""
+"""Each failure code, provoked for real: its message and exit code, and that nothing visible or staged is left."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def provokes(*codes: FailureCode) -> Callable[[Test], Test]:
 
 
 def test_every_failure_code_is_provoked_here() -> None:
-    in_test_attempts = {FailureCode.LOADER_KILLED}  # no loader says this of itself
+    in_test_attempts = {FailureCode.LOADER_KILLED}  # no loader reports this of itself
     assert set(FailureCode) - PROVOKED == in_test_attempts
 
 
@@ -148,7 +148,7 @@ def test_the_first_bad_row_ends_the_import_with_its_place(scene: SupervisorHarne
     fields = scene.sample.splitlines()[1].split(b",")
     fields[3] = b"2024-02-30 00:00:00"
     content, offset = scene.with_row(b",".join(fields))
-    scene.serve(content + b"a worse row\n")  # of two bad rows the first is told
+    scene.serve(content + b"a worse row\n")  # of two bad rows the first is reported
     failure = scene.fails(FailureCode.BAD_ROW)
     assert (failure.line, failure.byte_offset, failure.column) == (5000, offset, "request_datetime")
     assert failure.value == "2024-02-30 00:00:00"
@@ -214,7 +214,7 @@ def test_a_job_with_a_private_address_is_refused_unless_it_allows_the_host(scene
 
 @provokes(FailureCode.SOURCE_UNREACHABLE)
 def test_a_server_that_refuses_connections_is_unreachable(scene: SupervisorHarness) -> None:
-    with socket.socket() as bound:  # bound and not listening: nobody else takes the port
+    with socket.socket() as bound:  # bound and not listening: no other process can take the port
         bound.bind(("127.0.0.1", 0))
         failed = scene.start(f"http://127.0.0.1:{bound.getsockname()[1]}/trips.csv").failure()
     assert failed.failure.code is FailureCode.SOURCE_UNREACHABLE
@@ -323,7 +323,7 @@ def test_a_roll_back_without_a_database_is_cleanup_pending(scene: SupervisorHarn
     loader = scene.start()
     loader.wait_until_loading()
     name = query(scene.database_url, "SELECT current_database()")[0][0]
-    execute(postgres, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")  # who is in, stays in
+    execute(postgres, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")  # open connections stay open
     loader.send(signal.SIGTERM)
     failed = loader.failure()
     execute(postgres, f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")

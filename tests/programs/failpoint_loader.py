@@ -1,4 +1,4 @@
-"""The small loader with a failpoint, in the first process of one command; its stderr goes to a file, which tells the others.
+"""The small loader with a failpoint, in the first process of one command. Its stderr is a file, which marks that it ran.
 
 Arguments: the command (run, drop), the failpoint, the file; then those of the loader.
 """

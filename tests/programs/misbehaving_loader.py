@@ -1,4 +1,4 @@
-"""A program that a supervisor may take for a loader, and that behaves as a loader should not. The job's source says how.
+"""A program that a supervisor starts as a loader, and that misbehaves as the job's source says.
 
 The path of the source's URL is the name of a function below, its query an argument.
 """
@@ -27,13 +27,13 @@ PROGRESS = {
 }
 
 
-def say(kind: str, **fields: object) -> None:
+def report(kind: str, **fields: object) -> None:
     print(json.dumps({"type": kind, **fields}), flush=True)
 
 
 def end(code: str, exit_code: int, *, retryable: bool = False, staging: str = "none") -> NoReturn:
     failure = {"code": code, "message": "It is odd.", "hint": "None.", "retryable": retryable}
-    say("failed", failure=failure, staging=staging)
+    report("failed", failure=failure, staging=staging)
     os._exit(exit_code)
 
 
@@ -56,7 +56,7 @@ def is_forbidden(_: str) -> None:
 
 
 def loses_its_database(_: str) -> None:
-    """Fail as if the database were away, whatever others find."""
+    """Fail as if the database were away."""
     end("database_unavailable", 69, retryable=True, staging="unknown")
 
 
@@ -79,34 +79,34 @@ def waits(phase: str) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     os.set_blocking(0, False)
     while sys.stdin.buffer.read() != b"":  # None: there is nothing yet
-        say("progress", phase=phase or "loading", progress=PROGRESS)
+        report("progress", phase=phase or "loading", progress=PROGRESS)
         time.sleep(0.05)
     end("suspended", 75, retryable=True, staging="kept")
 
 
 def fails_when_stopped(_: str) -> None:
-    """Report as a loader does, and end with a failure of its own when it is to roll back."""
+    """Report as a loader does, and on SIGTERM end with another failure than `terminated`."""
     signals: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
     sys.stderr.write("that is all\n")
     sys.stderr.flush()
     while not signals:
-        say("progress", phase="loading", progress=PROGRESS)
+        report("progress", phase="loading", progress=PROGRESS)
         time.sleep(0.05)
     end("source_unreachable", 66, retryable=True, staging="unknown")
 
 
 def is_deaf(_: str) -> None:
-    """Report, whatever it is told."""
+    """Report progress, and ignore all signals."""
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     while True:
-        say("progress", phase="loading", progress=PROGRESS)
+        report("progress", phase="loading", progress=PROGRESS)
         time.sleep(0.05)
 
 
 def is_silent(_: str) -> None:
-    say("progress", phase="probing", progress=PROGRESS)
+    report("progress", phase="probing", progress=PROGRESS)
     while True:
         signal.pause()
 
@@ -117,16 +117,16 @@ def talks_nonsense(_: str) -> None:
     print('{"type": "weather", "sunny": true}')
     print('{"type": "progress", "phase": "dancing"}')
     print("42")
-    say("progress", phase="publishing", progress={**PROGRESS, "mood": "good"}, later_field=[1])
+    report("progress", phase="publishing", progress={**PROGRESS, "mood": "good"}, later_field=[1])
     end("bad_row", 65)
 
 
 def floods(size: str) -> None:
-    """Write far more than pipes hold, to both, without reading anything."""
+    """Write far more than pipes hold, to both."""
     line = "x" * 999 + "\n"
     for number in range(int(size) // 1000):
         sys.stderr.write(line)
-        say("progress", phase="loading", progress={**PROGRESS, "rows_loaded": number})
+        report("progress", phase="loading", progress={**PROGRESS, "rows_loaded": number})
     sys.stderr.write("y" * 3_000_000)
     sys.stderr.write("the very end\n")
     sys.stderr.flush()
@@ -147,14 +147,14 @@ def writes_a_long_line(size: str) -> None:
 
 
 def tells_its_surroundings(_: str) -> None:
-    told = {
+    surroundings = {
         "environment": dict(os.environ),
         "arguments": sys.argv,
         "core": resource.getrlimit(resource.RLIMIT_CORE)[0],
         "session": os.getsid(0) == os.getpid(),
         "files": sorted(os.listdir("/proc/self/fd")),
     }
-    sys.stderr.write(json.dumps(told))
+    sys.stderr.write(json.dumps(surroundings))
     sys.stderr.flush()
     end("bad_row", 65)
 
@@ -169,5 +169,5 @@ if sys.argv[1] == "drop":  # that is the real one's
     os.execv(sys.executable, [sys.executable, "-P", "-m", "loader", *sys.argv[1:]])
 
 LINE = sys.stdin.readline()
-address = urlsplit(str(json.loads(LINE)["source"]))
-globals()[address.path[1:]](address.query)
+url = urlsplit(str(json.loads(LINE)["source"]))
+globals()[url.path[1:]](url.query)

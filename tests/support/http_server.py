@@ -1,4 +1,4 @@
-"""A real HTTP/1.1 server for tests, on a port of its own: serves one file well, or misbehaves answer by answer."""
+"""A real HTTP/1.1 server for tests, on its own port. It serves one file, or misbehaves in chosen responses."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Fault:
-    """What is different about one answer."""
+    """What is wrong with one response."""
 
     status: int | None = None  # with an empty body, unless `body` says otherwise
     body: bytes | None = None
@@ -56,9 +56,11 @@ class Fault:
     then: Literal["close", "reset", "stall", "keep"] = "close"  # how it stops
     trickle_seconds: float | None = None  # send small pieces, so far apart
     trickle_bytes: int = 1  # of such a piece
-    before: Literal["close", "reset", "stall"] | None = None  # no answer at all
-    latency_seconds: float = 0  # before the answer
-    answer_bytes: int | None = None  # hang up after so many bytes of the answer, headers included
+    before: Literal["close", "reset", "stall"] | None = None  # no response
+    latency_seconds: float = 0  # before the response
+    response_bytes: int | None = (
+        None  # close the connection after so many bytes of the response, headers included
+    )
     raw: Callable[[], Iterable[bytes]] | None = None  # send this, whatever it is, and hang up
 
 
@@ -78,7 +80,7 @@ class HttpServer:
         self.etag = etag
         self.last_modified = last_modified
         self.ranges = ranges
-        self.faults: list[Fault | None] = []  # of the next answers, in the order the requests come in
+        self.faults: list[Fault | None] = []  # of the next responses, in the order of the requests
         # once `faults` is used up; a probe's look at the tail is not its business, or no rule could tell it from late ranges
         self.rule: Callable[[Request], Fault | None] = lambda _: None
         self.requests: list[Request] = []
@@ -118,7 +120,7 @@ class HttpServer:
 
     @property
     def url(self) -> str:
-        """An address of the file."""
+        """The URL of the file."""
         return f"{self.origin}/trips.csv"
 
     @property
@@ -134,7 +136,7 @@ class HttpServer:
                     socket.socket.shutdown(connected, socket.SHUT_RDWR)
 
     def begin(self, target: str, headers: Mapping[str, str]) -> tuple[Request, Fault | None]:
-        """Record a request, choose what is wrong with its answer."""
+        """Record a request; return the fault of its response."""
         with self._lock:
             tail = f"bytes={self.size_bytes - TAIL_BYTES}-{self.size_bytes - 1}"
             request = Request(len(self.requests), target, headers, headers.get("range") == tail)
@@ -146,7 +148,7 @@ class HttpServer:
         return request, None if request.is_tail else self.rule(request)
 
     def end(self) -> None:
-        """An answer is done with."""
+        """Count a response as ended."""
         with self._lock:
             self.at_once -= 1
 
@@ -154,7 +156,7 @@ class HttpServer:
         """Greet a new connection, with TLS if the server has it."""
         if self.cut_handshakes > 0:
             self.cut_handshakes -= 1
-            connected.recv(1)  # the client's hello has begun to come
+            connected.recv(1)  # the first byte of the client's hello
             connected.close()
         if self._tls is not None:
             connected = self._tls.wrap_socket(connected, server_side=True)
@@ -196,7 +198,7 @@ class _HungUpError(Exception):
 
 
 class _Cut(io.BufferedIOBase):
-    """Lets so many bytes of an answer through, then hangs up."""
+    """Passes so many bytes of a response, then closes the connection."""
 
     def __init__(self, whole: io.BufferedIOBase, left_bytes: int) -> None:
         self._whole = whole
@@ -234,21 +236,21 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         request, fault = self.owner.begin(self.path, headers)
         try:
-            self._answer(request, fault or Fault())
+            self._respond(request, fault or Fault())
         except (_HungUpError, OSError):
             self.close_connection = True
         finally:
             self.owner.end()
 
-    def _answer(self, request: Request, fault: Fault) -> None:
+    def _respond(self, request: Request, fault: Fault) -> None:
         if self.owner.over.wait(fault.latency_seconds):
             raise _HungUpError
         if fault.before is not None:
             self._stop(fault.before)
         if fault.raw is not None:
             self._send_raw(fault.raw())
-        if fault.answer_bytes is not None:
-            self.wfile = _Cut(self.wfile, fault.answer_bytes)
+        if fault.response_bytes is not None:
+            self.wfile = _Cut(self.wfile, fault.response_bytes)
         status, headers, first, end = self._choose(request, fault)
         if fault.framing == "length":
             headers.setdefault("Content-Length", str(end - first if fault.body is None else len(fault.body)))
@@ -317,7 +319,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _stop(self, how: Literal["close", "reset", "stall"]) -> None:
         if how == "reset":
-            # no waiting for what was not sent yet: the kernel answers with RST
+            # the kernel sends RST instead of the data that is not sent yet
             self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         if how == "stall":
             self.owner.over.wait()

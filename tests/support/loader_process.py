@@ -24,17 +24,17 @@ from tests.support.paths import PROGRAMS
 
 R = TypeVar("R")
 
-# Far more than any step takes on a loaded machine: a test that needs it has failed.
+# Far longer than any step takes on a loaded machine.
 DEADLINE_SECONDS = 120.0
 
 
 def wait_for(what: str, probe: Callable[[], R | None]) -> R:
-    """Return the first true answer of `probe`; fail when there is none within the deadline."""
+    """Return the first true result of `probe`; fail when there is none within the deadline."""
     deadline = time.monotonic() + DEADLINE_SECONDS
     while time.monotonic() < deadline:
-        if answer := probe():
-            return answer
-        time.sleep(0.02)  # between two looks, not instead of one
+        if result := probe():
+            return result
+        time.sleep(0.02)  # between two probes
     raise AssertionError(f"waited {DEADLINE_SECONDS:.0f} s for {what}")
 
 
@@ -53,7 +53,7 @@ _database_numbers = itertools.count(1)
 
 @contextlib.contextmanager
 def fresh_database(postgres: str) -> Generator[str]:
-    """Yield the URL of an empty database; whatever is left connected to it is thrown out in the end."""
+    """Yield the URL of an empty database; drop it in the end, also with open connections."""
     name = f"test_{next(_database_numbers)}"
     with psycopg.connect(postgres, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 STRATEGY file_copy".encode())
@@ -62,7 +62,7 @@ def fresh_database(postgres: str) -> Generator[str]:
         connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)".encode())
 
 
-# Every loader that a test has started; conftest.py sees that none outlives its test.
+# Every loader that a test has started; conftest.py checks that none outlives its test.
 STARTED: list[subprocess.Popen[bytes]] = []
 
 
@@ -103,7 +103,7 @@ class LoaderProcess:
         STARTED.append(self.process)
 
     def messages(self) -> list[contract.Message]:
-        """Return what it has said so far, whole lines only."""
+        """Return its messages so far, complete lines only."""
         lines = self._out.read_bytes().split(b"\n")[:-1]
         return [msgspec.json.decode(line, type=contract.Message) for line in lines]
 
@@ -127,7 +127,7 @@ class LoaderProcess:
         return self.process.wait(DEADLINE_SECONDS)
 
     def wait_for_phase(self, phase: contract.Phase) -> None:
-        """Wait until it has said that it is in this phase."""
+        """Wait until it reports this phase."""
 
         def probe() -> bool:
             return any(
@@ -152,7 +152,7 @@ class LoaderProcess:
         return wait_for("rows to be loaded", probe)
 
     def receipt(self) -> contract.Receipt:
-        """Wait for the end, which must be a publish."""
+        """Wait for the end, which must be a publish; return the receipt."""
         code = self.wait()
         last = self.messages()[-1] if self.messages() else None
         assert isinstance(last, contract.Published), (
@@ -162,7 +162,7 @@ class LoaderProcess:
         return last.receipt
 
     def failure(self) -> contract.Failed:
-        """Wait for the end, which must be a failure, told by message and exit code alike."""
+        """Wait for the end, which must be a failure, with the same code in message and exit code."""
         code = self.wait()
         last = self.messages()[-1] if self.messages() else None
         assert isinstance(last, contract.Failed), f"exit {code}: {self.stdout[-2000:]}{self.stderr[-2000:]}"
@@ -206,7 +206,7 @@ def query(database_url: str, statement: str) -> list[tuple[object, ...]]:
 
 
 def row_count(database_url: str) -> int:
-    """Return how many rows a reader of trips sees; 0 where there is no trips."""
+    """Return how many rows are visible in trips; 0 if trips does not exist."""
     if query(database_url, "SELECT to_regclass('public.trips')") == [(None,)]:
         return 0
     count = query(database_url, "SELECT count(*) FROM trips")[0][0]
@@ -215,13 +215,13 @@ def row_count(database_url: str) -> int:
 
 
 def checksum(database_url: str) -> str:
-    """Return what tells the rows of trips from any others, wherever they lie."""
+    """Return a checksum of the rows of trips, independent of their order and place."""
     with psycopg.connect(database_url) as connection:
         return _checksum(connection, "trips")
 
 
 def checksum_of(database_url: str, csv: bytes) -> str:
-    """Return what `checksum` has to be when trips holds this file: as the server's own COPY reads it."""
+    """Return the `checksum` of a trips that holds this file, as the server's own COPY reads it."""
     columns = ", ".join(f"{column.name} {POSTGRES_TYPES[column.kind]}" for column in COLUMNS)
     names = ", ".join(column.name for column in COLUMNS[: LAYOUT_COLUMN_COUNTS[0]])
     with psycopg.connect(database_url) as connection:
@@ -239,7 +239,7 @@ def _checksum(connection: psycopg.Connection, table: str) -> str:
 
 
 def start_over(database_url: str) -> None:
-    """Make the database as empty as it was."""
+    """Empty the database."""
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute("DROP TABLE IF EXISTS trips; DROP SCHEMA IF EXISTS loader CASCADE")
 
@@ -254,7 +254,7 @@ def committed_rows(database_url: str) -> int:
 
 
 def assert_staging_is_whole(database_url: str) -> None:
-    """Ledger and tables must agree on what a loader that has ended leaves to the next one."""
+    """Check that ledger and tables agree on the staging that a loader has left."""
     if query(database_url, "SELECT to_regclass('loader.part')") == [(None,)]:
         return
     parts = query(
@@ -271,7 +271,7 @@ def assert_staging_is_whole(database_url: str) -> None:
 
 
 def leftovers(database_url: str) -> dict[str, object]:
-    """Return what an ended import must not leave: staging, backends, locks, tables that nobody knows."""
+    """Return what an ended import must not leave: staging, backends, locks, unknown tables."""
     found: dict[str, object] = {}
     if query(database_url, "SELECT to_regclass('loader.reject')") != [(None,)]:
         found["staging"] = query(
@@ -297,11 +297,11 @@ def leftovers(database_url: str) -> dict[str, object]:
 
 
 def wait_until_disconnected(database_url: str) -> None:
-    """The backends of a killed process may take a moment to notice."""
+    """Wait for the backends of a killed process to end."""
     wait_for("backends to end", lambda: "backends" not in leftovers(database_url))
 
 
 def assert_nothing_is_left(database_url: str) -> None:
-    """Backends may take a moment to end: that is waited for, nothing else may be there."""
+    """Wait for backends to end, and check that nothing else is left."""
     wait_until_disconnected(database_url)
     assert leftovers(database_url) == {}

@@ -1,4 +1,4 @@
-"""A run held in mid-load: some parts are committed, others in the making, and the file's server is silent."""
+"""A run that is stalled in mid-load: some parts are committed, others are open, and the file's server is silent."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def stall_late(request: Request) -> Fault | None:
 
 
 def stall_after_probe(request: Request) -> Fault | None:
-    """For a loader with segments of the usual size, which fetches the sample in one."""
+    """For a loader with segments of the usual size, which fetches the sample as one."""
     return None if request.first == 0 else Fault(before="stall")
 
 
@@ -64,7 +64,7 @@ def wait_until_stalled(loaders: Loaders, server: HttpServer) -> None:
 
 
 def resume_serving(server: HttpServer) -> None:
-    """Let those who wait for a stalled answer ask again, and get it."""
+    """End the stall: drop the stalled connections, and serve the requests that follow."""
     server.rule = lambda _: None
     server.drop_connections()
 
@@ -96,7 +96,7 @@ def wait_for_lock(loaders: Loaders, purpose: str = "%") -> None:
 
 @contextlib.contextmanager
 def holding(loaders: Loaders, statement: str) -> Generator[None]:
-    """Hold, in a session of its own, what the statement locks."""
+    """Hold the locks of a statement in another session."""
     with psycopg.connect(loaders.database_url) as connection:
         connection.execute(statement.encode())
         yield

@@ -24,7 +24,7 @@ SMALL = Limits(segment_bytes=64 * 1024, one_part_bytes=0, min_part_bytes=256 * 1
 
 
 class WholeImport:
-    """Runs jobs on one database, and sees that each leaves all of its rows or none."""
+    """Runs jobs on one database, and checks that each leaves all of its rows or none."""
 
     def __init__(self, database_url: str, sample: bytes) -> None:
         self.database_url = database_url
@@ -32,7 +32,7 @@ class WholeImport:
         self.limits = SMALL
 
     def succeeds(self, job: Job, retry_policy: RetryPolicy = HASTY) -> Receipt:
-        """Import the sample from wherever the job says: each of its rows is there, once, and nothing else is."""
+        """Import the sample from the job's source; check that trips has each of its rows once, and nothing else."""
         end = self.ends(job, retry_policy)
         assert isinstance(end, Published), end
         assert end.receipt.rows_published == self._sample.count(b"\n") - 1
@@ -41,7 +41,7 @@ class WholeImport:
         return end.receipt
 
     def fails(self, job: Job, code: FailureCode, retry_policy: RetryPolicy = HASTY) -> Failure:
-        """See it fail so: no row is visible, and staging is left only where the same command goes on from it."""
+        """Run a job that must fail with this code; check that no row is visible, and that only resumable staging is left."""
         end = self.ends(job, retry_policy)
         assert isinstance(end, Failed), end
         assert end.failure.code is code, end.failure
@@ -54,7 +54,7 @@ class WholeImport:
         return end.failure
 
     def ends(self, job: Job, retry_policy: RetryPolicy = HASTY) -> Published | Failed:
-        """Return its last message."""
+        """Run a job; return its last message."""
         return run(
             job,
             lambda: nullcontext(self.database_url),

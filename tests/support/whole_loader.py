@@ -145,7 +145,7 @@ class WholeLoader:
         return csv.lstrip().startswith(_FOREIGN) or len(header) >= self._head_bytes
 
     def _is_cut_off(self, csv: bytes, last: Record, column_count: int) -> bool:
-        """Whether a file ends in the middle of a record: that may not be set aside."""
+        """Whether a file ends within a record: such a record may not be rejected."""
         expected = None if csv.endswith(b"\n") else self.oracle.expected_reject(last.content, column_count)
         return expected is not None and expected.reasons <= {Reason.FIELD_COUNT, Reason.QUOTE}
 
@@ -154,7 +154,7 @@ class WholeLoader:
         assert isinstance(last, Failed), last
         assert last.failure.code in codes, last
         if last.failure.retryable:
-            wait_for("the staging to be nobody's", self._is_collected)
+            wait_for("the staging to be orphaned", self._is_collected)
         else:
             assert last.staging == "none"
         query = "SELECT count(*) FROM pg_class WHERE relnamespace = to_regnamespace('loader') AND relname ~ '^import_\\d+$'"

@@ -1,4 +1,4 @@
-"""No forbidden address is dialled, however it is written, resolved to, or led to.
+"""No forbidden address is dialed: by no spelling, no resolution, no redirect.
 
 Where a connection would be possible, somebody listens; elsewhere the dialler is stopped before its first packet.
 """
@@ -37,7 +37,7 @@ from tests.support.inner_addresses import (
 from tests.support.source_reading import QUICK, read
 
 CONTENT = b"hvfhs_license_num,dispatching_base_num\n" * 2_000
-# Where nobody would answer: a failing test ends soon.
+# Where nothing would respond: a failing test ends soon.
 HASTY = msgspec.structs.replace(QUICK, probe_attempts=1, silence_seconds=10)
 # Public, and never connected to.
 PUBLIC, PUBLIC_6 = "93.184.215.14", "2606:2800:21f::1"
@@ -46,7 +46,7 @@ needs_ipv6 = pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="IPv6 is
 
 
 class Listener:
-    """Listens on every address of this machine and answers nobody."""
+    """Listens on every address of this machine, and sends no response."""
 
     def __init__(self) -> None:
         if socket.has_dualstack_ipv6():
@@ -134,14 +134,14 @@ def test_a_refusal_reveals_nothing_of_the_address() -> None:
     assert "example" not in failure.message + failure.hint
 
 
-# --- how an address is written
+# --- spellings of an address
 
 
 @pytest.mark.parametrize("form", [*LOOPBACK, *(pytest.param(form, marks=needs_ipv6) for form in LOOPBACK_6)])
 def test_no_spelling_of_this_machine_is_dialled(listener: Listener, form: str) -> None:
     location = form.format(listener.port)
     Dialer(None).dial(parse_url(location).host, listener.port, 10, lambda _: None).close()
-    assert listener.connections() == 1  # as anyone may who is not under a policy
+    assert listener.connections() == 1  # allowed without a policy
     assert failure_of(location) == refusal()
     assert listener.connections() == 0
 
@@ -242,7 +242,7 @@ def test_a_name_is_resolved_once_and_the_checked_address_is_dialed(listener: Lis
 
 
 class Rebinding:
-    """A name that resolves to the allowed address, and once it is `hostile`, to a forbidden one with a listener."""
+    """A name that resolves to the allowed address, and once `hostile` is set, to a forbidden one with a listener."""
 
     def __init__(self, listener: Listener) -> None:
         self.hostile = False

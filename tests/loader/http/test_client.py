@@ -227,7 +227,7 @@ def test_a_source_can_be_read_while_another_is_open() -> None:
 
 def test_of_a_thousand_addresses_of_a_name_the_first_few_are_tried() -> None:
     tried: list[socket.socket] = []
-    with socket.socket() as bound:  # bound and not listening: nobody answers
+    with socket.socket() as bound:  # bound and not listening: no response
         bound.bind(("127.0.0.1", 0))
 
         def resolve(_: str, port: int) -> list[tuple[socket.AddressFamily, SocketAddress]]:
@@ -245,7 +245,7 @@ def test_servers_that_redirects_once_led_to_do_not_keep_connections_for_ever() -
         closed = threading.Event()
         client = HttpClient(parse_url(first.url), Dialer(None), QUICK, closed)
         before = len(os.listdir("/proc/self/fd"))
-        for other in others:  # each answers two side by side, and then sends back to the first
+        for other in others:  # each serves two requests at once, then redirects to the first
             other.rule = lambda request: Fault(status=503) if request.number > 1 else None
             for answer in [client.get({}), client.get({})]:
                 answer.receive(memoryview(bytearray(len(CONTENT))))

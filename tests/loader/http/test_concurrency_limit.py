@@ -1,4 +1,4 @@
-"""A server that turns requests away has fewer of them at once from then on, and more again as it answers."""
+"""The limit falls when the server rejects requests, and rises as it responds."""
 
 from __future__ import annotations
 

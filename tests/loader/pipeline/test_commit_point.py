@@ -1,4 +1,4 @@
-"""Once the commit that publishes has begun, the ledger alone knows the answer: signals and lost connections wait for it."""
+"""Once the publish's commit has started, only the ledger knows its result: signals and lost connections wait for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a loader does after `published`: it removes what was replaced, waits for nobody, and stops when told to."""
+"""The tidying after `published`: it removes replaced imports, waits for no lock, and ends at a signal."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ async def test_the_service_reports_a_publish_whose_loader_still_tidies_up(
     assert loader().is_running()
     execute(scene.database_url, "DROP EVENT TRIGGER slow_drop")
     query(scene.database_url, DROPS.replace("SELECT", "SELECT pg_cancel_backend(pid)"))
-    # the loader goes on without that import, and the service removes what it has left
+    # the loader skips that import, and the service removes it
     await until("the removal", lambda: not query(scene.database_url, LEFT))
     assert (await scene.get(submitted.id)).state is State.SUCCEEDED
     await assert_all_gone(scene.database_url)

@@ -1,4 +1,4 @@
-"""What the server says in the middle of a COPY is heard then, and whatever is sent arrives."""
+"""Errors of the server are noticed during a COPY, and all data that is sent arrives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many rows may be set aside: exactly what --max-rejects says."""
+"""The limit on rejected rows: exactly that of --max-rejects."""
 
 from __future__ import annotations
 

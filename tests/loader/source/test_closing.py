@@ -84,7 +84,7 @@ def test_closing_ends_a_connect_that_hangs() -> None:
     with socket.socket() as full, socket.socket() as first, socket.socket() as second:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
-        # nobody accepts: when the queue is full the kernel drops what comes next
+        # nothing accepts: when the queue is full the kernel drops further connections
         for waiting in (first, second):
             waiting.setblocking(False)
             waiting.connect_ex(full.getsockname())

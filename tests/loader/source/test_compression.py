@@ -1,4 +1,4 @@
-"""Decompressors by themselves: all bytes, in whatever pieces they come and go, and whether the end is missing."""
+"""Decompressors: all bytes, in pieces of any size, and detection of a missing end."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_bytes_that_are_not_compressed_are_damaged_behind_the_end_too(form: Comp
     for damaged in (b"no such format", file + b"no such format", file[:-6] + b"no such format"):
         with pytest.raises(CorruptData) as caught:
             read_all(open_decompressor(form, iter([memoryview(damaged)])), itertools.repeat(100))
-        assert str(caught.value)  # what libz or libzstd says
+        assert str(caught.value)  # the message of libz or libzstd
 
 
 @pytest.mark.parametrize("form", ["gzip", "zstd"])

@@ -86,12 +86,12 @@ def test_missing_ranges_are_found_by_skipping(compress: Compressor, ranges: bool
         info = source.probe()
         first = read(source, 1_000, 2_000)
         assert first.data == CONTENT[1_000:2_000]
-        second = read(source, 9_000_000, 9_500_000)  # goes on
+        second = read(source, 9_000_000, 9_500_000)  # continues
         assert second.data == CONTENT[9_000_000:9_500_000]
         rest = read(source, 9_500_000)
         assert rest.data == CONTENT[9_500_000:]
         assert first.source_bytes + second.source_bytes + rest.source_bytes == info.size_bytes
-        again = read(source, 500)  # begins anew
+        again = read(source, 500)  # starts over
         assert (again.data, again.source_bytes) == (CONTENT[500:], info.size_bytes)
 
 

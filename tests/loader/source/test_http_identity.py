@@ -17,7 +17,7 @@ from tests.support.http_server import Fault, HttpServer
 from tests.support.source_reading import HEAD_BYTES, QUICK, opened, probe_and_read, read
 
 CONTENT = random.Random(4).randbytes(1_000_000)
-SMALL = CONTENT[: HEAD_BYTES + 1_000]  # its tail is what stands behind the head
+SMALL = CONTENT[: HEAD_BYTES + 1_000]  # its tail is all that follows the head
 TINY = CONTENT[:10_000]
 HEAD, TAIL = CONTENT[:HEAD_BYTES], CONTENT[-TAIL_BYTES:]
 

@@ -153,7 +153,7 @@ def test_a_server_may_send_less_than_was_asked_for() -> None:
     assert whole.data == CONTENT
 
 
-# --- what may pass is retried
+# --- transient failures are retried
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_a_response_that_is_not_http_is_unreachable() -> None:
         assert failure_of(server.url).code is FailureCode.SOURCE_UNREACHABLE
 
 
-# --- what the server says is held against what it said
+# --- responses that contradict earlier ones
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def test_a_server_without_ranges_is_read_as_one_stream() -> None:
     assert (info.size_bytes, info.validator, info.resumable) == (len(CONTENT), '"v1"', True)
     assert (info.head, info.head_is_whole) == (CONTENT[:HEAD_BYTES], False)
     assert (whole.data, whole.source_bytes, whole.length_verified) == (CONTENT, len(CONTENT), True)
-    assert len(server.requests) == 1  # the probe's answer goes on
+    assert len(server.requests) == 1  # the probe's response continues
 
 
 @pytest.mark.parametrize("etag", [None, 'W/"v1"', "v1", '"v\r\n 1"', '"v\x851"'])
@@ -91,7 +91,7 @@ def test_the_middle_of_a_stream_is_reached_by_skipping() -> None:
         assert read(source, 5_000_000, 6_000_000).data == CONTENT[5_000_000:6_000_000]
         assert read(source, 10_000_000).data == CONTENT[10_000_000:]
         assert len(server.requests) == 1
-        assert read(source, 100, 200).data == CONTENT[100:200]  # begins anew, proven by the ETag
+        assert read(source, 100, 200).data == CONTENT[100:200]  # starts over, proven by the ETag
         assert len(server.requests) == 2
         server.etag = '"v2"'
         with pytest.raises(LoaderError) as caught:
