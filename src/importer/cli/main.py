@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 from importer.cli.parser import make_parser
-from loader.cli.program import run_and_leave
+from loader.cli.program import run_and_exit
 from loader.contract import ExitCode
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command and end the process with its exit code."""
     options = make_parser().parse_args(arguments)
-    run_and_leave(partial(_serve if options.command == "serve" else _run_client, options))
+    run_and_exit(partial(_serve if options.command == "serve" else _run_client, options))
 
 
 def _serve(options: argparse.Namespace) -> ExitCode:

@@ -16,7 +16,7 @@ import msgspec
 
 from loader.cli.formatting import Display, JsonDisplay, QuietDisplay
 from loader.cli.parser import make_parser
-from loader.cli.program import run_and_leave
+from loader.cli.program import run_and_exit
 from loader.contract import FAILURE_KINDS, ExitCode, FailureCode, Job, Published, Receipt
 from loader.embedded.server import embedded_server
 from loader.errors import LoaderError
@@ -28,7 +28,7 @@ from loader.text import warn
 def main(arguments: Sequence[str] | None = None, limits: Limits = DEFAULT_LIMITS) -> NoReturn:
     """Run a command and end the process with its exit code."""
     options = make_parser().parse_args(arguments)
-    run_and_leave(lambda: _dispatch(options, limits))
+    run_and_exit(lambda: _dispatch(options, limits))
 
 
 def _dispatch(options: argparse.Namespace, limits: Limits) -> ExitCode:

@@ -64,7 +64,7 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def run_and_leave(command: Callable[[], int]) -> NoReturn:
+def run_and_exit(command: Callable[[], int]) -> NoReturn:
     """Run a command, print its LoaderError, and end the process with its exit code."""
     _replace_closed_streams()
     _escape_unencodable_characters()
@@ -78,7 +78,7 @@ def run_and_leave(command: Callable[[], int]) -> NoReturn:
         code = ExitCode.PUBLISHED
     except KeyboardInterrupt:
         code = ExitCode.INTERRUPTED
-    _leave(code)
+    _exit_process(code)
 
 
 def _replace_closed_streams() -> None:
@@ -99,7 +99,7 @@ def _escape_unencodable_characters() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _leave(code: int) -> NoReturn:
+def _exit_process(code: int) -> NoReturn:
     """End the process at once, even if a thread hangs in a name look-up or in the compiler."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):

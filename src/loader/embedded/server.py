@@ -114,9 +114,8 @@ def _leave(folder: Path, users: int) -> None:
         fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _stop(folder)
     except BlockingIOError:
-        fcntl.flock(
-            users, fcntl.LOCK_SH
-        )  # at once if there are other users; else waits for the one that stops it
+        # At once if there are other users; else waits for the one that stops the server.
+        fcntl.flock(users, fcntl.LOCK_SH)
     finally:
         os.close(users)
 
@@ -193,7 +192,7 @@ def _guard(folder: Path, guardian_lock: int) -> None:
 
 
 def _restart_if_dead(folder: Path) -> bool:
-    """Restart a server that has died, and return whether it had; restore the path to its socket."""
+    """Restart a server that has died, and return whether that was tried; restore the path to its socket."""
     if (is_alive := _seems_alive(folder)) and has_socket_folder(folder):
         return False
     users = _open_lock(folder / USERS_LOCK)

@@ -19,11 +19,6 @@ class Account(NamedTuple):
     user_id: int | None = None
     group_id: int | None = None
 
-    @property
-    def owner(self) -> int:
-        """The id of the owner of its files, as this process sees it."""
-        return os.geteuid() if self.user_id is None else self.user_id
-
 
 OURS = Account()
 # Root in a user namespace, as which it sees itself as nobody: it can still access the files of root.

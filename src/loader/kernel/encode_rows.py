@@ -52,9 +52,8 @@ def encode_rows(
         if written > limit:
             return position, written, rows, FULL
         row, row_written = position, written
-        put_int32(
-            target, written, UInt64(len(kinds)) << 16
-        )  # its low half is overwritten by the first length
+        # An int16; the first length overwrites the low half.
+        put_int32(target, written, UInt64(len(kinds)) << 16)
         written += _COUNT_BYTES
         for column in range(len(kinds)):
             separator = COMMA if column < last else NEWLINE
