@@ -12,6 +12,7 @@ from loader.contract import FailureCode
 from loader.errors import LoaderError
 from loader.postgres import import_lock, ledger, publish
 from loader.postgres.connection import Connection
+from loader.postgres.indexing import IndexMissing
 from tests.support.loader_process import wait_for
 from tests.support.staged_import import IMPATIENT, StagedImport, publish_staged, stage
 
@@ -58,6 +59,7 @@ def test_an_older_attempt_publishes_nothing(connection: Connection) -> None:
         ("ALTER TABLE trips ALTER tips TYPE numeric", "column tips"),
         ("DROP TABLE trips", "does not exist"),
         ("ALTER TABLE {table} ADD mine text", "column mine"),
+        ("DROP TABLE {table}; CREATE TABLE {table} (LIKE trips) PARTITION BY LIST (part)", "was dropped"),
         ("TRUNCATE {part}", "lost its rows"),
         ("CREATE TABLE mine PARTITION OF {table} FOR VALUES IN (77)", "partitions of {table}"),
         ("ALTER TABLE {table} DETACH PARTITION {part}", "partitions of {table}"),
@@ -71,6 +73,14 @@ def test_a_change_before_the_publish_is_refused_until_it_is_undone(
     names = {"table": staged.table, "part": staged.part_table(1), "key": staged.attempt.import_key}
     connection.execute(change.format(**names).encode())
     assert_refused(connection, staged, FailureCode.TABLE_CHANGED, word.format(**names))
+
+
+def test_a_publish_never_builds_an_index(connection: Connection) -> None:
+    staged = stage(connection)
+    connection.execute("CREATE INDEX ON trips (tolls)")
+    with pytest.raises(IndexMissing):
+        publish_staged(connection, staged)
+    assert row_counts(connection) == {}
 
 
 def test_after_a_refused_publish_a_stop_is_effective(connection: Connection) -> None:
@@ -135,3 +145,6 @@ def test_statistics_of_trips_are_refreshed_from_the_first_version_that_can(
         monkeypatch.setattr(publish, "ANALYZE_ONLY_SERVER", version)
         publish.analyze(connection)
         assert connection.execute(rows).fetchone() == (expected,)
+    assert connection.execute("SHOW lock_timeout").fetchone() == (
+        "1s",
+    )  # readers of trips don't queue behind it

@@ -40,6 +40,42 @@ def test_a_removal_reports_its_parts_and_leaves_nothing(connection: Connection, 
     assert ledger.parts(connection, key) == []
 
 
+def test_staging_whose_table_was_moved_loses_its_record_alone(connection: Connection) -> None:
+    staged = stage(connection)
+    key = staged.attempt.import_key
+    connection.execute(f"ALTER TABLE {staged.table} RENAME TO mine".encode())
+    assert remove.mark(connection, key, published=False)
+    remove.remove(connection, key, Interrupt(), lambda _part, _parts: None, 1)
+    assert ledger.find_import(connection, staged.id) is None
+    assert connection.execute("SELECT count(*) FROM loader.mine").fetchone() == (6,)
+
+
+def test_an_import_that_a_foreign_key_keeps_in_trips_is_published_again(connection: Connection) -> None:
+    staged = stage(connection)
+    publish_staged(connection, staged)
+    key = staged.attempt.import_key
+    connection.execute("ALTER TABLE trips ADD UNIQUE (import_key, part, trip_miles)")
+    connection.execute("CREATE TABLE notes AS SELECT import_key, part, trip_miles FROM trips LIMIT 1")
+    connection.execute(
+        "ALTER TABLE notes ADD FOREIGN KEY (import_key, part, trip_miles) REFERENCES trips (import_key, part, trip_miles)"
+    )
+    assert remove.mark(connection, key, published=True)
+    with pytest.raises(LoaderError, match="notes") as raised:
+        remove.remove(connection, key, Interrupt(), lambda _part, _parts: None, 1)
+    assert raised.value.code is FailureCode.TABLE_REFERENCED
+    assert ledger.get_import(connection, staged.id).state == "published"
+    assert connection.execute("SELECT count(*) FROM trips").fetchone() == (6,)
+
+
+def test_an_import_of_a_renamed_trips_is_not_marked(connection: Connection) -> None:
+    staged = stage(connection)
+    publish_staged(connection, staged)
+    connection.execute("ALTER TABLE trips RENAME TO old_trips")
+    with pytest.raises(LoaderError, match="old_trips") as raised:
+        remove.mark(connection, staged.attempt.import_key, published=True)
+    assert raised.value.code is FailureCode.IMPORT_DETACHED
+
+
 def test_a_detached_import_is_not_marked_and_one_that_moves_later_is_published_again(
     connection: Connection,
 ) -> None:
