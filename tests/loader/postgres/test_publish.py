@@ -12,7 +12,6 @@ from loader.contract import FailureCode
 from loader.errors import LoaderError
 from loader.postgres import import_lock, ledger, publish
 from loader.postgres.connection import Connection
-from loader.postgres.indexing import IndexMissing
 from tests.support.loader_process import wait_for
 from tests.support.staged_import import IMPATIENT, StagedImport, publish_staged, stage
 
@@ -73,14 +72,6 @@ def test_a_change_before_the_publish_is_refused_until_it_is_undone(
     names = {"table": staged.table, "part": staged.part_table(1), "key": staged.attempt.import_key}
     connection.execute(change.format(**names).encode())
     assert_refused(connection, staged, FailureCode.TABLE_CHANGED, word.format(**names))
-
-
-def test_a_publish_never_builds_an_index(connection: Connection) -> None:
-    staged = stage(connection)
-    connection.execute("CREATE INDEX ON trips (tolls)")
-    with pytest.raises(IndexMissing):
-        publish_staged(connection, staged)
-    assert row_counts(connection) == {}
 
 
 def test_after_a_refused_publish_a_stop_is_effective(connection: Connection) -> None:
