@@ -97,10 +97,10 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture
-async def scene(tmp_path: Path, database_url: str) -> AsyncGenerator[SupervisorHarness]:
+async def harness(tmp_path: Path, database_url: str) -> AsyncGenerator[SupervisorHarness]:
     """Yield a supervisor with two slots that retries at once."""
-    async with supervising(tmp_path, database_url) as scene:
-        yield scene
+    async with supervising(tmp_path, database_url) as harness:
+        yield harness
 
 
 @pytest.fixture(params=[False, pytest.param(True, marks=pytest.mark.long)], ids=["some steps", "every step"])

@@ -1,4 +1,4 @@
-"""The service whose control DB is full, damaged, lost, or a restored copy: nothing that is loaded is lost or doubled."""
+"""A control DB that is full, damaged, lost or restored: no loaded row is lost or duplicated."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.loader_process import (
 )
 from tests.support.paths import ROOT
 
-# Real processes, some seconds each.
+# Real processes: some seconds each.
 pytestmark = pytest.mark.slow
 
 OPERATIONS = ROOT / "docs" / "operations.md"
@@ -36,7 +36,7 @@ OPERATIONS = ROOT / "docs" / "operations.md"
 
 @pytest.fixture
 def server(sample: bytes) -> Generator[HttpServer]:
-    """One that stops in the middle of each file whose name begins with `held`."""
+    """A server that stops in the middle of each file whose name starts with `held`."""
 
     def hold(request: Request) -> Fault | None:
         is_held = request.target.startswith("/held") and (request.first or 0) >= 1_500_000
@@ -53,12 +53,12 @@ def let_go(server: HttpServer) -> None:
 
 
 def start(folder: Path, database_url: str, **environment: str) -> LiveService:
-    """Start a service whose imports of the sample have some parts."""
+    """Start a service whose imports of the sample have several parts."""
     return LiveService(folder, database_url, environment, small=True)
 
 
 def submit_held(live: LiveService, server: HttpServer) -> str:
-    """Submit an import, and wait until some of it is committed."""
+    """Submit an import and wait for its first commit."""
     submitted = live.submit(f"{server.origin}/held.csv")
     before = committed_rows(live.database_url)
     wait_for("a committed part", lambda: committed_rows(live.database_url) > before)
@@ -66,7 +66,7 @@ def submit_held(live: LiveService, server: HttpServer) -> str:
 
 
 def submit_and_kill(live: LiveService, server: HttpServer) -> str:
-    """Submit an import, and kill the service when some of it is committed."""
+    """Submit an import and kill the service after the first commit."""
     running = submit_held(live, server)
     live.kill()
     return running
@@ -78,7 +78,7 @@ def submit(live: LiveService, server: HttpServer, name: str) -> str:
 
 
 def refusal(folder: Path, database_url: str, exit_code: ExitCode = ExitCode.CONFIGURATION) -> str:
-    """Start a service that has to refuse; return what it says."""
+    """Start a service that must refuse to start; return its stderr."""
     environment = {**os.environ, "IMPORTER_DATA_DIR": str(folder), "DATABASE_URL": database_url}
     arguments = [sys.executable, "-m", "importer", "serve", "--port", "0"]
     ended = subprocess.run(
@@ -107,7 +107,7 @@ def small_disk(folder: Path) -> Generator[Path]:
 
 
 def fill_up(disk: Path) -> Path:
-    """Leave no room on a disk; return the file that takes it."""
+    """Fill a disk; return the file that fills it."""
     ballast = disk / "ballast"
     with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while file.write(bytes(4096)):
@@ -120,12 +120,12 @@ def is_ready(live: LiveService) -> bool:
 
 
 def staged(database_url: str) -> list[str]:
-    """The ids of the imports of which the ledger has staging."""
+    """The ids of the imports that have staging."""
     found = query(database_url, "SELECT id::text FROM loader.import WHERE state <> 'published'")
     return [str(import_id) for (import_id,) in found]
 
 
-def test_a_full_disk_refuses_new_imports_and_what_runs_succeeds_when_there_is_room(
+def test_a_full_disk_refuses_new_imports_and_running_ones_succeed_later(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
     with (
@@ -144,7 +144,7 @@ def test_a_full_disk_refuses_new_imports_and_what_runs_succeeds_when_there_is_ro
         assert str(disk) in problem["detail"]
         let_go(server)
         wait_for("the rows", lambda: row_count(database_url) == SAMPLE_ROWS)
-        assert live.get(running)["state"] == "running"  # that it has succeeded could not be written down
+        assert live.get(running)["state"] == "running"  # its success could not be recorded
         ballast.unlink()
         live.until_state(running, "succeeded")
         wait_for("readiness to look again", lambda: is_ready(live))
@@ -153,7 +153,7 @@ def test_a_full_disk_refuses_new_imports_and_what_runs_succeeds_when_there_is_ro
     assert_nothing_is_left(database_url)
 
 
-def test_on_a_full_disk_a_cancel_stops_the_loader_and_is_written_when_there_is_room(
+def test_a_cancel_on_a_full_disk_stops_the_loader_and_is_recorded_later(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
     with (
@@ -179,10 +179,10 @@ def test_on_a_full_disk_a_cancel_stops_the_loader_and_is_written_when_there_is_r
     assert_nothing_is_left(database_url)
 
 
-def test_a_cancel_that_a_restart_comes_before_is_forgotten_and_can_be_asked_for_again(
+def test_an_unrecorded_cancel_is_lost_by_a_restart_and_can_be_repeated(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
-    """As the answer has said: the control DB and the ledger agree, and the import begins again."""
+    """As the problem's hint says: the import starts over."""
     with small_disk(tmp_path / "disk") as disk:
         live = start(tmp_path, database_url, IMPORTER_DATA_DIR=str(disk))
         running = submit_held(live, server)
@@ -199,7 +199,7 @@ def test_a_cancel_that_a_restart_comes_before_is_forgotten_and_can_be_asked_for_
     assert_nothing_is_left(database_url)
 
 
-def test_a_full_disk_at_the_start_is_said_to_pass(
+def test_a_full_disk_at_startup_has_a_retryable_exit_code(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
     with small_disk(tmp_path / "disk") as disk:
@@ -212,7 +212,7 @@ def test_a_full_disk_at_the_start_is_said_to_pass(
             live.until_state(running, "succeeded")
 
 
-def test_a_control_db_that_somebody_writes_to_at_the_start_is_said_to_pass(
+def test_a_locked_control_db_at_startup_has_a_retryable_exit_code(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
     running = submit_and_kill(start(tmp_path, database_url), server)
@@ -228,14 +228,14 @@ def test_a_control_db_that_somebody_writes_to_at_the_start_is_said_to_pass(
 
 
 def damage(path: Path) -> bytes:
-    """Overwrite all pages but the first, which has the schema; return what the file is then."""
+    """Overwrite all pages except the first, which has the schema; return the file's content."""
     with path.open("r+b") as file:
         file.seek(4096)
         file.write(b"\xff" * (path.stat().st_size - 4096))
     return path.read_bytes()
 
 
-def test_a_damaged_control_db_is_refused_at_start_and_kept(tmp_path: Path, database_url: str) -> None:
+def test_a_damaged_control_db_is_refused_at_startup_and_unchanged(tmp_path: Path, database_url: str) -> None:
     with start(tmp_path, database_url):
         pass
     content = damage(tmp_path / "importer.sqlite")
@@ -245,7 +245,7 @@ def test_a_damaged_control_db_is_refused_at_start_and_kept(tmp_path: Path, datab
     assert (tmp_path / "importer.sqlite").read_bytes() == content
 
 
-def test_a_control_db_that_is_damaged_meanwhile_is_told_as_such_and_kept(
+def test_a_control_db_damaged_while_in_use_is_reported_and_unchanged(
     tmp_path: Path, database_url: str
 ) -> None:
     path = tmp_path / "importer.sqlite"
@@ -262,23 +262,23 @@ def test_a_control_db_that_is_damaged_meanwhile_is_told_as_such_and_kept(
     assert "is damaged" in refusal(tmp_path, database_url)
 
 
-# Restored, lost: as docs/operations.md says
+# Restored or lost, by the commands of docs/operations.md
 
 
 def commands(number: int, folder: Path, backups: Path) -> str:
-    """Return the n-th block of commands of the page's section, for these folders."""
+    """Return the n-th block of commands in the section on the control DB, with these folders."""
     section = OPERATIONS.read_text().split("## The control DB\n")[1].split("\n## ")[0]
     block = re.findall(r"```\n(.*?)```", section, re.DOTALL)[number]
     return block.replace("/var/lib/importer", str(folder)).replace("/backup", str(backups))
 
 
 def run(script: str) -> None:
-    """Run commands as a person would, with the Python of the tests as python3."""
+    """Run commands in a shell, with the Python of the tests as python3."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     subprocess.run(["sh", "-ec", script], env={**os.environ, "PATH": path}, check=True, timeout=60)
 
 
-def test_a_copy_taken_while_imports_run_is_restored_and_they_go_on(
+def test_a_backup_taken_while_imports_run_is_restored_and_they_resume(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
     backups = tmp_path / "backups"
@@ -301,10 +301,10 @@ def test_a_copy_taken_while_imports_run_is_restored_and_they_go_on(
     assert_nothing_is_left(database_url)
 
 
-def test_a_control_db_that_two_hosts_have_loads_no_row_twice(
+def test_two_services_with_copies_of_one_control_db_load_no_row_twice(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
-    """Somebody has copied the data folder, and both services run: the ledger gives an import to one loader at a time."""
+    """The data folder was copied, and both services run: an import has one loader at a time."""
     backups = tmp_path / "backups"
     backups.mkdir()
     with start(tmp_path, database_url) as live:
@@ -317,12 +317,12 @@ def test_a_control_db_that_two_hosts_have_loads_no_row_twice(
             assert receipts[0] == receipts[1]
             assert copy.client.delete(f"/imports/{running}").status_code == 202
             copy.until_gone(running)
-        assert live.get(running)["state"] == "succeeded"  # what the other one does, it does not hear of
+        assert live.get(running)["state"] == "succeeded"  # it does not learn of the other service
     assert row_count(database_url) == 0
     assert_nothing_is_left(database_url)
 
 
-def test_when_the_control_db_is_lost_the_ledger_is_gone_on_from(
+def test_imports_resume_from_the_ledger_after_the_control_db_is_lost(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
     live = start(tmp_path, database_url)
@@ -357,7 +357,7 @@ def test_when_the_control_db_is_lost_the_ledger_is_gone_on_from(
 
 
 @pytest.mark.long
-def test_staging_that_no_control_db_knows_is_dropped_and_the_file_loaded_anew(
+def test_staging_without_a_record_is_dropped_and_its_file_loaded_again(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
     with start(tmp_path, database_url) as live:

@@ -87,38 +87,38 @@ def test_a_long_outage_ends_the_run_and_gc_removes_the_staging(
 
 
 @pytest.fixture
-async def scene(tmp_path: Path, database_url: str) -> AsyncGenerator[SupervisorHarness]:
+async def harness(tmp_path: Path, database_url: str) -> AsyncGenerator[SupervisorHarness]:
     """A supervisor whose loaders end at the first outage."""
     impatient = ("env", 'SMALL_LOADER_LIMITS={"database_outage_seconds": 0}', *SMALL)
-    async with supervising(tmp_path, database_url, command=impatient, retry_policy=QUICK) as scene:
-        yield scene
+    async with supervising(tmp_path, database_url, command=impatient, retry_policy=QUICK) as harness:
+        yield harness
 
 
 @pytest.mark.anyio
 async def test_a_queue_waits_for_its_database_without_limit(
-    own: OwnServer, scene: SupervisorHarness, server: HttpServer
+    own: OwnServer, harness: SupervisorHarness, server: HttpServer
 ) -> None:
     """The limit is three attempts here, and each loader ends at once."""
     server.rule = stall_late
-    import_ids = [await scene.submit(server.url) for _ in range(4)]
-    await scene.until_part()
+    import_ids = [await harness.submit(server.url) for _ in range(4)]
+    await harness.until_part()
     await asyncio.to_thread(own.stop)
     resume_serving(server)
     for import_id in import_ids[:2]:
-        waiting = await scene.until_state(import_id, State.QUEUED)
+        waiting = await harness.until_state(import_id, State.QUEUED)
         assert waiting.error is not None
         assert waiting.error.code is FailureCode.DATABASE_UNAVAILABLE
-    before = [await scene.get(import_id) for import_id in import_ids]
+    before = [await harness.get(import_id) for import_id in import_ids]
     for _ in range(3):
-        assert await scene.supervisor.probe.check(0) is not None
-        scene.supervisor.wake()
-    assert [await scene.get(import_id) for import_id in import_ids] == before
+        assert await harness.supervisor.probe.check(0) is not None
+        harness.supervisor.wake()
+    assert [await harness.get(import_id) for import_id in import_ids] == before
     assert [found.retry_count for found in before] == [0, 0, 0, 0]
     await asyncio.to_thread(own.start)
-    receipts = [await scene.receipt(import_id) for import_id in import_ids]
+    receipts = [await harness.receipt(import_id) for import_id in import_ids]
     assert max(receipt.attempts for receipt in receipts) == 2
-    assert row_count(scene.database_url) == len(import_ids) * SAMPLE_ROWS
-    await asyncio.to_thread(assert_nothing_is_left, scene.database_url)
+    assert row_count(harness.database_url) == len(import_ids) * SAMPLE_ROWS
+    await asyncio.to_thread(assert_nothing_is_left, harness.database_url)
 
 
 @pytest.mark.anyio
@@ -126,48 +126,48 @@ async def test_an_import_shows_that_it_waits_for_its_database(
     own: OwnServer, tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
     server.rule = stall_late
-    async with supervising(tmp_path, database_url) as scene:
-        import_id = await scene.submit(server.url)
-        await scene.until_part()
+    async with supervising(tmp_path, database_url) as harness:
+        import_id = await harness.submit(server.url)
+        await harness.until_part()
         await asyncio.to_thread(own.stop)
-        found = await scene.until(import_id, lambda found: found.error is not None)
+        found = await harness.until(import_id, lambda found: found.error is not None)
         assert found.error is not None
         assert (found.state, found.error.code) == (State.RUNNING, FailureCode.DATABASE_UNAVAILABLE)
         resume_serving(server)
         await asyncio.to_thread(own.start)
-        await scene.until(import_id, lambda found: found.error is None)
-        await scene.receipt(import_id)
-        assert (await scene.get(import_id)).attempt_count == 1
+        await harness.until(import_id, lambda found: found.error is None)
+        await harness.receipt(import_id)
+        assert (await harness.get(import_id)).attempt_count == 1
 
 
 @pytest.mark.anyio
 async def test_a_service_whose_database_is_a_standby_starts_no_loader(
-    scene: SupervisorHarness, standby: OwnServer, server: HttpServer
+    harness: SupervisorHarness, standby: OwnServer, server: HttpServer
 ) -> None:
-    failure = await scene.supervisor.probe.check(0)
+    failure = await harness.supervisor.probe.check(0)
     assert failure is not None
     assert "standby" in failure.message
-    import_id = await scene.submit(server.url)
-    await scene.supervisor.probe.check(0)
-    assert (await scene.get(import_id)).state is State.QUEUED
+    import_id = await harness.submit(server.url)
+    await harness.supervisor.probe.check(0)
+    assert (await harness.get(import_id)).state is State.QUEUED
     promote(standby)
-    await scene.receipt(import_id)
+    await harness.receipt(import_id)
 
 
 @pytest.mark.anyio
 @pytest.mark.long
 async def test_a_removal_waits_until_the_database_is_back(
-    own: OwnServer, scene: SupervisorHarness, server: HttpServer
+    own: OwnServer, harness: SupervisorHarness, server: HttpServer
 ) -> None:
-    import_id = await scene.submit(server.url)
-    await scene.receipt(import_id)
+    import_id = await harness.submit(server.url)
+    await harness.receipt(import_id)
     await asyncio.to_thread(own.stop)
-    await scene.supervisor.remove(import_id)
-    assert (await scene.get(import_id)).state is State.REMOVING
+    await harness.supervisor.remove(import_id)
+    assert (await harness.get(import_id)).state is State.REMOVING
     await asyncio.to_thread(own.start)
-    await scene.until_gone(import_id)
-    assert row_count(scene.database_url) == 0
-    await asyncio.to_thread(assert_nothing_is_left, scene.database_url)
+    await harness.until_gone(import_id)
+    assert row_count(harness.database_url) == 0
+    await asyncio.to_thread(assert_nothing_is_left, harness.database_url)
 
 
 # Standbys

@@ -1,4 +1,4 @@
-"""Processes that are stopped, killed or doubled beside those that work."""
+"""Stopped, killed and failing processes of a running service."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ STOPPED_SECONDS = 30.0
 
 
 @pytest.mark.long
-def test_a_service_that_is_stopped_for_a_while_holds_up_no_loader_and_blames_none(
+def test_a_service_stopped_by_sigstop_delays_no_loader_and_kills_none(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
-    """One import is published meanwhile, the other's source is silent: longer than a loader may be."""
+    """The service is stopped for longer than its limit on silent loaders, while both imports are published."""
     stall(server)
     environment = {"SMALL_SERVICE_SILENCE_SECONDS": "10"}
     with LiveService(tmp_path, database_url, environment, small=True) as live:
@@ -42,16 +42,14 @@ def test_a_service_that_is_stopped_for_a_while_holds_up_no_loader_and_blames_non
         until = time.monotonic() + STOPPED_SECONDS
         resume_serving(server)
         wait_for("both publishes", lambda: row_count(database_url) == 2 * SAMPLE_ROWS)
-        time.sleep(max(0.0, until - time.monotonic()))  # the time is what is tried here
+        time.sleep(max(0.0, until - time.monotonic()))  # the test needs the time itself
         live.process.send_signal(signal.SIGCONT)
         for import_id in import_ids:
             assert live.until_state(import_id, "succeeded")["attempt"] == 1
     assert_nothing_is_left(database_url)
 
 
-def test_an_embedded_server_that_is_killed_comes_back_and_the_service_goes_on(
-    tmp_path: Path, server: HttpServer
-) -> None:
+def test_a_service_continues_after_its_embedded_server_is_killed(tmp_path: Path, server: HttpServer) -> None:
     stall(server)
     with LiveService(tmp_path, "", small=True) as live, embedded_server(tmp_path) as database_url:
         import_id = str(live.submit(server.url)["id"])
@@ -64,7 +62,7 @@ def test_an_embedded_server_that_is_killed_comes_back_and_the_service_goes_on(
         assert_nothing_is_left(database_url)
 
 
-def test_a_service_of_which_a_part_has_a_defect_ends_in_order_and_says_so(
+def test_a_service_with_an_unhandled_error_stops_in_order_with_exit_70(
     tmp_path: Path, database_url: str
 ) -> None:
     environment = {
@@ -72,7 +70,7 @@ def test_a_service_of_which_a_part_has_a_defect_ends_in_order_and_says_so(
         "DATABASE_URL": database_url,
         "IMPORTER_DATA_DIR": str(tmp_path),
         "IMPORTER_PORT": "0",
-        "IMPORTER_FAILPOINT": "error@2",  # the first step after the start: the housekeeping's
+        "IMPORTER_FAILPOINT": "error@2",  # the first step after the start, in the reconciler
     }
     service = subprocess.run(
         [sys.executable, "-m", "importer", "serve"],

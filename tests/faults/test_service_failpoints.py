@@ -1,4 +1,4 @@
-"""The service dies, fails or is stopped at each of its steps in turn, and is started again: no import is lost or doubled."""
+"""The service crashes, fails or is stopped at each of its steps: after a restart no import is lost or duplicated."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STALL_BYTES = 700_000
 
 
 def stall(server: HttpServer, *targets: str) -> None:
-    """Have the server stop in the middle of these files, and serve all others."""
+    """Stop in the middle of these files; serve all others."""
 
     def late(request: Request) -> Fault | None:
         is_late = (request.first or 0) >= STALL_BYTES and request.target in targets
@@ -48,7 +48,7 @@ TWO_BEGUN = (
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a service that was killed has left: a control DB and a database, to be copied for each run."""
+    """The control DB and the database of a killed service, copied for each run."""
 
     server: HttpServer
     folder: Path
@@ -59,18 +59,18 @@ class Prepared:
 
 
 async def prepare(server: HttpServer, folder: Path, database_url: str) -> Prepared:
-    async with supervising(folder, database_url) as scene:
-        removing = await scene.submit(server.url)
-        await scene.receipt(await scene.submit(server.url))
-        await scene.receipt(removing)
+    async with supervising(folder, database_url) as harness:
+        removing = await harness.submit(server.url)
+        await harness.receipt(await harness.submit(server.url))
+        await harness.receipt(removing)
         stall(server, "/running.csv")
-        running, cancelling = [await scene.submit(f"{server.origin}/running.csv") for _ in range(2)]
+        running, cancelling = [await harness.submit(f"{server.origin}/running.csv") for _ in range(2)]
         await until("parts of both", lambda: query(database_url, TWO_BEGUN))
-        await scene.supervisor.stop()
+        await harness.supervisor.stop()
         for _ in range(2):
-            await scene.store.claim()
-        await scene.store.request_cancel(cancelling)
-        await scene.store.request_removal(removing)
+            await harness.store.claim()
+        await harness.store.request_cancel(cancelling)
+        await harness.store.request_removal(removing)
     return Prepared(server, folder, database_url, running, cancelling, removing)
 
 
@@ -85,7 +85,7 @@ def prepared(postgres: str, sample: bytes, tmp_path_factory: pytest.TempPathFact
 
 @contextmanager
 def copied(prepared: Prepared, postgres: str, folder: Path) -> Generator[str]:
-    """Yield the URL of a copy of the database; a copy of the control DB is in the folder then."""
+    """Copy the control DB to the folder; yield the URL of a copy of the database."""
     folder.mkdir()
     shutil.copy(prepared.folder / "importer.sqlite", folder)
     with fresh_database(postgres, template=urlsplit(prepared.database_url).path[1:]) as database_url:
@@ -93,7 +93,7 @@ def copied(prepared: Prepared, postgres: str, folder: Path) -> Generator[str]:
 
 
 def live_through(service: RestartedService, prepared: Prepared) -> None:
-    """Have the service do all that it can do; it may die of it, and is started again."""
+    """Use all operations of the service; restart it whenever it ends."""
     server = prepared.server
     stall(server, "/slow.csv")
 
@@ -126,7 +126,7 @@ def cancel_until_it_is(live: LiveService, import_id: str) -> None:
 def at_each_step(
     what: str, steps: Iterable[int], prepared: Prepared, postgres: str, folder: Path
 ) -> Iterator[tuple[Path, str]]:
-    """Yield the folder and the database of a service that has lived through it all, for each step that is tried."""
+    """Yield the folder and the database URL after each run, one for each step."""
     for step in steps:
         here = folder / str(step)
         with copied(prepared, postgres, here) as database_url:
@@ -140,7 +140,7 @@ def at_each_step(
 @pytest.mark.parametrize(
     "what", ["crash", *(pytest.param(each, marks=pytest.mark.long) for each in ("error", "SIGTERM"))]
 )
-def test_ended_at_any_step_the_service_goes_on_when_it_is_started_again(
+def test_a_service_that_ends_at_any_step_resumes_after_a_restart(
     what: str, every_step: bool, prepared: Prepared, postgres: str, tmp_path: Path
 ) -> None:
     steps = itertools.count(1) if every_step else (18, 41)

@@ -1,4 +1,4 @@
-"""Under the service a loader dies, breaks or hangs at each of its steps in turn: every import ends as it should."""
+"""A loader of the service crashes, fails or hangs at each of its steps: every import ends as it should."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 # Three parts.
 ROWS = 7_000
-# Loaders take a second or two from one report that is new to the next, and more on a busy machine.
+# Loaders report progress every second or two, less often on a busy machine.
 QUICK = Limits(stall_seconds=6)
 
 
@@ -41,11 +41,11 @@ def steps(every_step: bool) -> Iterable[int]:
 async def arming(
     folder: Path, database_url: str, what: str, command: str = "run", limits: Limits = LIMITS
 ) -> AsyncGenerator[SupervisorHarness]:
-    """Supervise loaders of which the first has a failpoint; see at the end that nothing is left, and start over."""
+    """Run loaders of which the first has a failpoint; check that nothing is left, then empty the database."""
     folder.mkdir()
     program = (sys.executable, str(PROGRAMS / "failpoint_loader.py"), command, what, str(folder / "stderr"))
-    async with supervising(folder, database_url, command=program, limits=limits) as scene:
-        yield scene
+    async with supervising(folder, database_url, command=program, limits=limits) as harness:
+        yield harness
     await assert_all_gone(database_url)
     start_over(database_url)
 
@@ -56,7 +56,7 @@ def was_reached(folder: Path) -> bool:
 
 
 @pytest.mark.parametrize("what", ["crash", pytest.param("hang", marks=pytest.mark.long)])
-async def test_a_loader_that_dies_or_hangs_at_any_step_is_followed_by_one_that_goes_on(
+async def test_after_a_crash_or_a_hang_at_any_step_the_next_loader_resumes(
     what: str,
     steps: Iterable[int],
     tmp_path: Path,
@@ -65,64 +65,64 @@ async def test_a_loader_that_dies_or_hangs_at_any_step_is_followed_by_one_that_g
 ) -> None:
     for step in steps:
         folder = tmp_path / str(step)
-        async with arming(folder, database_url, f"{what}@{step}", limits=QUICK) as scene:
-            import_id = await scene.submit(small_server.url)
-            assert (await scene.receipt(import_id)).rows_published == row_count(database_url) == ROWS
-            codes = await scene.exit_codes(import_id)
+        async with arming(folder, database_url, f"{what}@{step}", limits=QUICK) as harness:
+            import_id = await harness.submit(small_server.url)
+            assert (await harness.receipt(import_id)).rows_published == row_count(database_url) == ROWS
+            codes = await harness.exit_codes(import_id)
         if not was_reached(folder):
             return
-        assert codes in ([-9, 0], [-9])  # it had published before it died
+        assert codes in ([-9, 0], [-9])  # it crashed after its publish
 
 
-async def test_a_loader_that_breaks_at_any_step_fails_and_a_retry_goes_on(
+async def test_after_an_error_at_any_step_the_import_fails_and_a_retry_resumes(
     steps: Iterable[int], tmp_path: Path, database_url: str, small_server: HttpServer
 ) -> None:
     for step in steps:
         folder = tmp_path / str(step)
-        async with arming(folder, database_url, f"error@{step}") as scene:
-            import_id = await scene.submit(small_server.url)
-            found = await scene.until(import_id, lambda found: found.state in FINISHED)
-            if found.state is State.SUCCEEDED:  # what was left to do is not the import
+        async with arming(folder, database_url, f"error@{step}") as harness:
+            import_id = await harness.submit(small_server.url)
+            found = await harness.until(import_id, lambda found: found.state in FINISHED)
+            if found.state is State.SUCCEEDED:  # the error came after the publish
                 assert row_count(database_url) == ROWS
             else:
                 assert found.error is not None
                 assert found.error.code is FailureCode.INTERNAL_ERROR
                 assert row_count(database_url) == 0
-                await scene.store.retry(import_id)
-                scene.supervisor.wake()
-                await scene.receipt(import_id)
+                await harness.store.retry(import_id)
+                harness.supervisor.wake()
+                await harness.receipt(import_id)
                 assert row_count(database_url) == ROWS
         if not was_reached(folder):
             return
 
 
-async def test_cancelled_while_any_step_hangs_a_loader_ends_by_itself(
+async def test_a_loader_that_hangs_at_any_step_ends_by_itself_when_cancelled(
     steps: Iterable[int], tmp_path: Path, database_url: str, small_server: HttpServer
 ) -> None:
     for step in steps:
         folder = tmp_path / str(step)
-        async with arming(folder, database_url, f"hang@{step}") as scene:
-            import_id = await scene.submit(small_server.url)
+        async with arming(folder, database_url, f"hang@{step}") as harness:
+            import_id = await harness.submit(small_server.url)
             await until("a step", lambda folder=folder: was_reached(folder) or row_count(database_url))
             if was_reached(folder):
-                await scene.supervisor.cancel(import_id)
-            found = await scene.until(import_id, lambda found: found.state in FINISHED)
+                await harness.supervisor.cancel(import_id)
+            found = await harness.until(import_id, lambda found: found.state in FINISHED)
             published = found.state is State.SUCCEEDED
             assert row_count(database_url) == (ROWS if published else 0)
-            assert await scene.exit_codes(import_id) == [0 if published else 143]
+            assert await harness.exit_codes(import_id) == [0 if published else 143]
         if not was_reached(folder):
             return
 
 
 @pytest.mark.long
-async def test_a_removal_that_hangs_is_killed_and_gone_on_with(
+async def test_a_removal_that_hangs_is_killed_and_resumed(
     tmp_path: Path, database_url: str, small_server: HttpServer
 ) -> None:
     folder = tmp_path / "here"
-    async with arming(folder, database_url, "hang@2", "drop", Limits(drop_seconds=5)) as scene:
-        import_id = await scene.submit(small_server.url)
-        await scene.receipt(import_id)
-        await scene.supervisor.remove(import_id)
-        await scene.until_gone(import_id)
+    async with arming(folder, database_url, "hang@2", "drop", Limits(drop_seconds=5)) as harness:
+        import_id = await harness.submit(small_server.url)
+        await harness.receipt(import_id)
+        await harness.supervisor.remove(import_id)
+        await harness.until_gone(import_id)
         assert was_reached(folder)
         assert row_count(database_url) == 0

@@ -348,12 +348,12 @@ def test_imports_that_a_restored_ledger_does_not_know_are_left_alone(operator: O
 
 @pytest.mark.anyio
 async def test_the_service_forgets_a_detached_import_and_leaves_its_table(
-    scene: SupervisorHarness, server: HttpServer
+    harness: SupervisorHarness, server: HttpServer
 ) -> None:
-    import_id = await scene.submit(server.url)
-    receipt = await scene.receipt(import_id)
-    execute(scene.database_url, f"{DETACH};\n{ARCHIVE}")
-    await scene.supervisor.remove(import_id)
-    await scene.until_gone(import_id)
-    assert query(scene.database_url, "SELECT count(*) FROM archive.import_1") == [(receipt.rows_published,)]
-    assert query(scene.database_url, "SELECT id, state FROM loader.import") == [(import_id, "published")]
+    import_id = await harness.submit(server.url)
+    receipt = await harness.receipt(import_id)
+    execute(harness.database_url, f"{DETACH};\n{ARCHIVE}")
+    await harness.supervisor.remove(import_id)
+    await harness.until_gone(import_id)
+    assert query(harness.database_url, "SELECT count(*) FROM archive.import_1") == [(receipt.rows_published,)]
+    assert query(harness.database_url, "SELECT id, state FROM loader.import") == [(import_id, "published")]

@@ -1,4 +1,4 @@
-"""An import moves as MOVES says and in no other way: every pair of states, and lives made up by Hypothesis."""
+"""Imports follow TRANSITIONS: every pair of states, and random sequences of calls by Hypothesis."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from tests.support.store_driver import (
     PROGRESS,
     Clock,
     brought_to,
+    existing,
     finished,
     job,
     receipt,
     submitted,
-    there,
 )
 
 R = TypeVar("R")
@@ -50,7 +50,7 @@ def ending(state: State) -> Operation:
     return lambda store, one: finished(store, one, state)
 
 
-# Whatever could bring an import to a state.
+# All calls that could bring an import to a state.
 OPERATIONS: dict[State, list[Operation]] = {
     State.QUEUED: [ending(State.QUEUED), lambda store, one: store.retry(one.id)],
     State.RUNNING: [ending(State.RUNNING), lambda store, _: store.claim()],
@@ -66,11 +66,11 @@ OPERATIONS: dict[State, list[Operation]] = {
 
 
 async def queued_again(store: Store) -> Import:
-    return there(await finished(store, await brought_to(store, State.RUNNING), State.QUEUED))
+    return existing(await finished(store, await brought_to(store, State.RUNNING), State.QUEUED))
 
 
 async def cancelled_before_it_ran(store: Store) -> Import:
-    return there(await store.request_cancel((await submitted(store)).id))
+    return existing(await store.request_cancel((await submitted(store)).id))
 
 
 def ways_to(state: State) -> list[Callable[[Store], Coroutine[object, object, Import]]]:
@@ -81,7 +81,7 @@ def ways_to(state: State) -> list[Callable[[Store], Coroutine[object, object, Im
 @pytest.mark.anyio
 @pytest.mark.parametrize("target", State)
 @pytest.mark.parametrize("origin", State)
-async def test_an_import_moves_where_the_table_says_and_is_else_left_as_it_is(
+async def test_only_the_listed_transitions_change_an_import(
     tmp_path: Path, origin: State, target: State
 ) -> None:
     reached: set[State] = set()
@@ -90,8 +90,8 @@ async def test_an_import_moves_where_the_table_says_and_is_else_left_as_it_is(
         before = await way(store)
         assert before.state is origin
         answer = await operation(store, before)
-        after = there(await store.get(before.id))
-        if after == before:  # refused; but who asks twice for a cancel is told where it stands
+        after = existing(await store.get(before.id))
+        if after == before:  # refused; a second cancel returns the import
             assert answer is None or (answer == before and origin is State.CANCELLING)
         else:
             assert answer == after
@@ -114,13 +114,13 @@ async def test_only_an_import_that_is_being_removed_can_be_deleted(tmp_path: Pat
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("state", State)
-async def test_progress_is_taken_only_while_a_loader_may_be_there(tmp_path: Path, state: State) -> None:
+async def test_progress_is_recorded_only_while_a_loader_may_run(tmp_path: Path, state: State) -> None:
     store = await Store.open(tmp_path / "control.db")
     one = await brought_to(store, state)
     after = await store.report(one.id, "publishing", PROGRESS)
     if state in (State.RUNNING, State.CANCELLING):
-        assert there(after).phase == "publishing"
-        assert there(after).progress == PROGRESS
+        assert existing(after).phase == "publishing"
+        assert existing(after).progress == PROGRESS
     else:
         assert after is None
         assert await store.get(one.id) == one
@@ -129,17 +129,17 @@ async def test_progress_is_taken_only_while_a_loader_may_be_there(tmp_path: Path
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("state", State)
-async def test_why_something_is_still_there_is_shown_until_it_is_gone(tmp_path: Path, state: State) -> None:
+async def test_a_cleanup_failure_is_shown_until_the_cleanup_succeeds(tmp_path: Path, state: State) -> None:
     store = await Store.open(tmp_path / "control.db")
     one = await brought_to(store, state)
     after = await store.show_cleanup_failure(one.id, FAILURE)
     if state in (State.CANCELLING, State.REMOVING):
-        assert (there(after).state, there(after).phase, there(after).error) == (state, None, FAILURE)
+        assert (existing(after).state, existing(after).phase, existing(after).error) == (state, None, FAILURE)
     else:
         assert after is None
         assert await store.get(one.id) == one
     if state is State.CANCELLING:
-        assert there(await finished(store, one, State.CANCELLED)).error is None
+        assert existing(await finished(store, one, State.CANCELLED)).error is None
     await store.close()
 
 
@@ -153,12 +153,12 @@ def test_every_state_can_be_reached_and_only_removing_is_the_last() -> None:
     }
 
 
-def test_an_end_with_rows_is_left_by_removal_alone() -> None:
+def test_a_succeeded_import_can_only_be_removed() -> None:
     assert {target for origin, target in TRANSITIONS if origin is State.SUCCEEDED} == {State.REMOVING}
 
 
-class Life(msgspec.Struct):
-    """What an import must look like."""
+class ImportModel(msgspec.Struct):
+    """The expected import."""
 
     sequence: int
     source: str
@@ -169,7 +169,7 @@ class Life(msgspec.Struct):
     retries: int = 0
     loader_runs: bool = False
     not_before: datetime | None = None
-    has_failed: bool = False  # it is queued, and waits after a failed attempt
+    has_failed: bool = False  # queued after a failed attempt
     finished_at: datetime | None = None
 
     def is_due(self, now: datetime) -> bool:
@@ -179,15 +179,15 @@ class Life(msgspec.Struct):
         return self.not_before is None or not now < self.not_before <= latest
 
 
-class Lives(RuleBasedStateMachine):
-    """Any number of imports, whatever happens to them in whatever order, against a model of a few lines."""
+class ImportMachine(RuleBasedStateMachine):
+    """Random calls on any number of imports, compared with a simple model."""
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
         self.runner = asyncio.Runner()
         self.clock = Clock()
-        self.lives: dict[UUID, Life] = {}
+        self.models: dict[UUID, ImportModel] = {}
         self.last_sequence = 0
         self.store = self.run(Store.open(self.folder / "control.db", self.clock))
 
@@ -201,35 +201,37 @@ class Lives(RuleBasedStateMachine):
 
     def expect(
         self, one: UUID, answer: Import | None, target: State, origins: tuple[State, ...] | frozenset[State]
-    ) -> Life | None:
-        """Make the move in the model too, or see that it was refused; return the life that moved."""
-        life = self.lives[one]
-        if life.state not in origins:
+    ) -> ImportModel | None:
+        """Check the answer and apply the transition to the model; return the import's model if it moved."""
+        model = self.models[one]
+        if model.state not in origins:
             assert answer is None
             return None
         assert answer is not None
         assert answer.state is target
-        assert life.state is target or (life.state, target) in TRANSITIONS
-        life.state = target
-        life.version += 1
-        life.not_before, life.has_failed = None, False
-        life.finished_at = self.clock.now if target in FINISHED else life.finished_at
-        return life
+        assert model.state is target or (model.state, target) in TRANSITIONS
+        model.state = target
+        model.version += 1
+        model.not_before, model.has_failed = None, False
+        model.finished_at = self.clock.now if target in FINISHED else model.finished_at
+        return model
 
-    def end(self, one: UUID, state: State, origins: tuple[State, ...], answer: Import | None) -> Life | None:
-        life = self.expect(one, answer, state, origins)
-        if life is not None:
-            life.loader_runs = False
-        return life
+    def end(
+        self, one: UUID, state: State, origins: tuple[State, ...], answer: Import | None
+    ) -> ImportModel | None:
+        model = self.expect(one, answer, state, origins)
+        if model is not None:
+            model.loader_runs = False
+        return model
 
     def pick(self, number: int) -> UUID | None:
-        ids = list(self.lives)
+        ids = list(self.models)
         return ids[number % len(ids)] if ids else None
 
     @rule(key=st.sampled_from([None, None, None, "a", "b"]), source=st.sampled_from(["/x", "/y"]))
     def submit(self, key: str | None, source: str) -> None:
-        twin = next((one for one, life in self.lives.items() if key and life.key == key), None)
-        if twin is not None and self.lives[twin].source != source:
+        twin = next((one for one, model in self.models.items() if key and model.key == key), None)
+        if twin is not None and self.models[twin].source != source:
             with pytest.raises(IdempotencyConflict) as conflict:
                 self.run(self.store.submit(job(source), key))
             assert conflict.value.import_id == twin
@@ -237,39 +239,39 @@ class Lives(RuleBasedStateMachine):
         found, created = self.run(self.store.submit(job(source), key))
         assert created == (twin is None)
         if created:
-            assert found.sequence > self.last_sequence  # never used again, whatever was removed
+            assert found.sequence > self.last_sequence  # never reused after a removal
             self.last_sequence = found.sequence
-            self.lives[found.id] = Life(found.sequence, source, key)
+            self.models[found.id] = ImportModel(found.sequence, source, key)
         else:
             assert found.id == twin
             assert found.job.source == source
 
     @rule()
     def start(self) -> None:
-        due = [one for one, life in self.lives.items() if life.is_due(self.clock.now)]
+        due = [one for one, model in self.models.items() if model.is_due(self.clock.now)]
         answer = self.run(self.store.claim())
         assert (answer and answer.id) == (due[0] if due else None)
         if answer is not None:
-            life = self.expect(answer.id, answer, State.RUNNING, (State.QUEUED,))
-            assert life is not None
-            life.attempts += 1
-            life.loader_runs = True
+            model = self.expect(answer.id, answer, State.RUNNING, (State.QUEUED,))
+            assert model is not None
+            model.attempts += 1
+            model.loader_runs = True
 
     @rule(number=st.integers(0))
     def progress(self, number: int) -> None:
         if one := self.pick(number):
             answer = self.run(self.store.report(one, "loading", PROGRESS))
-            self.expect(one, answer, self.lives[one].state, (State.RUNNING, State.CANCELLING))
+            self.expect(one, answer, self.models[one].state, (State.RUNNING, State.CANCELLING))
 
     @rule(number=st.integers(0))
     def cancel(self, number: int) -> None:
         if one := self.pick(number):
             answer = self.run(self.store.request_cancel(one))
-            if self.lives[one].state is State.CANCELLING:
+            if self.models[one].state is State.CANCELLING:
                 assert answer is not None
-                assert answer.version == self.lives[one].version
+                assert answer.version == self.models[one].version
             else:
-                target = State.CANCELLING if self.lives[one].attempts else State.CANCELLED
+                target = State.CANCELLING if self.models[one].attempts else State.CANCELLED
                 self.expect(one, answer, target, (State.QUEUED, State.RUNNING))
 
     @rule(number=st.integers(0), delay=st.integers(0, 100))
@@ -281,9 +283,9 @@ class Lives(RuleBasedStateMachine):
                     one, AttemptResult(state=State.QUEUED, exit_code=-9, error=FAILURE, not_before=not_before)
                 )
             )
-            if life := self.end(one, State.QUEUED, (State.RUNNING,), answer):
-                life.retries += 1
-                life.not_before, life.has_failed = not_before, True
+            if model := self.end(one, State.QUEUED, (State.RUNNING,), answer):
+                model.retries += 1
+                model.not_before, model.has_failed = not_before, True
 
     @rule(number=st.integers(0))
     def suspend(self, number: int) -> None:
@@ -294,14 +296,14 @@ class Lives(RuleBasedStateMachine):
     @rule(number=st.integers(0))
     def succeed(self, number: int) -> None:
         if one := self.pick(number):
-            proof = receipt(there(self.run(self.store.get(one))))
+            proof = receipt(existing(self.run(self.store.get(one))))
             answer = self.run(
                 self.store.finish_attempt(
                     one, AttemptResult(state=State.SUCCEEDED, exit_code=0, receipt=proof)
                 )
             )
             if self.end(one, State.SUCCEEDED, (State.RUNNING, State.CANCELLING), answer):
-                assert there(answer).receipt == proof
+                assert existing(answer).receipt == proof
 
     @rule(number=st.integers(0))
     def fail(self, number: int) -> None:
@@ -314,11 +316,11 @@ class Lives(RuleBasedStateMachine):
     @rule(number=st.integers(0))
     def find_published(self, number: int) -> None:
         if one := self.pick(number):
-            proof = receipt(there(self.run(self.store.get(one))))
+            proof = receipt(existing(self.run(self.store.get(one))))
             answer = self.run(self.store.mark_published(one, proof))
             if self.expect(one, answer, State.SUCCEEDED, (State.FAILED,)):
-                assert there(answer).receipt == proof
-                assert there(answer).error is None
+                assert existing(answer).receipt == proof
+                assert existing(answer).error is None
 
     @rule(number=st.integers(0))
     def roll_back(self, number: int) -> None:
@@ -334,9 +336,13 @@ class Lives(RuleBasedStateMachine):
     def retry(self, number: int) -> None:
         if one := self.pick(number):
             answer = self.run(self.store.retry(one))
-            origins = (State.FAILED, State.CANCELLED, *([State.QUEUED] if self.lives[one].has_failed else []))
-            if life := self.expect(one, answer, State.QUEUED, origins):
-                life.retries = 0
+            origins = (
+                State.FAILED,
+                State.CANCELLED,
+                *([State.QUEUED] if self.models[one].has_failed else []),
+            )
+            if model := self.expect(one, answer, State.QUEUED, origins):
+                model.retries = 0
 
     @rule(number=st.integers(0))
     def remove(self, number: int) -> None:
@@ -347,26 +353,26 @@ class Lives(RuleBasedStateMachine):
     def delete(self, number: int) -> None:
         if one := self.pick(number):
             gone = self.run(self.store.delete(one))
-            assert gone == (self.lives[one].state is State.REMOVING)
+            assert gone == (self.models[one].state is State.REMOVING)
             if gone:
-                del self.lives[one]
+                del self.models[one]
 
     @rule(age=st.integers(0, 200))
     def prune(self, age: int) -> None:
         older_than = self.clock.now - timedelta(seconds=age)
         old = [
             one
-            for one, life in self.lives.items()
-            if life.state in FINISHED and life.finished_at is not None and life.finished_at < older_than
+            for one, model in self.models.items()
+            if model.state in FINISHED and model.finished_at is not None and model.finished_at < older_than
         ]
         assert self.run(self.store.prune(older_than)) == len(old)
         for one in old:
-            del self.lives[one]
+            del self.models[one]
 
     @rule(seconds=st.integers(1, 100))
     def time_passes(self, seconds: int) -> None:
         self.clock.advance(seconds)
-        later = [life.not_before for life in self.lives.values() if not life.is_due(self.clock.now)]
+        later = [model.not_before for model in self.models.values() if not model.is_due(self.clock.now)]
         assert self.run(self.store.next_due()) == min(filter(None, later), default=None)
 
     @rule(seconds=st.sampled_from([-1000, 1000]))
@@ -379,25 +385,27 @@ class Lives(RuleBasedStateMachine):
         self.store = self.run(Store.open(self.folder / "control.db", self.clock))
         unfinished = (State.RUNNING, State.CANCELLING, State.REMOVING)
         assert [one.id for one in self.run(self.store.unfinished())] == [
-            one for one, life in self.lives.items() if life.state in unfinished
+            one for one, model in self.models.items() if model.state in unfinished
         ]
 
     @invariant()
     def the_store_is_as_the_model(self) -> None:
         found = self.run(self.store.page(state=None, limit=1000, before_sequence=None))
-        assert [one.id for one in found] == list(reversed(self.lives))
+        assert [one.id for one in found] == list(reversed(self.models))
         for one in found:
-            life = self.lives[one.id]
-            assert (one.sequence, one.state, one.version) == (life.sequence, life.state, life.version)
-            assert (one.attempt_count, one.retry_count) == (life.attempts, life.retries)
-            assert one.not_before == life.not_before
+            model = self.models[one.id]
+            assert (one.sequence, one.state, one.version) == (model.sequence, model.state, model.version)
+            assert (one.attempt_count, one.retry_count) == (model.attempts, model.retries)
+            assert one.not_before == model.not_before
             attempts = self.run(self.store.attempts(one.id))
-            assert [attempt.number for attempt in attempts] == list(range(1, life.attempts + 1))
+            assert [attempt.number for attempt in attempts] == list(range(1, model.attempts + 1))
             running = [attempt.number for attempt in attempts if attempt.finished_at is None]
-            assert running == ([life.attempts] if life.loader_runs else [])
+            assert running == ([model.attempts] if model.loader_runs else [])
         counts = self.run(self.store.counts())
-        assert counts == {state: sum(life.state is state for life in self.lives.values()) for state in State}
+        assert counts == {
+            state: sum(model.state is state for model in self.models.values()) for state in State
+        }
 
 
-TestLives = Lives.TestCase
-TestLives.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
+TestImports = ImportMachine.TestCase
+TestImports.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)

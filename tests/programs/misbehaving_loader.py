@@ -96,7 +96,7 @@ def fails_when_stopped(_: str) -> None:
     end("source_unreachable", 66, retryable=True, staging="unknown")
 
 
-def is_deaf(_: str) -> None:
+def ignores_signals(_: str) -> None:
     """Report progress, and ignore all signals."""
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
@@ -111,7 +111,7 @@ def is_silent(_: str) -> None:
         signal.pause()
 
 
-def talks_nonsense(_: str) -> None:
+def writes_unknown_messages(_: str) -> None:
     print("not JSON")
     sys.stdout.buffer.write(b'{"type": "progress", "phase": "\xff"}\n\n')
     print('{"type": "weather", "sunny": true}')
@@ -146,7 +146,7 @@ def writes_a_long_line(size: str) -> None:
     end("bad_row", 65)
 
 
-def tells_its_surroundings(_: str) -> None:
+def prints_its_environment(_: str) -> None:
     surroundings = {
         "environment": dict(os.environ),
         "arguments": sys.argv,

@@ -1,4 +1,4 @@
-"""A service that dies again and again, as whoever restarts it and its clients see it."""
+"""A service that ends repeatedly, and the client that restarts it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ R = TypeVar("R")
 
 
 class InternalError(Exception):
-    """A client got a 500."""
+    """A client got status 500."""
 
 
 def refuse_internal_error(answer: httpx.Response) -> None:
@@ -28,20 +28,20 @@ def refuse_internal_error(answer: httpx.Response) -> None:
 
 
 class RestartedService:
-    """One control DB, and one service after the other on it."""
+    """One control DB and its successive services."""
 
     def __init__(self, folder: Path, database_url: str, armed: str | None = None) -> None:
-        """`armed`: the first of them has a failpoint."""
+        """`armed`: the failpoint of the first service."""
         self.starts = 0
         self._folder = folder
         self._database_url = database_url
         self._armed = armed
-        # a failpoint's error may be a client's, who asks again
+        # a failpoint's error may reach a client, which then repeats its request
         self._internal_errors_left = 1 if armed and armed.startswith("error") else 0
         self._service: LiveService | None = None
 
     def running(self) -> LiveService:
-        """Return the one that runs, started if need be."""
+        """Return the running service, started if necessary."""
         while self._service is None:
             armed, self._armed = self._armed, None
             environment = {} if armed is None else {"IMPORTER_FAILPOINT": armed}
@@ -55,7 +55,7 @@ class RestartedService:
         return self._service
 
     def ask(self, action: Callable[[LiveService], R]) -> R:
-        """Return what comes of an action, begun again with the next service where one dies meanwhile."""
+        """Return the result of an action, repeated with the next service if one ends in the meantime."""
         while True:
             service = self.running()
             try:
@@ -69,20 +69,20 @@ class RestartedService:
                 self.kill()
 
     def kill(self) -> None:
-        """End it with SIGKILL, if one runs."""
+        """Kill the running service, if any."""
         if self._service is not None:
             self._service.kill()
             self._service = None
 
     def stop(self) -> None:
-        """Stop it in order, if one runs and does not die of that."""
+        """Stop the running service in order, if any."""
         if self._service is not None:
             self._service.process.terminate()
             wait_for("the service's end", lambda: self._service and self._service.process.poll() is not None)
             self.kill()
 
     def children(self) -> list[psutil.Process]:
-        """The loaders of the one that runs."""
+        """The loaders of the running service."""
         with contextlib.suppress(psutil.NoSuchProcess):
             if self._service is not None:
                 return psutil.Process(self._service.process.pid).children()
@@ -93,19 +93,19 @@ class RestartedService:
 def restarted_service(
     folder: Path, database_url: str, armed: str | None = None
 ) -> Generator[RestartedService]:
-    """Have one within `with`, after which nothing of it runs."""
+    """Yield a service; afterwards none of its processes runs."""
     service = RestartedService(folder, database_url, armed)
     try:
         yield service
     finally:
         loaders = service.children()
         service.kill()
-        _, alive = psutil.wait_procs(loaders, timeout=60)  # they notice the end of their stdin
+        _, alive = psutil.wait_procs(loaders, timeout=60)  # they suspend at the end of their stdin
         assert alive == []
 
 
 def assert_all_agree(folder: Path, database_url: str) -> None:
-    """See that control DB, ledger and trips say the same of imports that have all ended, and that nothing is left."""
+    """Check that control DB, ledger and trips agree about imports that have all finished, and that nothing is left."""
     assert_nothing_is_left(database_url)
     with contextlib.closing(sqlite3.connect(folder / "importer.sqlite")) as connection:
         states = dict(connection.execute("SELECT id, state FROM import").fetchall())

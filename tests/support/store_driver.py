@@ -1,4 +1,4 @@
-"""Brings imports of a real store to any state, by the store's own moves."""
+"""Brings imports of a real store to any state by the store's own calls."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FAILURE = Failure(
 
 
 class Clock:
-    """A time that goes on when it is told to."""
+    """A clock that stands still until it is advanced."""
 
     def __init__(self) -> None:
         self.now = datetime(2024, 2, 1, 12, tzinfo=UTC)
@@ -69,7 +69,7 @@ async def submitted(store: Store) -> Import:
 
 
 async def finished(store: Store, one: Import, state: State) -> Import | None:
-    """End an import's attempt with whatever this state needs."""
+    """Finish an import's attempt with what this state requires."""
     return await store.finish_attempt(
         one.id,
         AttemptResult(
@@ -83,23 +83,23 @@ async def finished(store: Store, one: Import, state: State) -> Import | None:
 
 
 async def brought_to(store: Store, state: State) -> Import:
-    """Submit an import to a store in which nothing is queued, and bring it to this state."""
+    """Submit an import to a store with an empty queue and bring it to this state."""
     one = await submitted(store)
     if state is State.QUEUED:
         return one
-    claimed = there(await store.claim())
+    claimed = existing(await store.claim())
     assert claimed.id == one.id
-    one = there(await store.report(one.id, "loading", PROGRESS))
+    one = existing(await store.report(one.id, "loading", PROGRESS))
     if state in (State.CANCELLING, State.CANCELLED):
-        one = there(await store.request_cancel(one.id))
+        one = existing(await store.request_cancel(one.id))
     if state in FINISHED:
-        one = there(await finished(store, one, state))
+        one = existing(await finished(store, one, state))
     if state is State.REMOVING:
         await finished(store, one, State.SUCCEEDED)
-        one = there(await store.request_removal(one.id))
+        one = existing(await store.request_removal(one.id))
     return one
 
 
-def there(found: Import | None) -> Import:
+def existing(found: Import | None) -> Import:
     assert found is not None
     return found

@@ -1,4 +1,4 @@
-"""A supervisor on a real control DB and a real Postgres, and what tests look at to see how its imports fare."""
+"""A supervisor with a real control DB and a real Postgres, and helpers that wait for states of its imports."""
 
 from __future__ import annotations
 
@@ -33,31 +33,31 @@ from tests.support.paths import PROGRAMS, ROOT
 
 R = TypeVar("R")
 
-# The loader with parts so small that a test's file has some; and what only passes for a loader, see misbehaving_loader.py.
+# A loader with parts so small that a test's file has several, and the program of misbehaving_loader.py.
 SMALL = (sys.executable, str(PROGRAMS / "small_loader.py"))
-ODD = (sys.executable, str(PROGRAMS / "misbehaving_loader.py"))
+MISBEHAVING = (sys.executable, str(PROGRAMS / "misbehaving_loader.py"))
 
-# Tests have less time than people.
+# Shorter delays for tests.
 QUICK = RetryPolicy(attempts=3, first_delay_seconds=0.05)
-# So long that nothing comes of a retry within a test.
-PATIENT = RetryPolicy(attempts=3, first_delay_seconds=1000)
+# Delays so long that no retry starts within a test.
+LATE_RETRIES = RetryPolicy(attempts=3, first_delay_seconds=1000)
 
-# Far more than any step takes on a loaded machine.
+# Far longer than any step takes on a busy machine.
 DEADLINE_SECONDS = 120.0
 
 
 async def until(what: str, probe: Callable[[], R | None]) -> R:
-    """Return the first true answer of `probe`; fail when there is none within the deadline."""
+    """Return the first true result of `probe`; fail if there is none within the deadline."""
     deadline = time.monotonic() + DEADLINE_SECONDS
     while time.monotonic() < deadline:
         if answer := await asyncio.to_thread(probe):
             return answer
-        await asyncio.sleep(0.02)  # between two looks, not instead of one
+        await asyncio.sleep(0.02)  # the poll interval
     raise AssertionError(f"waited {DEADLINE_SECONDS:.0f} s for {what}")
 
 
 class SupervisorHarness:
-    """One control DB and one supervisor of it."""
+    """One control DB and its supervisor."""
 
     def __init__(self, store: Store, supervisor: Supervisor, database_url: str) -> None:
         self.store = store
@@ -65,7 +65,7 @@ class SupervisorHarness:
         self.database_url = database_url
 
     async def submit(self, source: str) -> UUID:
-        """Submit a file, again if it is the same."""
+        """Submit a file, also one that was imported before."""
         job = Job(source=source, import_id=str(uuid_utils.compat.uuid7()), force=True)
         submitted, _ = await self.store.submit(job, None)
         self.supervisor.wake()
@@ -83,7 +83,7 @@ class SupervisorHarness:
         return [attempt.exit_code for attempt in await self.attempts(import_id)]
 
     async def until(self, import_id: UUID, condition: Callable[[Import], object]) -> Import:
-        """Wait until an import is as it should be; fail when it ends otherwise, or is gone, or takes too long."""
+        """Wait until an import meets a condition; fail if it finishes otherwise, disappears, or takes too long."""
         found = await self.get(import_id)
         async with asyncio.timeout(DEADLINE_SECONDS):
             while not condition(found):
@@ -106,7 +106,7 @@ class SupervisorHarness:
                 found = await self.store.wait_for_change(import_id, found.version, DEADLINE_SECONDS)
 
     async def until_part(self) -> int:
-        """Wait for a committed part; return how many rows there are."""
+        """Wait for a committed part; return the number of committed rows."""
         return await until("a committed part", lambda: committed_rows(self.database_url))
 
     async def receipt(self, import_id: UUID) -> Receipt:
@@ -127,7 +127,7 @@ async def supervising(
     retry_policy: RetryPolicy = QUICK,
     limits: Limits = LIMITS,
 ) -> AsyncGenerator[SupervisorHarness]:
-    """Supervise until the end of the block; then stop, as a service does."""
+    """Run a supervisor within the block, then stop it as a service does."""
     settings = Settings(
         folder, slots=slots, workers=1, allowed_hosts=("localhost",), grace_seconds=grace_seconds
     )
@@ -147,7 +147,7 @@ async def supervising(
 
 
 def children() -> list[psutil.Process]:
-    """The loader processes, zombies included, that this process has."""
+    """The loader processes of this process, zombies included."""
     found: list[psutil.Process] = []
     for child in psutil.Process().children():
         try:
@@ -163,13 +163,13 @@ def children() -> list[psutil.Process]:
 
 
 def loader() -> psutil.Process:
-    """The only loader that runs an import."""
+    """The single loader that runs an import."""
     (found,) = [child for child in children() if "run" in child.cmdline()]
     return found
 
 
 def stall(server: HttpServer, at: int = STALL_BYTES) -> None:
-    """Have the server stop in the middle of the file."""
+    """Stop the server in the middle of the file."""
 
     def late(request: Request) -> Fault | None:
         return Fault(before="stall") if (request.first or 0) >= at else None
@@ -179,7 +179,7 @@ def stall(server: HttpServer, at: int = STALL_BYTES) -> None:
 
 @contextlib.contextmanager
 def holding(database_url: str, statement: str) -> Generator[psycopg.Connection]:
-    """Hold what the statement locks."""
+    """Hold the locks of a statement."""
     with psycopg.connect(database_url) as connection:
         connection.execute(statement.encode())
         yield connection
@@ -196,7 +196,7 @@ def waits_for_lock(database_url: str) -> bool:
 
 @contextlib.contextmanager
 def supervisor_process(folder: Path, database_url: str) -> Generator[subprocess.Popen[bytes]]:
-    """A supervisor in a process of its own."""
+    """A supervisor in a separate process."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.support.supervision", str(folder)],
         cwd=ROOT,
@@ -215,7 +215,7 @@ def supervisor_process(folder: Path, database_url: str) -> Generator[subprocess.
 
 
 async def serve(folder: Path, database_url: str) -> None:
-    """Be a service until SIGTERM."""
+    """Run a service until SIGTERM."""
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
     async with supervising(folder, database_url):

@@ -1,4 +1,4 @@
-"""The control DB's file: one service at a time, kill -9, rights, damage, other versions, a full disk, others' locks."""
+"""The control DB's file: its lock, kill -9, permissions, damage, migrations, a full disk, cancelled callers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from importer.store.database import MIGRATIONS
 from importer.store.errors import StoreBusy, StoreCorrupt, StoreError, StoreFull, StoreLocked, StoreNewer
 from importer.store.store import Store
 from tests.support.paths import ROOT
-from tests.support.store_driver import FAILURE, PROGRESS, brought_to, finished, job, submitted, there
+from tests.support.store_driver import FAILURE, PROGRESS, brought_to, existing, finished, job, submitted
 
 pytestmark = pytest.mark.anyio
 
@@ -55,7 +55,7 @@ async def test_a_second_service_is_refused_until_the_first_has_ended(path: Path)
     await second.close()
 
 
-async def test_a_loader_that_outlives_the_service_keeps_nothing_locked(path: Path) -> None:
+async def test_a_loader_that_outlives_the_service_holds_no_lock(path: Path) -> None:
     first = await Store.open(path)
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     await first.close()
@@ -64,7 +64,7 @@ async def test_a_loader_that_outlives_the_service_keeps_nothing_locked(path: Pat
     child.communicate()
 
 
-async def test_a_killed_service_leaves_all_it_was_told_and_no_lock(path: Path) -> None:
+async def test_a_killed_service_leaves_its_committed_changes_and_no_lock(path: Path) -> None:
     child = subprocess.Popen(
         [sys.executable, "-m", "tests.importer.store.test_database", str(path)],
         cwd=ROOT,
@@ -83,15 +83,15 @@ async def test_a_killed_service_leaves_all_it_was_told_and_no_lock(path: Path) -
     (left,) = await store.unfinished()
     assert (left.id, left.state, left.phase) == (UUID(running), State.RUNNING, "loading")
     assert left.progress == PROGRESS
-    assert there(await store.get(UUID(queued))).state is State.QUEUED
-    back = there(await store.finish_attempt(left.id, AttemptResult(state=State.QUEUED)))
+    assert existing(await store.get(UUID(queued))).state is State.QUEUED
+    back = existing(await store.finish_attempt(left.id, AttemptResult(state=State.QUEUED)))
     assert (back.attempt_count, back.retry_count) == (1, 0)
-    assert there(await store.claim()).id == left.id  # before the one that never ran
+    assert existing(await store.claim()).id == left.id  # older than the one that never ran
     assert [attempt.finished_at is None for attempt in await store.attempts(left.id)] == [False, True]
     await store.close()
 
 
-async def test_the_files_are_for_their_owner_alone(tmp_path: Path) -> None:
+async def test_only_their_owner_can_read_the_files(tmp_path: Path) -> None:
     path = tmp_path / "new folder" / "control.db"
     before = os.umask(0)
     try:
@@ -109,12 +109,12 @@ async def test_the_files_are_for_their_owner_alone(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-async def test_a_file_that_is_no_database_is_refused_and_kept(path: Path) -> None:
+async def test_a_file_that_is_not_a_database_is_refused_and_unchanged(path: Path) -> None:
     path.write_bytes(b"import,state\n1,queued\n" * 1000)
     await refused_and_kept(path, StoreCorrupt)
 
 
-async def test_a_damaged_database_is_refused_and_kept(path: Path) -> None:
+async def test_a_damaged_database_is_refused_and_unchanged(path: Path) -> None:
     await make_database(path)
     content = bytearray(path.read_bytes())
     page_bytes = 4096
@@ -124,7 +124,7 @@ async def test_a_damaged_database_is_refused_and_kept(path: Path) -> None:
     await refused_and_kept(path, StoreCorrupt)
 
 
-async def test_a_database_that_was_cut_off_is_refused_and_kept(path: Path) -> None:
+async def test_a_truncated_database_is_refused_and_unchanged(path: Path) -> None:
     await make_database(path)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
@@ -141,9 +141,7 @@ async def test_a_database_that_was_cut_off_is_refused_and_kept(path: Path) -> No
         "created_at = 'canary'",
     ],
 )
-async def test_a_damaged_row_is_told_as_such_without_what_it_has(
-    store: Store, path: Path, damage: str
-) -> None:
+async def test_a_damaged_row_is_reported_without_its_content(store: Store, path: Path, damage: str) -> None:
     whole, damaged = await submitted(store), await submitted(store)
     with closing(sqlite3.connect(path)) as other, other:
         other.execute(f"UPDATE import SET {damage} WHERE id = ?", [str(damaged.id)])
@@ -157,17 +155,17 @@ async def test_a_damaged_row_is_told_as_such_without_what_it_has(
         assert str(path) in told.value.message
         assert "canary" not in "".join(traceback.format_exception(told.value))
     assert await store.get(whole.id) == whole
-    assert there(await store.claim()).id == whole.id
+    assert existing(await store.claim()).id == whole.id
 
 
-async def test_a_database_of_a_newer_version_is_refused_and_kept(path: Path) -> None:
+async def test_a_database_of_a_newer_version_is_refused_and_unchanged(path: Path) -> None:
     await make_database(path)
     with closing(sqlite3.connect(path)) as other:
         other.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
     await refused_and_kept(path, StoreNewer)
 
 
-async def test_a_database_of_our_version_is_not_migrated_again(path: Path) -> None:
+async def test_a_database_of_the_current_version_is_not_migrated(path: Path) -> None:
     await make_database(path)
     store = await Store.open(path)
     assert sum((await store.counts()).values()) == 20
@@ -188,7 +186,7 @@ TIME = "2024-02-01T12:00:00.000000+00:00"
 
 
 def make_database_of_version_1(path: Path) -> None:
-    """Make the file as version 1 of the service did: imports in six states, their attempts, a number that is gone."""
+    """Create a file of version 1: imports in six states, their attempts, and the gap of a deleted import."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.executescript(f"PRAGMA foreign_keys = ON; {MIGRATIONS[0]}; PRAGMA user_version = 1")
         for number, (state, attempts, error, receipt, phase) in enumerate(STATES_BEFORE, 1):
@@ -288,21 +286,21 @@ async def make_database(path: Path) -> None:
 
 async def refused_and_kept(path: Path, why: type[StoreError]) -> None:
     content = path.read_bytes()
-    for _ in range(2):  # the refusal keeps no lock either
+    for _ in range(2):  # the refused open holds no lock
         with pytest.raises(why) as refused:
             await Store.open(path)
         assert str(path) in refused.value.message
     assert path.read_bytes() == content
 
 
-async def test_a_folder_that_cannot_be_used_is_told_as_such(tmp_path: Path) -> None:
+async def test_an_unusable_folder_is_named_in_the_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreError) as refused:
         await Store.open(tmp_path / "file" / "control.db")
     assert str(tmp_path / "file") in refused.value.message
 
 
-async def test_a_full_disk_refuses_what_is_new_and_nothing_else(store: Store, path: Path) -> None:
+async def test_a_full_disk_refuses_writes_and_allows_reads(store: Store, path: Path) -> None:
     running = await brought_to(store, State.RUNNING)
     with disk_limit(path.with_name("control.db-wal").stat().st_size + 2048):
         for _ in range(3):
@@ -312,13 +310,13 @@ async def test_a_full_disk_refuses_what_is_new_and_nothing_else(store: Store, pa
                 await store.report(running.id, "loading", PROGRESS)
         assert await store.get(running.id) == running
         assert await store.page(state=None, limit=10, before_sequence=None) == [running]
-    assert there(await finished(store, running, State.SUCCEEDED)).version == running.version + 1
-    assert there(await store.get((await submitted(store)).id)).state is State.QUEUED
+    assert existing(await finished(store, running, State.SUCCEEDED)).version == running.version + 1
+    assert existing(await store.get((await submitted(store)).id)).state is State.QUEUED
 
 
 @contextmanager
 def disk_limit(size_bytes: int) -> Generator[None]:
-    """Let no file of this process grow beyond a size: to SQLite, as to a user with a quota, the disk is then full."""
+    """Limit the size of this process's files, which SQLite reports as a full disk, as it does with a quota."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
     try:
@@ -327,7 +325,7 @@ def disk_limit(size_bytes: int) -> Generator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-async def test_a_lock_of_another_program_lets_reading_go_on(store: Store, path: Path) -> None:
+async def test_a_lock_of_another_program_does_not_block_reads(store: Store, path: Path) -> None:
     one = await submitted(store)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -340,12 +338,12 @@ async def test_a_lock_of_another_program_lets_reading_go_on(store: Store, path: 
         with pytest.raises(StoreBusy):
             await cancel
         assert reads > 10
-    assert there(await store.request_cancel(one.id)).state is State.CANCELLED
+    assert existing(await store.request_cancel(one.id)).state is State.CANCELLED
 
 
 @pytest.mark.parametrize("damage", ["damaged", "newer", "locked", "unclosed", "cancelled"])
 def test_a_process_whose_open_fails_or_is_cancelled_exits(path: Path, damage: str) -> None:
-    """The thread of an aiosqlite connection is no daemon: one that is left open would keep the process alive."""
+    """An open aiosqlite connection keeps the process alive, since its thread is not a daemon."""
     with closing(sqlite3.connect(path)) as other:
         if damage == "newer":
             other.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
@@ -366,7 +364,7 @@ async def test_an_open_that_is_cancelled_at_any_moment_leaves_no_thread_and_no_l
     duration_seconds = time.perf_counter() - began
     for number in range(30):
         opening = asyncio.create_task(Store.open(path))
-        await asyncio.sleep(duration_seconds * number / 20)  # the moment is what is tried here
+        await asyncio.sleep(duration_seconds * number / 20)  # the test varies the moment
         opening.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await (await opening).close()
@@ -376,7 +374,7 @@ async def test_an_open_that_is_cancelled_at_any_moment_leaves_no_thread_and_no_l
             await asyncio.sleep(0.01)
 
 
-async def test_hundreds_of_cancelled_callers_leave_no_open_transaction_and_consistent_counts(
+async def test_cancelled_callers_leave_no_open_transaction_and_consistent_counts(
     store: Store, path: Path
 ) -> None:
     seed = random.randrange(2**32)
@@ -412,7 +410,7 @@ async def test_hundreds_of_cancelled_callers_leave_no_open_transaction_and_consi
     await asyncio.gather(*cancels)
     assert {type(each) for each in ended} <= {type(None), asyncio.CancelledError}
     assert any(isinstance(each, asyncio.CancelledError) for each in ended)
-    await store.require_writable()  # after all that was started
+    await store.require_writable()  # runs after all started transactions
 
     with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -427,11 +425,11 @@ async def test_hundreds_of_cancelled_callers_leave_no_open_transaction_and_consi
         busy, *_ = other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         assert not busy  # no read is open either
     for one in returned:
-        assert there(await store.get(one.id)).version >= one.version
+        assert existing(await store.get(one.id)).version >= one.version
 
 
 async def open_and_fail(path: Path, damage: str) -> None:
-    """Be a process whose control DB can't be opened, is left open, or is opened and given up."""
+    """Run a process that fails to open the control DB, leaves it open, or cancels the open."""
     opening = asyncio.create_task(Store.open(path))
     if damage == "cancelled":
         await asyncio.sleep(0.001)
@@ -441,12 +439,12 @@ async def open_and_fail(path: Path, damage: str) -> None:
 
 
 async def serve_until_killed(path: Path) -> None:
-    """Be a service that is at work: the process that is killed by a test above."""
+    """Run a service with a running and a queued import until it is killed."""
     store = await Store.open(path)
     running = await brought_to(store, State.RUNNING)
     queued = await submitted(store)
     print(running.id, queued.id, flush=True)
-    sys.stdin.read()  # nothing comes; it ends if the test does
+    sys.stdin.read()  # ends with the test's process
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Cancelled in any state and at any moment: nothing is left, or all of it was published, and it is said which."""
+"""Cancelling in any state and at any moment: nothing is left, or everything was published, and the state says which."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from tests.support.loader_process import query, row_count
 from tests.support.mid_load import COMMITS, SLOW_COMMIT, resume_serving
 from tests.support.supervision import (
     DEADLINE_SECONDS,
-    ODD,
-    PATIENT,
+    LATE_RETRIES,
+    MISBEHAVING,
     SupervisorHarness,
     assert_all_gone,
     children,
@@ -41,131 +41,137 @@ from tests.support.supervision import (
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
-async def test_cancelled_while_it_waits_in_the_queue(
+async def test_a_queued_import_is_cancelled_at_once(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
     stall(server)
-    async with supervising(tmp_path, database_url, slots=1) as scene:
-        running = await scene.submit(server.url)
-        queued = await scene.submit(server.url)
-        await scene.until_phase(running, "loading")
-        found = await scene.supervisor.cancel(queued)
+    async with supervising(tmp_path, database_url, slots=1) as harness:
+        running = await harness.submit(server.url)
+        queued = await harness.submit(server.url)
+        await harness.until_phase(running, "loading")
+        found = await harness.supervisor.cancel(queued)
         assert found is not None
         assert found.state is State.CANCELLED
-        assert await scene.supervisor.cancel(queued) is None  # it has ended
-        assert (await scene.get(running)).state is State.RUNNING
-        assert await scene.attempts(queued) == []
+        assert await harness.supervisor.cancel(queued) is None  # it has finished
+        assert (await harness.get(running)).state is State.RUNNING
+        assert await harness.attempts(queued) == []
 
 
-async def test_cancelled_fifty_times_while_the_source_stalls(
-    scene: SupervisorHarness, server: HttpServer
+async def test_an_import_cancelled_fifty_times_while_its_source_stalls_is_rolled_back(
+    harness: SupervisorHarness, server: HttpServer
 ) -> None:
     stall(server)
-    import_id = await scene.submit(server.url)
-    await scene.until_part()
-    answers = await asyncio.gather(*(scene.supervisor.cancel(import_id) for _ in range(50)))
+    import_id = await harness.submit(server.url)
+    await harness.until_part()
+    answers = await asyncio.gather(*(harness.supervisor.cancel(import_id) for _ in range(50)))
     assert {answer.state for answer in answers if answer is not None} == {State.CANCELLING}
-    await scene.until_state(import_id, State.CANCELLED)
-    assert await scene.exit_codes(import_id) == [143]
-    await assert_all_gone(scene.database_url)
-    assert row_count(scene.database_url) == 0
+    await harness.until_state(import_id, State.CANCELLED)
+    assert await harness.exit_codes(import_id) == [143]
+    await assert_all_gone(harness.database_url)
+    assert row_count(harness.database_url) == 0
 
 
-async def test_cancelled_while_its_loader_starts(scene: SupervisorHarness, server: HttpServer) -> None:
-    import_id = await scene.submit(server.url)
-    await scene.until_state(import_id, State.RUNNING)
-    await scene.supervisor.cancel(import_id)
-    await scene.until_state(import_id, State.CANCELLED)
-    await assert_all_gone(scene.database_url)
+async def test_an_import_cancelled_while_its_loader_starts_is_rolled_back(
+    harness: SupervisorHarness, server: HttpServer
+) -> None:
+    import_id = await harness.submit(server.url)
+    await harness.until_state(import_id, State.RUNNING)
+    await harness.supervisor.cancel(import_id)
+    await harness.until_state(import_id, State.CANCELLED)
+    await assert_all_gone(harness.database_url)
 
 
-async def test_cancelled_while_it_waits_to_publish(scene: SupervisorHarness, server: HttpServer) -> None:
+async def test_an_import_cancelled_while_it_waits_to_publish_is_rolled_back(
+    harness: SupervisorHarness, server: HttpServer
+) -> None:
     stall(server)
-    import_id = await scene.submit(server.url)
-    await scene.until_part()
-    with holding(scene.database_url, "LOCK TABLE trips IN SHARE UPDATE EXCLUSIVE MODE"):
+    import_id = await harness.submit(server.url)
+    await harness.until_part()
+    with holding(harness.database_url, "LOCK TABLE trips IN SHARE UPDATE EXCLUSIVE MODE"):
         resume_serving(server)
-        await scene.until_phase(import_id, "publishing")
-        await until("a wait for trips", lambda: waits_for_lock(scene.database_url))
-        await scene.supervisor.cancel(import_id)
-        await scene.until_state(import_id, State.CANCELLED)
-    assert row_count(scene.database_url) == 0
-    await assert_all_gone(scene.database_url)
+        await harness.until_phase(import_id, "publishing")
+        await until("a wait for trips", lambda: waits_for_lock(harness.database_url))
+        await harness.supervisor.cancel(import_id)
+        await harness.until_state(import_id, State.CANCELLED)
+    assert row_count(harness.database_url) == 0
+    await assert_all_gone(harness.database_url)
 
 
-async def test_cancelled_between_two_attempts(tmp_path: Path, database_url: str, server: HttpServer) -> None:
-    async with supervising(tmp_path, database_url, retry_policy=PATIENT) as scene:
-        import_id = await killed_in_mid_load(scene, server)
-        found = await scene.supervisor.cancel(import_id)
+async def test_an_import_cancelled_between_two_attempts_is_rolled_back(
+    tmp_path: Path, database_url: str, server: HttpServer
+) -> None:
+    async with supervising(tmp_path, database_url, retry_policy=LATE_RETRIES) as harness:
+        import_id = await killed_in_mid_load(harness, server)
+        found = await harness.supervisor.cancel(import_id)
         assert found is not None
         assert found.state is State.CANCELLING
-        await scene.until_state(import_id, State.CANCELLED)
-        assert await scene.exit_codes(import_id) == [-9]
+        await harness.until_state(import_id, State.CANCELLED)
+        assert await harness.exit_codes(import_id) == [-9]
     await assert_all_gone(database_url)
 
 
-async def killed_in_mid_load(scene: SupervisorHarness, server: HttpServer) -> UUID:
-    """Submit an import, kill its loader when some of it is committed, and wait for what becomes of it."""
+async def killed_in_mid_load(harness: SupervisorHarness, server: HttpServer) -> UUID:
+    """Submit an import, kill its loader after the first commit, and wait for the failure."""
     stall(server)
-    import_id = await scene.submit(server.url)
-    await scene.until_part()
+    import_id = await harness.submit(server.url)
+    await harness.until_part()
     loader().kill()
-    found = await scene.until(import_id, lambda found: found.error is not None)
+    found = await harness.until(import_id, lambda found: found.error is not None)
     assert found.error is not None
     assert "SIGKILL" in found.error.message
     return import_id
 
 
-async def test_cancelled_while_the_database_is_down_it_is_so_only_when_all_is_gone(
+async def test_an_import_is_cancelled_only_after_its_staging_is_removed(
     tmp_path: Path, database_url: str, postgres: str, server: HttpServer
 ) -> None:
-    async with supervising(tmp_path, database_url, retry_policy=PATIENT) as scene:
-        import_id = await killed_in_mid_load(scene, server)
+    async with supervising(tmp_path, database_url, retry_policy=LATE_RETRIES) as harness:
+        import_id = await killed_in_mid_load(harness, server)
         name = database_url.rpartition("/")[2].partition("?")[0]
         with psycopg.connect(postgres, autocommit=True) as connection:
             connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
-            await scene.supervisor.cancel(import_id)
-            changed = asyncio.create_task(scene.until_state(import_id, State.CANCELLED))
+            await harness.supervisor.cancel(import_id)
+            changed = asyncio.create_task(harness.until_state(import_id, State.CANCELLED))
             assert await asyncio.wait([changed], timeout=1.5) == (set(), {changed})
-            waiting = await scene.until(import_id, lambda found: found.error is not None)
+            waiting = await harness.until(import_id, lambda found: found.error is not None)
             assert waiting.error is not None
             assert (waiting.state, waiting.error.code) == (State.CANCELLING, FailureCode.CLEANUP_PENDING)
             connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
         await changed
-        assert (await scene.get(import_id)).error is None
+        assert (await harness.get(import_id)).error is None
     await assert_all_gone(database_url)
 
 
-async def test_cancelled_after_its_loader_has_failed_the_attempt_tells_that_failure(
+async def test_the_attempt_of_a_cancelled_import_keeps_its_own_failure(
     tmp_path: Path, database_url: str, postgres: str
 ) -> None:
-    """Where the database could not be asked at its end: the clean-up writes it down later."""
-    async with supervising(tmp_path, database_url, command=ODD) as scene:
-        import_id = await scene.submit("https://example.org/fails_when_stopped")
-        await scene.until_phase(import_id, "loading")
+    """The database is unavailable when the loader ends, so the cleanup records the failure later."""
+    async with supervising(tmp_path, database_url, command=MISBEHAVING) as harness:
+        import_id = await harness.submit("https://example.org/fails_when_stopped")
+        await harness.until_phase(import_id, "loading")
         name = database_url.rpartition("/")[2].partition("?")[0]
         with psycopg.connect(postgres, autocommit=True) as connection:
             connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
-            await scene.supervisor.cancel(import_id)
-            pending = await scene.until(import_id, lambda found: found.error is not None)
+            await harness.supervisor.cancel(import_id)
+            pending = await harness.until(import_id, lambda found: found.error is not None)
             assert pending.error is not None
             assert (pending.state, pending.error.code) == (State.CANCELLING, FailureCode.CLEANUP_PENDING)
             connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
-        found = await scene.until_state(import_id, State.CANCELLED)
+        found = await harness.until_state(import_id, State.CANCELLED)
         assert (found.error, found.receipt) == (None, None)
-        (attempt,) = await scene.attempts(import_id)
+        (attempt,) = await harness.attempts(import_id)
         assert attempt.error is not None
         assert attempt.error.code is FailureCode.SOURCE_UNREACHABLE
         assert (attempt.exit_code, attempt.log) == (66, "that is all\n")
 
 
 @pytest.mark.parametrize("is_seen", [True, False], ids=["its end was seen", "nobody saw its end"])
-async def test_cancelled_and_found_published_the_attempt_tells_no_failure(
+async def test_a_cancelled_import_that_was_published_shows_no_failure(
     is_seen: bool, tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
-    async with supervising(tmp_path, database_url) as scene:
-        import_id = await scene.submit(server.url)
-        receipt = await scene.receipt(import_id)
+    async with supervising(tmp_path, database_url) as harness:
+        import_id = await harness.submit(server.url)
+        receipt = await harness.receipt(import_id)
     path = tmp_path / "importer.sqlite"
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("UPDATE import SET state = 'cancelling', receipt = NULL, finished_at = NULL")
@@ -186,68 +192,68 @@ async def test_cancelled_and_found_published_the_attempt_tells_no_failure(
 
 
 @pytest.mark.parametrize("how", ["cancelled", "killed", "cancelled and killed"])
-async def test_once_its_commit_has_begun_the_ledger_decides(
-    how: str, scene: SupervisorHarness, server: HttpServer
+async def test_the_ledger_decides_once_the_commit_has_started(
+    how: str, harness: SupervisorHarness, server: HttpServer
 ) -> None:
     stall(server)
-    import_id = await scene.submit(server.url)
-    await scene.until_part()
-    with psycopg.connect(scene.database_url) as connection:
+    import_id = await harness.submit(server.url)
+    await harness.until_part()
+    with psycopg.connect(harness.database_url) as connection:
         connection.execute(SLOW_COMMIT.encode())
     resume_serving(server)
-    await until("the commit", lambda: query(scene.database_url, COMMITS) != [])
+    await until("the commit", lambda: query(harness.database_url, COMMITS) != [])
     if "cancelled" in how:
-        found = await scene.supervisor.cancel(import_id)
+        found = await harness.supervisor.cancel(import_id)
         assert found is not None
         assert found.state is State.CANCELLING
     if "killed" in how:
         loader().kill()
-    await scene.until(import_id, lambda found: found.state in FINISHED)
-    found = await scene.get(import_id)
+    await harness.until(import_id, lambda found: found.state in FINISHED)
+    found = await harness.get(import_id)
     published = {None: State.CANCELLED, SAMPLE_ROWS: State.SUCCEEDED}
-    assert found.state is published[row_count(scene.database_url) or None]
+    assert found.state is published[row_count(harness.database_url) or None]
     assert (
         found.state is State.SUCCEEDED or "killed" in how
-    )  # a killed loader's backend may give up its commit
-    await assert_all_gone(scene.database_url)
+    )  # the backend of a killed loader may abort its commit
+    await assert_all_gone(harness.database_url)
 
 
-async def test_cancelled_at_any_moment_it_ends_as_the_ledger_says(
-    scene: SupervisorHarness, server: HttpServer
+async def test_imports_cancelled_at_any_moment_end_as_the_ledger_says(
+    harness: SupervisorHarness, server: HttpServer
 ) -> None:
-    """Imports two at a time, each cancelled a little later: some before their publish, some after it."""
-    import_ids = [await scene.submit(server.url) for _ in range(5)]
+    """Cancel imports after increasing delays: some before their publish, some after it."""
+    import_ids = [await harness.submit(server.url) for _ in range(5)]
     for number, import_id in enumerate(import_ids):
-        await scene.until(import_id, lambda found: found.attempt_count or found.state in FINISHED)
-        await asyncio.sleep(0.3 * number)  # the moment is what is tried here
-        await scene.supervisor.cancel(import_id)
+        await harness.until(import_id, lambda found: found.attempt_count or found.state in FINISHED)
+        await asyncio.sleep(0.3 * number)  # the test varies the moment
+        await harness.supervisor.cancel(import_id)
     states = [
-        (await scene.until(import_id, lambda found: found.state in FINISHED)).state
+        (await harness.until(import_id, lambda found: found.state in FINISHED)).state
         for import_id in import_ids
     ]
     assert set(states) <= {State.SUCCEEDED, State.CANCELLED}
-    assert row_count(scene.database_url) == SAMPLE_ROWS * states.count(State.SUCCEEDED)
-    await assert_all_gone(scene.database_url)
+    assert row_count(harness.database_url) == SAMPLE_ROWS * states.count(State.SUCCEEDED)
+    await assert_all_gone(harness.database_url)
 
 
 async def test_a_loader_that_ignores_sigterm_is_killed_after_the_grace(
     tmp_path: Path, database_url: str
 ) -> None:
-    async with supervising(tmp_path, database_url, command=ODD, grace_seconds=1) as scene:
-        import_id = await scene.submit("https://example.org/is_deaf")
-        await scene.until_phase(import_id, "loading")
-        await scene.supervisor.cancel(import_id)
-        await scene.until_state(import_id, State.CANCELLED)
-        assert await scene.exit_codes(import_id) == [-9]
+    async with supervising(tmp_path, database_url, command=MISBEHAVING, grace_seconds=1) as harness:
+        import_id = await harness.submit("https://example.org/ignores_signals")
+        await harness.until_phase(import_id, "loading")
+        await harness.supervisor.cancel(import_id)
+        await harness.until_state(import_id, State.CANCELLED)
+        assert await harness.exit_codes(import_id) == [-9]
 
 
-async def test_hundreds_that_wait_are_cancelled_and_no_loader_is_started_for_them(
+async def test_hundreds_of_queued_imports_are_cancelled_without_a_loader(
     tmp_path: Path, database_url: str
 ) -> None:
-    async with supervising(tmp_path, database_url, command=ODD, slots=1) as scene:
-        running = await scene.submit("https://example.org/waits")
-        await scene.until_phase(running, "loading")
-        queued = [await scene.submit("https://example.org/fails") for _ in range(300)]
-        await asyncio.gather(*(scene.supervisor.cancel(import_id) for import_id in queued))
-        assert (await scene.store.counts())[State.CANCELLED] == 300
+    async with supervising(tmp_path, database_url, command=MISBEHAVING, slots=1) as harness:
+        running = await harness.submit("https://example.org/waits")
+        await harness.until_phase(running, "loading")
+        queued = [await harness.submit("https://example.org/fails") for _ in range(300)]
+        await asyncio.gather(*(harness.supervisor.cancel(import_id) for import_id in queued))
+        assert (await harness.store.counts())[State.CANCELLED] == 300
         assert len(children()) == 1

@@ -1,4 +1,4 @@
-"""An import whose signed URL has expired goes on from what is committed, by a URL with a new signature."""
+"""Retries of an import whose signed URL has expired, with a new URL."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.live_service import Json, LiveService, assert_problem
 from tests.support.loader_process import assert_nothing_is_left, committed_rows, row_count
 from tests.support.mid_load import STALL_BYTES
 
-# Real processes, some seconds each.
+# Real processes: some seconds each.
 pytestmark = pytest.mark.slow
 
 KEY = {"Idempotency-Key": "monthly"}
@@ -29,13 +29,13 @@ def live(tmp_path: Path, database_url: str) -> Generator[LiveService]:
 
 
 def expire(request: Request) -> Fault | None:
-    """Serve the beginning of the file to the old signature, and all of it to others."""
-    is_late = (request.first or 0) >= STALL_BYTES and not request.is_tail  # the tail is the probe's
+    """Serve only the beginning of the file to the old signature."""
+    is_late = (request.first or 0) >= STALL_BYTES and not request.is_tail  # only the probe requests the tail
     return Fault(status=403) if "canary-old" in request.target and is_late else None
 
 
 def submit_expiring(live: LiveService, server: HttpServer) -> Json:
-    """Submit an import whose URL expires on the way; return it as it has failed, with some of it committed."""
+    """Submit an import whose URL expires during the load; return it after it has failed with committed parts."""
     server.rule = expire
     submitted = live.submit(f"{server.url}?signature=canary-old", KEY)
     failed = live.until_state(submitted["id"], "failed")
@@ -46,7 +46,7 @@ def submit_expiring(live: LiveService, server: HttpServer) -> Json:
     return failed
 
 
-def test_an_import_whose_signature_has_expired_goes_on_by_a_new_url(
+def test_an_import_whose_signature_has_expired_resumes_from_a_new_url(
     live: LiveService, server: HttpServer
 ) -> None:
     failed = submit_expiring(live, server)
@@ -65,14 +65,14 @@ def test_an_import_whose_signature_has_expired_goes_on_by_a_new_url(
     assert row_count(live.database_url) == SAMPLE_ROWS
     assert all("canary-new" in request.target for request in server.requests[before:])
     fetched = [request.first for request in server.requests[before:] if request.first]
-    assert min(fetched) > 100_000  # what is committed is not fetched again
+    assert min(fetched) > 100_000  # committed bytes are not fetched again
     assert_nothing_is_left(live.database_url)
 
     shown = live.client.get(f"/imports/{failed['id']}").text
     shown += live.client.get(failed["links"]["attempts"]).text + live.log.read_text() + said.stderr
     assert "canary" not in shown
 
-    # The request that submitted it is still known by its key, whatever the URL is now.
+    # The key still identifies the submitting request after the URL has changed.
     assert live.submit(f"{server.url}?signature=canary-old", KEY)["id"] == failed["id"]
     other = live.client.post("/imports", json={"url": new_url}, headers=KEY)
     assert_problem(other, 422, "idempotency_conflict")
@@ -92,7 +92,7 @@ def test_an_import_whose_signature_has_expired_goes_on_by_a_new_url(
         (b'{"url": "http://localhost/%s"}' % (b"a" * 70_000), "application/json", 413, "body_too_large"),
     ],
 )
-def test_a_body_of_a_retry_that_is_none_is_refused_and_changes_nothing(
+def test_an_invalid_body_of_a_retry_is_refused_and_changes_nothing(
     body: bytes, content_type: str, status: int, code: str, refusing: Json, shared: LiveService
 ) -> None:
     answer = shared.client.post(
@@ -103,7 +103,7 @@ def test_a_body_of_a_retry_that_is_none_is_refused_and_changes_nothing(
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"url": null}'])
-def test_a_retry_that_changes_nothing_uses_the_url_that_it_had(
+def test_a_retry_without_a_new_url_uses_the_old_one(
     body: bytes, refusing: Json, shared: LiveService, server_of_shared: HttpServer
 ) -> None:
     before = len(server_of_shared.requests)
@@ -134,5 +134,5 @@ def submitted_to_shared(shared: LiveService, server_of_shared: HttpServer) -> st
 
 @pytest.fixture
 def refusing(shared: LiveService, submitted_to_shared: str) -> Json:
-    """An import that has failed, and fails again when it is tried again."""
+    """A failed import that fails again when it is retried."""
     return shared.until_state(submitted_to_shared, "failed")

@@ -1,4 +1,4 @@
-"""What becomes of an import, case by case: how its loader ended, what the ledger says, what was asked for."""
+"""The outcome of an attempt for each end of the loader, state of the ledger and intent."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ PUBLISHED = LoaderExit(0, Published(RECEIPT), "")
 
 
 def failed(code: str, staging: str = "none") -> LoaderExit:
-    """The end of a loader that said so."""
+    """The exit of a loader that reported its failure."""
     known = FailureCode(code)
     assert staging in ("none", "kept", "unknown")
     failure = LoaderError(known, "What happened.", "What to do.").failure
@@ -55,7 +55,7 @@ def failed(code: str, staging: str = "none") -> LoaderExit:
 
 
 def exited(code: int | None) -> LoaderExit:
-    """The end of a process that said nothing of it."""
+    """The exit of a loader without a last message."""
     return LoaderExit(code, None, "")
 
 
@@ -63,7 +63,7 @@ SILENT = LoaderExit(-9, None, "", was_silent=True)
 STALLED = LoaderExit(-9, None, "", was_stalled=True)
 
 CASES: list[tuple[LoaderExit, PossibleLedgerState, StopIntent, State, str | None]] = [
-    # Published is published, whatever was asked for and whatever came after it.
+    # A published import succeeds, whatever was requested and whatever happened after the publish.
     (PUBLISHED, "unknown", NOTHING, State.SUCCEEDED, None),
     (PUBLISHED, "unknown", CANCEL, State.SUCCEEDED, None),
     (PUBLISHED, "unknown", SUSPEND, State.SUCCEEDED, None),
@@ -74,21 +74,21 @@ CASES: list[tuple[LoaderExit, PossibleLedgerState, StopIntent, State, str | None
     (exited(70), RECEIPT, NOTHING, State.SUCCEEDED, None),
     (failed("database_unavailable", "unknown"), RECEIPT, NOTHING, State.SUCCEEDED, None),
     (failed("cleanup_pending", "unknown"), RECEIPT, CANCEL, State.SUCCEEDED, None),
-    # A bad file is not tried again.
+    # Final failures are not retried.
     (failed("bad_row"), "unknown", NOTHING, State.FAILED, "bad_row"),
     (failed("bad_row", "unknown"), STAGED, NOTHING, State.FAILED, "bad_row"),
     (failed("source_not_found"), "unknown", NOTHING, State.FAILED, "source_not_found"),
     (failed("out_of_space"), "unknown", NOTHING, State.FAILED, "out_of_space"),
     (failed("internal_error"), "unknown", NOTHING, State.FAILED, "internal_error"),
     (failed("header_mismatch"), "unknown", SUSPEND, State.FAILED, "header_mismatch"),
-    # What may pass is.
+    # Retryable failures are.
     (failed("source_unreachable", "kept"), STAGED, NOTHING, State.QUEUED, "source_unreachable"),
     (failed("source_unreachable"), "unknown", NOTHING, State.QUEUED, "source_unreachable"),
     (failed("database_unavailable", "unknown"), "unknown", NOTHING, State.QUEUED, "database_unavailable"),
     (failed("table_locked", "kept"), STAGED, NOTHING, State.QUEUED, "table_locked"),
     (failed("import_busy", "kept"), STAGED, NOTHING, State.QUEUED, "import_busy"),
     (failed("cleanup_pending", "unknown"), STAGED, NOTHING, State.QUEUED, "cleanup_pending"),
-    # Nor is it the import's fault if somebody signals its loader, or the machine has no room for it.
+    # So are foreign signals and lack of memory.
     (failed("suspended", "kept"), STAGED, NOTHING, State.QUEUED, "suspended"),
     (failed("terminated"), "unknown", NOTHING, State.QUEUED, "terminated"),
     (failed("interrupted"), "unknown", NOTHING, State.QUEUED, "interrupted"),
@@ -98,7 +98,7 @@ CASES: list[tuple[LoaderExit, PossibleLedgerState, StopIntent, State, str | None
     (SILENT, STAGED, NOTHING, State.QUEUED, "loader_killed"),
     (STALLED, STAGED, NOTHING, State.QUEUED, "loader_killed"),
     (exited(None), "absent", NOTHING, State.QUEUED, "loader_killed"),
-    # Without a last message the exit code gives the failure its name.
+    # Without a last message the exit code decides.
     (exited(0), "absent", NOTHING, State.FAILED, "internal_error"),
     (exited(1), "absent", NOTHING, State.FAILED, "internal_error"),
     (exited(2), "absent", NOTHING, State.FAILED, "usage"),
@@ -107,7 +107,7 @@ CASES: list[tuple[LoaderExit, PossibleLedgerState, StopIntent, State, str | None
     (exited(75), STAGED, NOTHING, State.QUEUED, "suspended"),
     (exited(143), "absent", NOTHING, State.QUEUED, "terminated"),
     (exited(200), "absent", NOTHING, State.FAILED, "internal_error"),
-    # Cancelled is said only when nothing is left.
+    # An import is cancelled only when nothing is left.
     (failed("terminated"), "unknown", CANCEL, State.CANCELLED, "terminated"),
     (failed("terminated", "unknown"), "absent", CANCEL, State.CANCELLED, "terminated"),
     (failed("terminated", "unknown"), STAGED, CANCEL, State.CANCELLING, "terminated"),
@@ -120,10 +120,10 @@ CASES: list[tuple[LoaderExit, PossibleLedgerState, StopIntent, State, str | None
     (failed("source_unreachable", "kept"), STAGED, CANCEL, State.CANCELLING, "source_unreachable"),
     (failed("import_busy", "kept"), STAGED, CANCEL, State.CANCELLING, "import_busy"),
     (failed("suspended", "kept"), STAGED, CANCEL, State.CANCELLING, "suspended"),
-    # It had failed by itself.
+    # It failed before the cancel took effect.
     (failed("bad_row"), "unknown", CANCEL, State.FAILED, "bad_row"),
     (failed("bad_row", "unknown"), STAGED, CANCEL, State.CANCELLING, "bad_row"),
-    # The service stops: that is nobody's failure.
+    # The service stops: no failure.
     (failed("suspended", "kept"), "unknown", SUSPEND, State.QUEUED, None),
     (failed("source_unreachable", "kept"), "unknown", SUSPEND, State.QUEUED, None),
     (failed("terminated"), "unknown", SUSPEND, State.QUEUED, None),
@@ -140,7 +140,7 @@ def describe(case: object) -> str:
 
 
 @pytest.mark.parametrize(("end", "ledger_state", "intent", "state", "code"), CASES, ids=describe)
-def test_an_end_decides_about_its_import(
+def test_each_end_of_a_loader_leads_to_the_expected_state(
     end: LoaderExit, ledger_state: PossibleLedgerState, intent: StopIntent, state: State, code: str | None
 ) -> None:
     outcome = decide(end, ledger_state, intent)
@@ -162,7 +162,7 @@ LEDGER_STATES: list[PossibleLedgerState] = [RECEIPT, STAGED, "absent", "unknown"
 
 @pytest.mark.parametrize("intent", StopIntent)
 @pytest.mark.parametrize("without_progress", [0, 100])
-def test_whatever_happens_there_is_an_allowed_move(intent: StopIntent, without_progress: int) -> None:
+def test_every_outcome_is_an_allowed_transition(intent: StopIntent, without_progress: int) -> None:
     origin = State.CANCELLING if intent is CANCEL else State.RUNNING
     for end, ledger_state in itertools.product(ENDS, LEDGER_STATES):
         outcome = decide(end, ledger_state, intent, without_progress)
@@ -171,29 +171,29 @@ def test_whatever_happens_there_is_an_allowed_move(intent: StopIntent, without_p
         assert outcome.error is not None or outcome.state is not State.FAILED
 
 
-def test_what_the_ledger_has_published_never_ends_otherwise() -> None:
+def test_an_import_published_in_the_ledger_always_succeeds() -> None:
     for end, intent in itertools.product(ENDS, StopIntent):
         assert decide(end, RECEIPT, intent).state is State.SUCCEEDED
 
 
-def test_staging_that_may_be_there_is_never_called_cancelled() -> None:
+def test_an_import_that_may_have_staging_is_never_cancelled() -> None:
     for end in ENDS:
         if needs_ledger(end):
             for ledger_state in (STAGED, "unknown"):
                 assert decide(end, ledger_state, CANCEL).state is not State.CANCELLED
 
 
-def test_retries_come_later_each_time_and_end() -> None:
+def test_retries_are_delayed_longer_each_time_and_end() -> None:
     end = failed("source_unreachable", "kept")
     retry_policy = RetryPolicy(attempts=4, first_delay_seconds=3)
     outcomes = [decide(end, STAGED, NOTHING, without_progress, retry_policy) for without_progress in range(4)]
     assert [outcome.retry_after_seconds for outcome in outcomes] == [3, 6, 12, 0]
     assert [outcome.state for outcome in outcomes] == [*[State.QUEUED] * 3, State.FAILED]
     assert outcomes[-1].error is not None
-    assert outcomes[-1].error.retryable  # by a person
+    assert outcomes[-1].error.retryable  # on request
 
 
-def test_locks_are_waited_for_about_a_day() -> None:
+def test_locks_are_waited_for_a_day() -> None:
     assert RETRY_POLICY.locked_attempts * 10 == 24 * 60  # minutes, of which a loader waits ten (limits.py)
 
 
@@ -204,7 +204,7 @@ def test_the_retries_of_an_import_take_four_to_nine_minutes() -> None:
     assert 4 * 60 <= seconds <= 9 * 60
 
 
-def test_waiting_for_locks_ends_after_attempts_of_its_own() -> None:
+def test_attempts_with_table_locked_are_counted_separately() -> None:
     end = failed("table_locked", "kept")
     retry_policy = RetryPolicy(attempts=2, first_delay_seconds=3, locked_attempts=3)
     outcomes = [
@@ -219,8 +219,8 @@ def test_waiting_for_locks_ends_after_attempts_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("code", ["database_unavailable", "database_configuration"])
-def test_an_outage_that_the_service_sees_itself_counts_for_nothing(code: str) -> None:
-    """Also a final one, such as a password that was changed: it would end the whole queue."""
+def test_an_outage_confirmed_by_the_service_is_not_counted(code: str) -> None:
+    """Also for a final failure such as a changed password, which would fail the whole queue."""
     end = failed(code, "kept")
     outcome = decide(end, STAGED, NOTHING, 100, is_database_down=True)
     assert (outcome.state, outcome.is_retried) == (State.QUEUED, False)
@@ -233,7 +233,7 @@ def test_an_outage_that_the_service_sees_itself_counts_for_nothing(code: str) ->
         assert decide(of_the_import, STAGED, NOTHING, 100, is_database_down=True).state is State.FAILED
 
 
-def test_the_service_looks_at_the_database_when_a_loader_blames_it() -> None:
+def test_failures_that_blame_the_database_are_recognized() -> None:
     blaming = {code for code in FailureCode if blames_database(failed(code))}
     assert {"database_unavailable", "database_rights", "cleanup_pending"} <= blaming
     assert not blaming & {"bad_row", "source_forbidden", "table_locked", "out_of_space", "internal_error"}
@@ -253,9 +253,7 @@ def test_the_service_looks_at_the_database_when_a_loader_blames_it() -> None:
         (exited(1), True),
     ],
 )
-def test_staging_is_kept_unless_its_loader_says_that_the_failure_spoils_it(
-    end: LoaderExit, kept: bool
-) -> None:
+def test_staging_is_kept_unless_the_failure_makes_it_useless(end: LoaderExit, kept: bool) -> None:
     assert keeps_staging(end) == kept
     failure = decide(end, STAGED, NOTHING, 100).error
     assert failure is not None
@@ -263,26 +261,26 @@ def test_staging_is_kept_unless_its_loader_says_that_the_failure_spoils_it(
     assert ("a day from now" in failure.hint) == says_how_long
 
 
-def test_retries_never_wait_longer_than_the_queue_believes() -> None:
+def test_no_retry_delay_exceeds_the_maximum() -> None:
     assert RetryPolicy().delay_seconds(8) == 256
     assert RetryPolicy().delay_seconds(9) == RetryPolicy().delay_seconds(1000) == MAX_RETRY_DELAY_SECONDS
 
 
-def test_the_last_failed_attempt_of_a_killed_loader_says_why_or_by_which_signal() -> None:
+def test_the_failure_of_a_killed_loader_names_the_reason_or_the_signal() -> None:
     assert "no message" in failure_of(SILENT).message
     assert "no progress" in failure_of(STALLED).message
     assert "SIGSEGV" in failure_of(exited(-11)).message
     assert "signal 40" in failure_of(exited(-40)).message
 
 
-def test_what_could_not_be_started_says_why() -> None:
+def test_the_failure_of_a_loader_that_could_not_start_has_the_reason() -> None:
     end = LoaderExit(None, None, "[Errno 11] Resource temporarily unavailable")
     assert "temporarily unavailable" in failure_of(end).message
 
 
-def test_the_ledger_is_asked_only_where_the_loader_left_something_open() -> None:
+def test_the_ledger_is_asked_only_if_something_may_be_left() -> None:
     assert not needs_ledger(PUBLISHED)
     assert not needs_ledger(failed("bad_row"))
     assert needs_ledger(failed("bad_row", "unknown"))
-    assert needs_ledger(failed("source_unreachable", "kept"))  # how far it came
+    assert needs_ledger(failed("source_unreachable", "kept"))  # for the committed bytes
     assert needs_ledger(exited(-9))

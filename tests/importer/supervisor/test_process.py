@@ -1,4 +1,4 @@
-"""One child: what it says is taken as it comes, and however odd it is, it ends, is reaped, and blocks nobody."""
+"""One loader process: its messages, its log, signals, hangs and its end, however it misbehaves."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from tests.support.paths import PROGRAMS
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 DATABASE_URL = "postgresql://me:hunter2-canary@db.example/taxi"
-ODD = Loaders(
+MISBEHAVING = Loaders(
     DATABASE_URL,
     workers=3,
     allowed_hosts=("10.0.0.0/8",),
     command=(sys.executable, str(PROGRAMS / "misbehaving_loader.py")),
 )
-# Far more than any of these takes.
+# Far longer than any of these takes.
 PATIENCE_SECONDS = 30.0
 
 
 def start(behaviour: str, **limits: int) -> LoaderProcess:
-    loaders = msgspec.structs.replace(ODD, limits=Limits(**limits))
+    loaders = msgspec.structs.replace(MISBEHAVING, limits=Limits(**limits))
     return loaders.run(Job(source=f"https://example.org/{behaviour}", import_id="1"))
 
 
@@ -54,7 +54,7 @@ async def until_it_reports(process: LoaderProcess) -> None:
             process.changed.clear()
 
 
-async def test_its_last_message_exit_code_and_stderr_are_told() -> None:
+async def test_the_exit_has_the_last_message_the_exit_code_and_the_log() -> None:
     end = await end_of(start("fails"))
     assert isinstance(end.last, Failed)
     assert (end.exit_code, end.last.failure.code, end.last.staging) == (65, FailureCode.BAD_ROW, "none")
@@ -62,8 +62,8 @@ async def test_its_last_message_exit_code_and_stderr_are_told() -> None:
     assert await end_of(start(f"dies?{signal.SIGKILL}")) == LoaderExit(-9, None, "")
 
 
-async def test_what_it_should_not_say_is_passed_over_and_what_is_not_json_is_kept() -> None:
-    process = start("talks_nonsense")
+async def test_unknown_messages_are_ignored_and_other_text_is_logged() -> None:
+    process = start("writes_unknown_messages")
     end = await end_of(process)
     assert isinstance(end.last, Failed)
     assert process.progress is not None
@@ -72,7 +72,7 @@ async def test_what_it_should_not_say_is_passed_over_and_what_is_not_json_is_kep
     assert "weather" not in end.log
 
 
-async def test_a_flood_neither_blocks_it_nor_is_kept() -> None:
+async def test_a_flood_of_output_is_read_and_not_kept() -> None:
     process = start(f"floods?{20_000_000}")
     longest = 0.0
     async with asyncio.timeout(PATIENCE_SECONDS):
@@ -82,7 +82,7 @@ async def test_a_flood_neither_blocks_it_nor_is_kept() -> None:
             longest = max(longest, time.monotonic() - began)
             await asyncio.sleep(0.01)
     end = await end_of(process)
-    assert longest < 5  # the event loop is never kept from anything else
+    assert longest < 5  # the event loop is never blocked
     assert isinstance(end.last, Failed)
     assert process.progress is not None
     assert process.progress.progress.rows_loaded == 19_999  # the latest counts
@@ -90,13 +90,13 @@ async def test_a_flood_neither_blocks_it_nor_is_kept() -> None:
     assert end.log.endswith("y" * 1000 + "the very end\n")
 
 
-async def test_a_line_of_megabytes_is_kept_only_as_the_end_of_the_log() -> None:
+async def test_a_line_of_megabytes_is_logged_only_by_its_end() -> None:
     end = await end_of(start(f"writes_a_long_line?{5_000_000}"))
     assert isinstance(end.last, Failed)
     assert (len(end.log), end.log[-1]) == (LOG_BYTES, "\n")
 
 
-async def test_a_child_of_the_loader_that_holds_its_pipes_delays_the_end_and_no_more() -> None:
+async def test_a_child_that_holds_the_loaders_pipes_only_delays_the_end() -> None:
     end = await end_of(start("leaves_a_child"))
     child = psutil.Process(int(end.log))
     assert child.is_running()
@@ -105,27 +105,27 @@ async def test_a_child_of_the_loader_that_holds_its_pipes_delays_the_end_and_no_
     assert end.exit_code == 65
 
 
-async def test_it_may_die_before_it_has_read_its_job() -> None:
+async def test_a_loader_may_end_before_it_reads_its_job() -> None:
     loaders = Loaders(DATABASE_URL, command=("/bin/sh", "-c", "exit 3"))
     assert await end_of(loaders.run(Job(source="https://example.org/", import_id="1"))) == LoaderExit(
         3, None, ""
     )
 
 
-async def test_a_program_that_is_not_there_is_an_end_too() -> None:
+async def test_a_missing_program_is_reported_as_an_exit() -> None:
     end = await end_of(Loaders(DATABASE_URL, command=("/nowhere/loader",)).run(Job(source="x")))
     assert (end.exit_code, end.last) == (None, None)
     assert "No such file" in end.log
 
 
-async def test_told_to_roll_back_it_gets_sigterm() -> None:
+async def test_a_roll_back_sends_sigterm() -> None:
     process = start("waits")
     await until_it_reports(process)
     process.roll_back(PATIENCE_SECONDS)
     assert (await end_of(process)).exit_code == -signal.SIGTERM
 
 
-async def test_told_to_suspend_it_notices_even_if_it_ignores_sighup() -> None:
+async def test_a_loader_that_ignores_sighup_suspends_at_the_end_of_stdin() -> None:
     process = start("waits")
     await until_it_reports(process)
     process.suspend(PATIENCE_SECONDS)
@@ -133,14 +133,14 @@ async def test_told_to_suspend_it_notices_even_if_it_ignores_sighup() -> None:
 
 
 @pytest.mark.parametrize("how", ["roll_back", "suspend"])
-async def test_who_does_not_listen_is_killed_after_the_grace(how: str) -> None:
-    process = start("is_deaf")
+async def test_a_loader_that_ignores_signals_is_killed_after_the_grace(how: str) -> None:
+    process = start("ignores_signals")
     await until_it_reports(process)
     process.roll_back(0.2) if how == "roll_back" else process.suspend(0.2)
     assert (await end_of(process)).exit_code == -signal.SIGKILL
 
 
-async def test_who_is_stopped_is_killed_after_the_grace() -> None:
+async def test_a_stopped_loader_is_killed_after_the_grace() -> None:
     process = start("waits")
     await until_it_reports(process)
     assert process.process_id is not None
@@ -151,14 +151,14 @@ async def test_who_is_stopped_is_killed_after_the_grace() -> None:
     assert (await end_of(process)).exit_code == -signal.SIGKILL
 
 
-async def test_who_is_silent_for_too_long_is_killed() -> None:
+async def test_a_loader_that_is_silent_for_too_long_is_killed() -> None:
     end = await end_of(start("is_silent", silence_seconds=2))
     assert (end.exit_code, end.was_silent) == (-signal.SIGKILL, True)
 
 
-async def test_who_reports_is_not_silent() -> None:
+async def test_a_loader_that_reports_is_not_silent() -> None:
     process = start("waits", silence_seconds=2)
-    for _ in range(60):  # which take it three seconds and more
+    for _ in range(60):  # three seconds or more
         await process.changed.wait()
         process.changed.clear()
     assert not process.has_ended
@@ -166,14 +166,14 @@ async def test_who_reports_is_not_silent() -> None:
     assert not (await end_of(process)).was_silent
 
 
-async def test_who_reports_the_same_for_too_long_is_killed() -> None:
+async def test_a_loader_without_progress_for_too_long_is_killed() -> None:
     end = await end_of(start("waits", stall_seconds=2))
     assert (end.exit_code, end.was_silent, end.was_stalled) == (-signal.SIGKILL, False, True)
 
 
-async def test_who_builds_indexes_may_report_the_same_for_long() -> None:
+async def test_a_loader_that_builds_indexes_may_report_the_same_numbers() -> None:
     process = start("waits?indexing", stall_seconds=2)
-    for _ in range(60):  # which take it three seconds and more
+    for _ in range(60):  # three seconds or more
         await process.changed.wait()
         process.changed.clear()
     assert not process.has_ended
@@ -181,16 +181,16 @@ async def test_who_builds_indexes_may_report_the_same_for_long() -> None:
     assert not (await end_of(process)).was_stalled
 
 
-async def test_signals_after_its_end_go_nowhere() -> None:
+async def test_signals_after_the_end_reach_no_process() -> None:
     process = start("fails")
     await end_of(process)
     process.kill()
     process.roll_back(0)
     process.suspend(0)
-    await asyncio.sleep(0)  # lets the delayed kills come
+    await asyncio.sleep(0)  # runs the delayed kills
 
 
-async def test_signals_at_the_moment_of_its_end_go_nowhere_else() -> None:
+async def test_signals_at_the_moment_of_the_end_reach_no_other_process() -> None:
     for _ in range(20):
         process = start("fails")
         while not process.has_ended:
@@ -199,34 +199,34 @@ async def test_signals_at_the_moment_of_its_end_go_nowhere_else() -> None:
         assert (await end_of(process)).exit_code in (65, -signal.SIGKILL)
 
 
-async def test_its_surroundings_are_as_few_as_possible(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_loader_inherits_only_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_SECRET_ACCESS_KEY", "DATABASE_URL", "HTTPS_PROXY", "IMPORTER_PORT", "LOADER_FAILPOINT"):
         monkeypatch.setenv(name, "hunter2-canary")
     monkeypatch.setenv("NUMBA_CACHE_DIR", "/cache")
-    told = json.loads((await end_of(start("tells_its_surroundings"))).log)
+    told = json.loads((await end_of(start("prints_its_environment"))).log)
     assert "hunter2-canary" not in json.dumps(told)
     assert told["environment"]["NUMBA_CACHE_DIR"] == "/cache"
     assert told["environment"]["PATH"] == os.environ["PATH"]
     assert told["arguments"][1:] == ["run"]
     assert told["session"] is True
-    assert told["files"] == ["0", "1", "2", "3"]  # 3: the listing's own
+    assert told["files"] == ["0", "1", "2", "3"]  # 3: of the listing itself
 
 
-async def test_a_secret_that_it_quotes_is_not_kept() -> None:
+async def test_secrets_in_a_loaders_output_are_not_logged() -> None:
     source = "https://me:pass-canary@example.org/quotes_its_job?signature=query-canary"
-    end = await end_of(ODD.run(Job(source=source, import_id="1")))
+    end = await end_of(MISBEHAVING.run(Job(source=source, import_id="1")))
     assert "canary" not in end.log
-    assert '"workers":3' in end.log  # but the rest is
+    assert '"workers":3' in end.log  # the rest is logged
     assert '"allowed_hosts":["10.0.0.0/8"]' in end.log
 
 
-async def test_a_drop_is_given_the_database_by_its_environment() -> None:
+async def test_a_drop_gets_the_database_url_in_its_environment() -> None:
     command = ("/bin/sh", "-c", 'echo "$0 $@ $DATABASE_URL"; cat; exit 4')
     loaders = Loaders("postgresql://me@db.example/taxi-canary", command=command)
     end = await end_of(loaders.drop(UUID(int=1), published=True))
     assert end == LoaderExit(4, None, f"drop {UUID(int=1)} --published ***\n")
 
 
-def test_the_environment_is_chosen_by_name() -> None:
+def test_environment_variables_are_inherited_by_name() -> None:
     environment = {"PGSSLROOTCERT": "a", "LC_ALL": "C", "HOMEBREW": "b", "http_proxy": "c", "HOME": "d"}
     assert loader_environment(environment) == {"PGSSLROOTCERT": "a", "LC_ALL": "C", "HOME": "d"}

@@ -1,4 +1,4 @@
-"""What ended imports leave: staging is dropped or kept for a retry, old records are deleted."""
+"""Staging of finished imports is dropped or kept for a retry; old records are deleted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.loader_process import leftovers, query
 from tests.support.mid_load import resume_serving
 from tests.support.supervision import (
     DEADLINE_SECONDS,
-    ODD,
+    MISBEHAVING,
     assert_all_gone,
     loader,
     stall,
@@ -43,102 +43,102 @@ SOON = Limits(reconcile_retry_seconds=0.1)
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
-async def test_staging_of_an_import_that_failed_for_good_is_dropped(
+async def test_useless_staging_of_a_failed_import_is_dropped(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
-    """The first loader is stopped with parts committed; the second fails, and says that something may be left."""
+    """The first loader is suspended with committed parts; the second fails and reports that staging may be left."""
     stall(server)
-    async with supervising(tmp_path, database_url) as scene:
-        import_id = await scene.submit(f"{server.origin}/finds_a_bad_row")
-        await scene.until_part()
+    async with supervising(tmp_path, database_url) as harness:
+        import_id = await harness.submit(f"{server.origin}/finds_a_bad_row")
+        await harness.until_part()
     assert "staging" in leftovers(database_url)
-    async with supervising(tmp_path, database_url, command=ODD) as scene:
-        found = await scene.until_state(import_id, State.FAILED)
+    async with supervising(tmp_path, database_url, command=MISBEHAVING) as harness:
+        found = await harness.until_state(import_id, State.FAILED)
         assert found.error is not None
         assert found.error.code is FailureCode.BAD_ROW
         await until("the end of its staging", lambda: "staging" not in leftovers(database_url))
     await assert_all_gone(database_url)
 
 
-@pytest.mark.parametrize("name", ["is_forbidden", "ends_without_a_word"])
-async def test_staging_that_a_failure_does_not_spoil_is_kept_for_a_day(
+@pytest.mark.parametrize("name", ["is_forbidden", "ends_without_a_message"])
+async def test_useful_staging_of_a_failed_import_is_kept_for_a_day(
     name: str, tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
-    """No retry by the service helps: the failure is final, or nobody knows what it is."""
+    """The failure is final, or unknown."""
     stall(server)
-    async with supervising(tmp_path, database_url) as scene:
-        import_id = await scene.submit(f"{server.origin}/{name}")
-        other = await scene.submit(f"{server.origin}/finds_a_bad_row")
-        await scene.until_part()
+    async with supervising(tmp_path, database_url) as harness:
+        import_id = await harness.submit(f"{server.origin}/{name}")
+        other = await harness.submit(f"{server.origin}/finds_a_bad_row")
+        await harness.until_part()
         await until("parts of both", lambda: query(database_url, TWO_STAGED))
-    async with supervising(tmp_path, database_url, command=ODD) as scene:
-        found = await scene.until_state(import_id, State.FAILED)
+    async with supervising(tmp_path, database_url, command=MISBEHAVING) as harness:
+        found = await harness.until_state(import_id, State.FAILED)
         assert found.error is not None
         assert not found.error.retryable
         assert found.progress is not None
-        await scene.until_state(other, State.FAILED)
+        await harness.until_state(other, State.FAILED)
         await until("the end of the other's staging", lambda: len(query(database_url, STAGED)) == 1)
     resume_serving(server)
     set_column(tmp_path, import_id, "finished_at", datetime.now(UTC) - timedelta(hours=23))
-    async with supervising(tmp_path, database_url) as scene:  # which looks at once
-        await scene.store.retry(import_id)
-        scene.supervisor.wake()
-        await scene.until(import_id, lambda found: found.state is not State.FAILED)
-        assert (await scene.receipt(import_id)).attempts == 2
+    async with supervising(tmp_path, database_url) as harness:  # which reconciles at once
+        await harness.store.retry(import_id)
+        harness.supervisor.wake()
+        await harness.until(import_id, lambda found: found.state is not State.FAILED)
+        assert (await harness.receipt(import_id)).attempts == 2
     await assert_all_gone(database_url)
 
 
-async def test_staging_that_nobody_goes_on_from_is_dropped_after_a_day(
+async def test_staging_that_is_not_resumed_is_dropped_after_a_day(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
     stall(server)
-    async with supervising(tmp_path, database_url) as scene:
-        import_id = await scene.submit(f"{server.origin}/is_forbidden")
-        await scene.until_part()
-    async with supervising(tmp_path, database_url, command=ODD) as scene:
-        await scene.until_state(import_id, State.FAILED)
+    async with supervising(tmp_path, database_url) as harness:
+        import_id = await harness.submit(f"{server.origin}/is_forbidden")
+        await harness.until_part()
+    async with supervising(tmp_path, database_url, command=MISBEHAVING) as harness:
+        await harness.until_state(import_id, State.FAILED)
     set_column(tmp_path, import_id, "finished_at", datetime.now(UTC) - timedelta(hours=25))
-    async with supervising(tmp_path, database_url, command=ODD):
+    async with supervising(tmp_path, database_url, command=MISBEHAVING):
         await until("the end of its staging", lambda: "staging" not in leftovers(database_url))
     await assert_all_gone(database_url)
 
 
 def set_column(folder: Path, import_id: UUID, column: str, time: datetime) -> None:
-    """Give an import of a control DB that no service has open another time."""
+    """Change a time of an import in a control DB that no service has open."""
     with contextlib.closing(sqlite3.connect(folder / "importer.sqlite", isolation_level=None)) as connection:
         connection.execute(f"UPDATE import SET {column} = ? WHERE id = ?", [time_text(time), str(import_id)])
 
 
-async def test_staging_of_a_failure_that_may_pass_is_kept_for_a_retry(
+async def test_staging_of_a_retryable_failure_is_kept_for_a_retry(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
-    async with supervising(tmp_path, database_url, retry_policy=RetryPolicy(attempts=1)) as scene:
+    async with supervising(tmp_path, database_url, retry_policy=RetryPolicy(attempts=1)) as harness:
         stall(server)
-        import_id = await scene.submit(server.url)
-        await scene.until_part()
+        import_id = await harness.submit(server.url)
+        await harness.until_part()
         loader().kill()
-        await scene.until_state(import_id, State.FAILED)
+        await harness.until_state(import_id, State.FAILED)
         resume_serving(server)
-        assert await scene.store.retry(import_id) is not None
-        scene.supervisor.wake()
-        await scene.until(import_id, lambda found: found.state is not State.FAILED)
-        assert (await scene.receipt(import_id)).attempts == 2
+        assert await harness.store.retry(import_id) is not None
+        harness.supervisor.wake()
+        await harness.until(import_id, lambda found: found.state is not State.FAILED)
+        assert (await harness.receipt(import_id)).attempts == 2
 
 
 @pytest.mark.long
-async def test_staging_that_somebody_holds_keeps_no_other_from_being_dropped(
+async def test_locked_staging_does_not_delay_the_drop_of_other_staging(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
     stall(server)
-    async with supervising(tmp_path, database_url) as scene:
-        import_ids = [await scene.submit(f"{server.origin}/finds_a_bad_row") for _ in range(2)]
-        await scene.until_part()
+    async with supervising(tmp_path, database_url) as harness:
+        import_ids = [await harness.submit(f"{server.origin}/finds_a_bad_row") for _ in range(2)]
+        await harness.until_part()
         await until("parts of both", lambda: query(database_url, TWO_STAGED))
     with psycopg.connect(database_url, autocommit=True) as other:
         await until("the first's lock", lambda: import_lock.try_lock(other, 1))
-        async with supervising(tmp_path, database_url, command=ODD) as scene:
+        async with supervising(tmp_path, database_url, command=MISBEHAVING) as harness:
             for import_id in import_ids:
-                await scene.until_state(import_id, State.FAILED)
+                await harness.until_state(import_id, State.FAILED)
             held = [("import_1",)]
             await until("the end of the other's", lambda: query(database_url, STAGED) == held)
     async with supervising(tmp_path, database_url):
@@ -147,69 +147,71 @@ async def test_staging_that_somebody_holds_keeps_no_other_from_being_dropped(
 
 
 async def test_old_records_are_deleted(tmp_path: Path, database_url: str) -> None:
-    async with supervising(tmp_path, database_url, command=ODD) as scene:
-        old, new = [await scene.submit("https://example.org/fails") for _ in range(2)]
-        await scene.until_state(old, State.FAILED)
-        await scene.until_state(new, State.FAILED)
+    async with supervising(tmp_path, database_url, command=MISBEHAVING) as harness:
+        old, new = [await harness.submit("https://example.org/fails") for _ in range(2)]
+        await harness.until_state(old, State.FAILED)
+        await harness.until_state(new, State.FAILED)
     set_column(tmp_path, old, "finished_at", datetime(2024, 2, 1, tzinfo=UTC))
-    async with supervising(tmp_path, database_url, command=ODD) as scene:
-        await scene.until_gone(old)
-        assert await scene.store.get(new) is not None
+    async with supervising(tmp_path, database_url, command=MISBEHAVING) as harness:
+        await harness.until_gone(old)
+        assert await harness.store.get(new) is not None
 
 
-async def test_an_import_that_was_published_after_all_is_no_failure(
+async def test_a_failed_import_that_the_ledger_has_as_published_succeeds(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
-    """The database went away with the answer to the commit, for longer than anybody waits."""
-    async with supervising(tmp_path, database_url) as scene:
-        import_id = await scene.submit(server.url)
-        receipt = await scene.receipt(import_id)
+    """The answer to the commit was lost with the database, for longer than the retries last."""
+    async with supervising(tmp_path, database_url) as harness:
+        import_id = await harness.submit(server.url)
+        receipt = await harness.receipt(import_id)
     error = json.dumps({"code": "loader_killed", "message": "It was.", "hint": "None.", "retryable": True})
     with contextlib.closing(
         sqlite3.connect(tmp_path / "importer.sqlite", isolation_level=None)
     ) as connection:
         connection.execute("UPDATE import SET state = 'failed', receipt = NULL, error = ?", [error])
-    async with supervising(tmp_path, database_url) as scene:
-        await scene.store.wait_for_change(import_id, (await scene.get(import_id)).version, DEADLINE_SECONDS)
-        found = await scene.get(import_id)
+    async with supervising(tmp_path, database_url) as harness:
+        await harness.store.wait_for_change(
+            import_id, (await harness.get(import_id)).version, DEADLINE_SECONDS
+        )
+        found = await harness.get(import_id)
         assert (found.state, found.error, found.receipt) == (State.SUCCEEDED, None, receipt)
 
 
-async def test_housekeeping_that_the_database_prevents_is_done_when_it_is_back(
+async def test_reconciliation_is_repeated_when_the_database_is_back(
     tmp_path: Path, database_url: str, postgres: str, server: HttpServer
 ) -> None:
-    """Neither staging nor its record goes before; the record is old enough to go."""
+    """Neither staging nor record is deleted before, although the record is old enough."""
     name = database_url.rpartition("/")[2].partition("?")[0]
     stall(server)
-    async with supervising(tmp_path, database_url) as scene:
-        import_id = await scene.submit(f"{server.origin}/is_forbidden")
-        await scene.until_part()
-    async with supervising(tmp_path, database_url, command=ODD) as scene:
-        await scene.until_state(import_id, State.FAILED)
+    async with supervising(tmp_path, database_url) as harness:
+        import_id = await harness.submit(f"{server.origin}/is_forbidden")
+        await harness.until_part()
+    async with supervising(tmp_path, database_url, command=MISBEHAVING) as harness:
+        await harness.until_state(import_id, State.FAILED)
     set_column(tmp_path, import_id, "finished_at", datetime(2024, 2, 1, tzinfo=UTC))
     with psycopg.connect(postgres, autocommit=True) as connection:
         connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
-        async with supervising(tmp_path, database_url, limits=SOON) as scene:
+        async with supervising(tmp_path, database_url, limits=SOON) as harness:
             for _ in range(3):
-                assert await scene.supervisor.probe.check(0) is not None
-            assert (await scene.get(import_id)).state is State.FAILED
+                assert await harness.supervisor.probe.check(0) is not None
+            assert (await harness.get(import_id)).state is State.FAILED
             connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
-            await scene.until_gone(import_id)
+            await harness.until_gone(import_id)
     await assert_all_gone(database_url)
 
 
-async def test_a_record_goes_only_after_its_staging(
+async def test_a_record_is_deleted_only_after_its_staging(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
-    """Somebody has made a view of the staging, so that it can't be dropped, and the record is old enough to go."""
+    """A view on the staging prevents its drop, and the record is old enough to be deleted."""
     stall(server)
-    async with supervising(tmp_path, database_url) as scene:
-        held, other = [await scene.submit(f"{server.origin}/is_forbidden") for _ in range(2)]
-        await scene.until_part()
+    async with supervising(tmp_path, database_url) as harness:
+        held, other = [await harness.submit(f"{server.origin}/is_forbidden") for _ in range(2)]
+        await harness.until_part()
         await until("parts of both", lambda: query(database_url, TWO_STAGED))
-    async with supervising(tmp_path, database_url, command=ODD) as scene:
+    async with supervising(tmp_path, database_url, command=MISBEHAVING) as harness:
         for import_id in (held, other):
-            await scene.until_state(import_id, State.FAILED)
+            await harness.until_state(import_id, State.FAILED)
     for import_id in (held, other):
         set_column(tmp_path, import_id, "finished_at", datetime(2024, 2, 1, tzinfo=UTC))
     parts = query(
@@ -219,32 +221,32 @@ async def test_a_record_goes_only_after_its_staging(
     )
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(f"CREATE VIEW staged AS SELECT * FROM {parts[0][0]}".encode())
-        async with supervising(tmp_path, database_url, limits=SOON) as scene:
-            await scene.until_gone(other)
-            assert (await scene.get(held)).state is State.FAILED
+        async with supervising(tmp_path, database_url, limits=SOON) as harness:
+            await harness.until_gone(other)
+            assert (await harness.get(held)).state is State.FAILED
             connection.execute("DROP VIEW staged")
-            await scene.until_gone(held)
+            await harness.until_gone(held)
     await assert_all_gone(database_url)
 
 
-async def test_a_clock_that_is_set_forward_makes_nothing_old(
+async def test_a_clock_set_forward_deletes_nothing(
     tmp_path: Path, database_url: str, server: HttpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither staging that is kept for a day nor a record that is kept for thirty."""
+    """Neither staging that is kept for a day nor records that are kept for thirty."""
     stall(server)
-    async with supervising(tmp_path, database_url) as scene:
-        kept = await scene.submit(f"{server.origin}/is_forbidden")
-        dropped = await scene.submit(f"{server.origin}/finds_a_bad_row")
-        await scene.until_part()
+    async with supervising(tmp_path, database_url) as harness:
+        kept = await harness.submit(f"{server.origin}/is_forbidden")
+        dropped = await harness.submit(f"{server.origin}/finds_a_bad_row")
+        await harness.until_part()
         await until("parts of both", lambda: query(database_url, TWO_STAGED))
-    async with supervising(tmp_path, database_url, command=ODD, slots=1) as scene:
-        await scene.until_state(kept, State.FAILED)
+    async with supervising(tmp_path, database_url, command=MISBEHAVING, slots=1) as harness:
+        await harness.until_state(kept, State.FAILED)
         monkeypatch.setattr(reconciler, "utc_now", lambda: datetime.now(UTC) + timedelta(days=2000))
-        await scene.until_state(dropped, State.FAILED)
+        await harness.until_state(dropped, State.FAILED)
         await until("the end of the other's staging", lambda: len(query(database_url, STAGED)) == 1)
-        new = await scene.submit("https://example.org/fails")  # and so a look after that
-        await scene.until_state(new, State.FAILED)
+        new = await harness.submit("https://example.org/fails")  # causes another reconciliation
+        await harness.until_state(new, State.FAILED)
     assert len(query(database_url, STAGED)) == 1
     monkeypatch.undo()
-    async with supervising(tmp_path, database_url) as scene:
-        assert (await scene.get(kept)).state is State.FAILED
+    async with supervising(tmp_path, database_url) as harness:
+        assert (await harness.get(kept)).state is State.FAILED

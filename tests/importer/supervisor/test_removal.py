@@ -1,4 +1,4 @@
-"""Removed imports: rows and record go, whoever still reads them."""
+"""Removal of imports: rows and record, also while others read the rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.http_server import HttpServer
 from tests.support.loader_process import query, row_count
 from tests.support.mid_load import REFERENCE
 from tests.support.supervision import (
-    ODD,
+    MISBEHAVING,
     SupervisorHarness,
     assert_all_gone,
     holding,
@@ -26,56 +26,58 @@ from tests.support.target import execute
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
-async def test_a_removed_import_is_gone_with_its_rows_once_its_readers_have_left(
-    scene: SupervisorHarness, server: HttpServer
+async def test_a_removed_import_and_its_rows_disappear_after_its_readers(
+    harness: SupervisorHarness, server: HttpServer
 ) -> None:
-    import_id = await scene.submit(server.url)
-    await scene.receipt(import_id)
-    with holding(scene.database_url, "SELECT count(*) FROM trips"):
-        removing = await scene.supervisor.remove(import_id)
+    import_id = await harness.submit(server.url)
+    await harness.receipt(import_id)
+    with holding(harness.database_url, "SELECT count(*) FROM trips"):
+        removing = await harness.supervisor.remove(import_id)
         assert removing is not None
         assert removing.state is State.REMOVING
-        again = await scene.supervisor.remove(import_id)
+        again = await harness.supervisor.remove(import_id)
         assert again is not None
-        assert again.state is State.REMOVING  # as it was: it is under way
-        assert await scene.supervisor.cancel(import_id) is None
-        await until("a wait for the reader", lambda: waits_for_lock(scene.database_url))
-        assert row_count(scene.database_url) in (0, SAMPLE_ROWS)  # new readers do not wait
-        assert (await scene.get(import_id)).state is State.REMOVING
-    await scene.until_gone(import_id)
-    assert row_count(scene.database_url) == 0
-    await assert_all_gone(scene.database_url)
+        assert again.state is State.REMOVING  # unchanged: the removal runs
+        assert await harness.supervisor.cancel(import_id) is None
+        await until("a wait for the reader", lambda: waits_for_lock(harness.database_url))
+        assert row_count(harness.database_url) in (0, SAMPLE_ROWS)  # new readers do not wait
+        assert (await harness.get(import_id)).state is State.REMOVING
+    await harness.until_gone(import_id)
+    assert row_count(harness.database_url) == 0
+    await assert_all_gone(harness.database_url)
 
 
 async def test_a_removal_that_a_foreign_key_blocks_says_so_and_completes_without_it(
-    scene: SupervisorHarness, server: HttpServer
+    harness: SupervisorHarness, server: HttpServer
 ) -> None:
-    import_id = await scene.submit(server.url)
-    await scene.receipt(import_id)
-    execute(scene.database_url, *REFERENCE)
-    await scene.supervisor.remove(import_id)
-    blocked = await scene.until(import_id, lambda found: found.error)
+    import_id = await harness.submit(server.url)
+    await harness.receipt(import_id)
+    execute(harness.database_url, *REFERENCE)
+    await harness.supervisor.remove(import_id)
+    blocked = await harness.until(import_id, lambda found: found.error)
     assert blocked.error is not None
     assert (blocked.state, blocked.error.code) == (State.REMOVING, FailureCode.CLEANUP_PENDING)
     for word in ("table_referenced", "about_a_trip", "notes", "Drop the view, function or constraint"):
         assert word in blocked.error.message
-    assert await scene.supervisor.cancel(import_id) is None
-    assert await scene.store.retry(import_id) is None
-    again = await scene.supervisor.remove(import_id)
+    assert await harness.supervisor.cancel(import_id) is None
+    assert await harness.store.retry(import_id) is None
+    again = await harness.supervisor.remove(import_id)
     assert again is not None
-    assert row_count(scene.database_url) == SAMPLE_ROWS
-    assert query(scene.database_url, "SELECT state FROM loader.import") == [("published",)]
-    execute(scene.database_url, "DROP TABLE notes")
-    await scene.until_gone(import_id)
-    assert row_count(scene.database_url) == 0
-    await assert_all_gone(scene.database_url)
+    assert row_count(harness.database_url) == SAMPLE_ROWS
+    assert query(harness.database_url, "SELECT state FROM loader.import") == [("published",)]
+    execute(harness.database_url, "DROP TABLE notes")
+    await harness.until_gone(import_id)
+    assert row_count(harness.database_url) == 0
+    await assert_all_gone(harness.database_url)
 
 
-async def test_what_never_ran_is_removed_without_a_database(tmp_path: Path, server: HttpServer) -> None:
+async def test_an_import_that_never_ran_is_removed_without_a_database(
+    tmp_path: Path, server: HttpServer
+) -> None:
     nowhere = "postgresql://me@127.0.0.1:1/none"
-    async with supervising(tmp_path, nowhere, command=ODD, slots=1) as scene:
-        await scene.submit("https://example.org/waits")
-        import_id = await scene.submit(server.url)
-        await scene.supervisor.cancel(import_id)
-        await scene.supervisor.remove(import_id)
-        await scene.until_gone(import_id)
+    async with supervising(tmp_path, nowhere, command=MISBEHAVING, slots=1) as harness:
+        await harness.submit("https://example.org/waits")
+        import_id = await harness.submit(server.url)
+        await harness.supervisor.cancel(import_id)
+        await harness.supervisor.remove(import_id)
+        await harness.until_gone(import_id)

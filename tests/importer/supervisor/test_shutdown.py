@@ -1,4 +1,4 @@
-"""The supervisor is stopped: its loaders keep what is committed, and it ends in bounded time."""
+"""Stops of the supervisor: loaders keep what is committed, and the stop takes bounded time."""
 
 from __future__ import annotations
 
@@ -24,63 +24,68 @@ from tests.support.http_server import HttpServer
 from tests.support.live_service import LiveService
 from tests.support.loader_process import committed_rows, row_count, wait_until_disconnected
 from tests.support.mid_load import resume_serving, stall_after_probe
-from tests.support.supervision import DEADLINE_SECONDS, ODD, assert_all_gone, stall, supervising, until
+from tests.support.supervision import (
+    DEADLINE_SECONDS,
+    MISBEHAVING,
+    assert_all_gone,
+    stall,
+    supervising,
+    until,
+)
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
-async def test_stopped_it_suspends_and_the_next_goes_on(
+async def test_a_stop_suspends_loaders_and_the_next_service_resumes_them(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
     stall(server)
-    async with supervising(tmp_path, database_url, slots=1) as scene:
-        import_id = await scene.submit(server.url)
-        waiting = await scene.submit(server.url)
-        rows = await scene.until_part()
+    async with supervising(tmp_path, database_url, slots=1) as harness:
+        import_id = await harness.submit(server.url)
+        waiting = await harness.submit(server.url)
+        rows = await harness.until_part()
     wait_until_disconnected(database_url)
     assert committed_rows(database_url) >= rows
     resume_serving(server)
-    async with supervising(tmp_path, database_url) as scene:
-        assert (await scene.receipt(import_id)).attempts == 2
-        assert (await scene.receipt(waiting)).attempts == 1
-        first, second = await scene.attempts(import_id)
+    async with supervising(tmp_path, database_url) as harness:
+        assert (await harness.receipt(import_id)).attempts == 2
+        assert (await harness.receipt(waiting)).attempts == 1
+        first, second = await harness.attempts(import_id)
         assert (first.exit_code, first.error) == (75, None)
         assert second.exit_code == 0
-        assert (await scene.get(import_id)).retry_count == 0
+        assert (await harness.get(import_id)).retry_count == 0
     assert row_count(database_url) == 2 * SAMPLE_ROWS
     await assert_all_gone(database_url)
 
 
-async def test_stopping_takes_no_longer_for_a_loader_that_does_not_listen(
-    tmp_path: Path, database_url: str
-) -> None:
-    async with supervising(tmp_path, database_url, command=ODD, grace_seconds=1) as scene:
-        import_id = await scene.submit("https://example.org/is_deaf")
-        await scene.until_phase(import_id, "loading")
+async def test_a_loader_that_ignores_signals_does_not_delay_a_stop(tmp_path: Path, database_url: str) -> None:
+    async with supervising(tmp_path, database_url, command=MISBEHAVING, grace_seconds=1) as harness:
+        import_id = await harness.submit("https://example.org/ignores_signals")
+        await harness.until_phase(import_id, "loading")
         async with asyncio.timeout(5):
-            await scene.supervisor.stop()
-        found = await scene.get(import_id)
+            await harness.supervisor.stop()
+        found = await harness.get(import_id)
         assert (found.state, found.retry_count, found.error) == (State.QUEUED, 0, None)
-        assert await scene.exit_codes(import_id) == [-9]
+        assert await harness.exit_codes(import_id) == [-9]
 
 
-async def test_stopping_is_finished_even_if_nobody_waits_for_it(tmp_path: Path, database_url: str) -> None:
-    async with supervising(tmp_path, database_url, command=ODD) as scene:
-        import_id = await scene.submit("https://example.org/waits")
-        await scene.until_phase(import_id, "loading")
-        stopping = asyncio.create_task(scene.supervisor.stop())
+async def test_a_stop_is_completed_even_if_it_is_cancelled(tmp_path: Path, database_url: str) -> None:
+    async with supervising(tmp_path, database_url, command=MISBEHAVING) as harness:
+        import_id = await harness.submit("https://example.org/waits")
+        await harness.until_phase(import_id, "loading")
+        stopping = asyncio.create_task(harness.supervisor.stop())
         for _ in range(3):
             await asyncio.sleep(0)
             stopping.cancel()
         with pytest.raises(asyncio.CancelledError):
             await stopping
-        assert (await scene.get(import_id)).state is State.QUEUED
-        assert await scene.exit_codes(import_id) == [75]
+        assert (await harness.get(import_id)).state is State.QUEUED
+        assert await harness.exit_codes(import_id) == [75]
 
 
 @pytest.mark.parametrize("turns", range(5))
-async def test_housekeeping_that_is_called_just_as_it_is_stopped_ends(turns: int, tmp_path: Path) -> None:
-    """As happens when an import fails at that moment."""
+async def test_a_reconciler_woken_as_it_is_cancelled_ends(turns: int, tmp_path: Path) -> None:
+    """As when an import fails at that moment."""
     nowhere = "postgresql://me@127.0.0.1:1/none"
     ledger = LedgerReader(nowhere)
     store = await Store.open(tmp_path / "importer.sqlite")
@@ -99,7 +104,7 @@ async def test_housekeeping_that_is_called_just_as_it_is_stopped_ends(turns: int
     await store.close()
 
 
-def test_a_request_that_comes_as_the_service_stops_is_answered_or_cut_off_and_no_defect(
+def test_a_request_during_the_stop_is_answered_or_cut_off_without_a_500(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
     server.rule = stall_after_probe
@@ -116,7 +121,7 @@ def test_a_request_that_comes_as_the_service_stops_is_answered_or_cut_off_and_no
 
 
 def come_until_it_stops(live: LiveService, answers: set[int]) -> None:
-    """Connect as often as can be, until nobody listens; then ask, by what came last, as long as that is open."""
+    """Connect until the service stops listening, then send requests on the last connections until they close."""
     base = live.client.base_url
     with contextlib.ExitStack() as stack:
         came: deque[HTTPConnection] = deque(maxlen=50)
