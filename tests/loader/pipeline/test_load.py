@@ -73,20 +73,20 @@ def test_a_publish_does_not_wait_for_the_readers_of_what_others_remove(
 
 @pytest.mark.anyio
 async def test_the_service_reports_a_publish_whose_loader_still_tidies_up(
-    scene: SupervisorHarness, server: HttpServer, small_file: HttpServer
+    harness: SupervisorHarness, server: HttpServer, small_file: HttpServer
 ) -> None:
-    await scene.receipt(await scene.submit(small_file.url))
-    execute(scene.database_url, SLOW_DROP)
+    await harness.receipt(await harness.submit(small_file.url))
+    execute(harness.database_url, SLOW_DROP)
     job = Job(source=server.url, import_id=str(uuid_utils.compat.uuid7()), mode="replace")
-    submitted, _ = await scene.store.submit(job, None)
-    scene.supervisor.wake()
-    await until("the tidying", lambda: query(scene.database_url, DROPS))
-    await scene.until_state(submitted.id, State.SUCCEEDED)
-    assert await scene.exit_codes(submitted.id) == [ExitCode.PUBLISHED]
+    submitted, _ = await harness.store.submit(job, None)
+    harness.supervisor.wake()
+    await until("the tidying", lambda: query(harness.database_url, DROPS))
+    await harness.until_state(submitted.id, State.SUCCEEDED)
+    assert await harness.exit_codes(submitted.id) == [ExitCode.PUBLISHED]
     assert loader().is_running()
-    execute(scene.database_url, "DROP EVENT TRIGGER slow_drop")
-    query(scene.database_url, DROPS.replace("SELECT", "SELECT pg_cancel_backend(pid)"))
+    execute(harness.database_url, "DROP EVENT TRIGGER slow_drop")
+    query(harness.database_url, DROPS.replace("SELECT", "SELECT pg_cancel_backend(pid)"))
     # the loader skips that import, and the service removes it
-    await until("the removal", lambda: not query(scene.database_url, LEFT))
-    assert (await scene.get(submitted.id)).state is State.SUCCEEDED
-    await assert_all_gone(scene.database_url)
+    await until("the removal", lambda: not query(harness.database_url, LEFT))
+    assert (await harness.get(submitted.id)).state is State.SUCCEEDED
+    await assert_all_gone(harness.database_url)
