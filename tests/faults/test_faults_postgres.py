@@ -287,12 +287,6 @@ def test_a_role_locked_out_in_mid_load_resumes_when_it_may_log_in(
 # Slow commits
 
 
-UNATTACHED = (
-    "SELECT FROM loader.part WHERE NOT EXISTS (SELECT FROM pg_inherits"
-    " WHERE inhrelid = format('loader.import_%s_part_%s', import_key, part)::regclass)"
-)
-
-
 def await_waiting_commits(own: OwnServer) -> None:
     """Return once commits wait for the standby: a server applies a reload after a while."""
     with contextlib.closing(psycopg.connect(own.url, autocommit=True)) as canary:
@@ -310,9 +304,8 @@ def await_waiting_commits(own: OwnServer) -> None:
 
 
 @contextlib.contextmanager
-def commit_in_flight(own: OwnServer, loaders: Loaders, server: HttpServer) -> Generator[None]:
+def commit_in_flight(own: OwnServer, server: HttpServer) -> Generator[None]:
     """Load until a worker's commit waits for a standby, until the end of the block: it is complete, and not visible."""
-    wait_for("all parts to be attached", lambda: query(loaders.database_url, UNATTACHED) == [])
     own.alter("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
     try:
         await_waiting_commits(own)
@@ -331,7 +324,7 @@ def test_a_part_whose_commit_is_in_flight_does_not_survive_a_roll_back(
     own: OwnServer, loaders: Loaders, server: HttpServer
 ) -> None:
     loader = start_until_stalled(loaders, server, "--workers", "1")
-    with commit_in_flight(own, loaders, server):
+    with commit_in_flight(own, server):
         loader.process.terminate()
         wait_for("the roll back", lambda: backends(loaders, "roll back"))
     last = loader.failure()
@@ -347,7 +340,7 @@ def test_a_part_whose_commit_is_in_flight_does_not_survive_a_removal_by_another(
     loader = start_until_stalled(loaders, server, "--workers", "1", "--import-id", import_id)
     name = query(loaders.database_url, "SELECT current_database()")[0][0]
     own.alter(f"ALTER DATABASE {name} SET synchronous_commit = local")  # for new sessions
-    with commit_in_flight(own, loaders, server):
+    with commit_in_flight(own, server):
         loader.process.kill()
         wait_for("its lock to be free", lambda: backends(loaders, "control") == [])
         removal = loaders.start("drop", import_id)

@@ -210,18 +210,10 @@ def dumping(loaders: Loaders) -> Generator[subprocess.Popen[bytes]]:
 HELD = "LOCK TABLE loader.import_1 IN SHARE UPDATE EXCLUSIVE MODE"
 
 
-def start_until_attached(loaders: Loaders, server: HttpServer) -> LoaderProcess:
-    """Start a run with a short limit for locks; return when the import's table exists and a part is committed."""
-    loader = start_until_stalled(loaders, server, "--workers", "1", environment=with_lock_limit(1))
-    attached = "SELECT FROM pg_inherits WHERE inhparent = 'loader.import_1'::regclass"
-    wait_for("an attached part", lambda: query(loaders.database_url, attached) != [])
-    return loader
-
-
 def test_an_import_whose_own_table_is_locked_loads_and_keeps_all(
     loaders: Loaders, server: HttpServer
 ) -> None:
-    loader = start_until_attached(loaders, server)
+    loader = start_until_stalled(loaders, server, "--workers", "1", environment=with_lock_limit(1))
     with holding(loaders, HELD):
         resume_serving(server)
         last = loader.failure()
@@ -236,7 +228,7 @@ def test_a_failed_run_ends_while_its_own_table_is_locked(
     loaders: Loaders, server: HttpServer, sample: bytes
 ) -> None:
     server.content = sample + b"a bad row\n"
-    loader = start_until_attached(loaders, server)
+    loader = start_until_stalled(loaders, server, "--workers", "1", environment=with_lock_limit(1))
     with holding(loaders, HELD):
         resume_serving(server)
         last = loader.failure()
