@@ -97,9 +97,6 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     staging_lock_seconds: float = 43_200
     # A server may need this long to notice that the loader that held the import was killed.
     import_lock_seconds: float = 10
-    # Loaders of an older version hold locks on the ledger while they fill a part, for minutes; new loaders queue behind
-    # this wait.
-    ledger_lock_seconds: float = 10
 
     # --- The end of a run
     # For the response to a commit after a request to stop. A lost connection is noticed after `tcp_user_timeout_seconds`;
