@@ -42,7 +42,7 @@ succeeded "$import"
 import=$(submit)
 until [ "$(get "$import" | field phase)" = loading ]; do get "$import?wait=1" > /dev/null; done
 database=$(docker compose ps --quiet postgres)
-docker update --cpus 0.04 "$database" > /dev/null   # the whole sample takes minutes now, a block five seconds
+docker update --cpus 0.08 "$database" > /dev/null   # the whole sample takes two minutes now, a block three seconds
 loading=$SECONDS
 sleep 100
 [ "$(get "$import" | field phase)" = loading ]

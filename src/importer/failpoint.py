@@ -5,6 +5,6 @@ Loaders that the service starts do not inherit the variable.
 
 from __future__ import annotations
 
-from loader.failpoint import armed_by
+from loader.failpoint import failpoint_of
 
-hit = armed_by("IMPORTER_FAILPOINT")
+hit = failpoint_of("IMPORTER_FAILPOINT")

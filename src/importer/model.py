@@ -85,7 +85,7 @@ class AttemptResult(msgspec.Struct, frozen=True):
     log: str = ""
     receipt: Receipt | None = None
     not_before: datetime.datetime | None = None
-    is_retried: bool = True  # QUEUED with an error: it counts towards RetryPolicy.attempts
+    is_retried: bool = True  # QUEUED with an error: it counts towards AttemptRetryPolicy.attempts
     keeps_staging: bool = False  # FAILED: the staging is kept for a retry
 
 

@@ -20,8 +20,8 @@ SLACK_BYTES = 64
 class Buffer:
     """2 * segment_bytes + SLACK_BYTES of memory; pages that are never touched cost nothing.
 
-    A segment starts at `segment_bytes`. The room before it takes the rest of the segment before, which the cut left: a
-    record as long as a whole segment fits.
+    A segment starts at `segment_bytes`. The space before it holds the partial record of the previous segment,
+    which may be as long as a whole segment.
     """
 
     def __init__(self, segment_bytes: int = SEGMENT_BYTES) -> None:

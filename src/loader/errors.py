@@ -38,23 +38,23 @@ class LoaderError(Exception):
 
     @property
     def code(self) -> FailureCode:
-        """Its place in the vocabulary of failures."""
+        """The failure code."""
         return self.failure.code
 
     @property
     def exit_code(self) -> ExitCode:
-        """What the process exits with when this ends it."""
+        """The exit code of a process that fails with this."""
         return FAILURE_KINDS[self.code].exit_code
 
 
 def as_loader_error(error: BaseException) -> LoaderError:
-    """Return an exception as one that can be shown; what nobody expected is a defect, its traceback goes to stderr."""
+    """Return an exception as a LoaderError. An unexpected one becomes INTERNAL_ERROR; its traceback is printed to stderr."""
     if isinstance(error, LoaderError):
         return error
-    with contextlib.suppress(OSError):  # a full disk, or nobody reads it: the failure says the most of it
+    with contextlib.suppress(OSError):  # stderr may be full or closed; the failure has the message
         traceback.print_exception(error, file=sys.stderr)
     return LoaderError(
         FailureCode.INTERNAL_ERROR,
         f"The loader has a defect: {type(error).__name__}: {error}",
-        "Please report it with what stands on stderr.",
+        "Please report it with the traceback on stderr.",
     )

@@ -16,24 +16,24 @@ import traceback
 from collections.abc import Callable
 
 
-def armed_by(variable: str) -> Callable[[], None]:
+def failpoint_of(variable: str) -> Callable[[], None]:
     """Return the function for failpoints, which acts as an environment variable says."""
     specification = os.environ.get(variable)
-    return _pass if specification is None else _armed(specification)
+    return _pass if specification is None else _parse(specification)
 
 
-def _armed(specification: str) -> Callable[[], None]:
+def _parse(specification: str) -> Callable[[], None]:
     what, _, number = specification.partition("@")
     hits = itertools.count(1)  # `next` on it is atomic: no two threads get the same number
 
-    def hit_armed() -> None:
+    def hit_once() -> None:
         if next(hits) == int(number):
             step = traceback.extract_stack(limit=2)[0]
             message = f"failpoint {specification} in {step.name}, {step.filename}:{step.lineno}\n"
             os.write(sys.stderr.fileno(), message.encode())
             _do(what)
 
-    return hit_armed
+    return hit_once
 
 
 def _do(what: str) -> None:
@@ -50,4 +50,4 @@ def _pass() -> None:
     """Do nothing."""
 
 
-hit = armed_by("LOADER_FAILPOINT")
+hit = failpoint_of("LOADER_FAILPOINT")

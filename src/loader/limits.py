@@ -14,7 +14,8 @@ class Parallelism(msgspec.Struct, frozen=True):
     threads, in pieces of `piece_bytes`. A server that rejects requests (429, 503) gets fewer: see concurrency_limit.py.
     """
 
-    # Four fill a fast link. As many buffers are being filled at once, so more would cost memory.
+    # Four fill a fast link. Each fills a buffer of its own, so more would cost memory. docs/operations.md ("What a crash
+    # costs") and docs/decisions.md state the consequences.
     at_start: int = 4
     # As the AWS command line has by default: https://docs.aws.amazon.com/cli/latest/topic/s3-config.html
     at_most: int = 10
@@ -45,7 +46,7 @@ class RetryPolicy(msgspec.Struct, frozen=True):
     probe_attempts: int = 4
     first_delay_seconds: float = 0.5
     max_delay_seconds: float = 30
-    # A server may ask for an hour; the run ends instead, with a failure that a retry can mend.
+    # A server may ask for an hour; the run ends instead, with a retryable failure.
     max_retry_after_seconds: float = 120
 
 
@@ -93,7 +94,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     # On trips: longer than a report runs, shorter than a night's pg_dump.
     trips_lock_seconds: float = 600
     # On the import's own tables, which only pg_dump reads before the publish: longer than a night's dump. A supervised run
-    # uses `trips_lock_seconds`, since its supervisor retries and must not take the wait for a hang.
+    # uses `trips_lock_seconds`, since its supervisor retries and must not mistake the wait for a hang.
     staging_lock_seconds: float = 43_200
     # A server may need this long to notice that the loader that held the import was killed.
     import_lock_seconds: float = 10

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from importer.model import FINISHED, State
-from importer.supervisor.limits import LIMITS, Limits
+from importer.supervisor.limits import LIMITS, SupervisorLimits
 from loader.contract import FailureCode
 from tests.support.http_server import HttpServer
 from tests.support.loader_process import row_count, start_over
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(1200)]
 # Three parts.
 ROWS = 7_000
 # Loaders report progress every second or two, less often on a busy machine.
-QUICK = Limits(stall_seconds=6)
+QUICK = SupervisorLimits(stall_seconds=6)
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def steps(every_step: bool) -> Iterable[int]:
 
 @asynccontextmanager
 async def arming(
-    folder: Path, database_url: str, what: str, command: str = "run", limits: Limits = LIMITS
+    folder: Path, database_url: str, what: str, command: str = "run", limits: SupervisorLimits = LIMITS
 ) -> AsyncGenerator[SupervisorHarness]:
     """Run loaders of which the first has a failpoint; check that nothing is left, then empty the database."""
     folder.mkdir()
@@ -119,7 +119,7 @@ async def test_a_removal_that_hangs_is_killed_and_resumed(
     tmp_path: Path, database_url: str, small_server: HttpServer
 ) -> None:
     folder = tmp_path / "here"
-    async with arming(folder, database_url, "hang@2", "drop", Limits(drop_seconds=5)) as harness:
+    async with arming(folder, database_url, "hang@2", "drop", SupervisorLimits(drop_seconds=5)) as harness:
         import_id = await harness.submit(small_server.url)
         await harness.receipt(import_id)
         await harness.supervisor.remove(import_id)

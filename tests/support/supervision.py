@@ -22,8 +22,8 @@ import uuid_utils.compat
 from importer.model import FINISHED, Attempt, Import, State
 from importer.settings import Settings
 from importer.store.store import Store
-from importer.supervisor.limits import LIMITS, Limits
-from importer.supervisor.outcome import RetryPolicy
+from importer.supervisor.limits import LIMITS, SupervisorLimits
+from importer.supervisor.outcome import AttemptRetryPolicy
 from importer.supervisor.supervisor import Supervisor
 from loader.contract import Job, Phase, Receipt
 from tests.support.http_server import Fault, HttpServer, Request
@@ -38,9 +38,9 @@ SMALL = (sys.executable, str(PROGRAMS / "small_loader.py"))
 MISBEHAVING = (sys.executable, str(PROGRAMS / "misbehaving_loader.py"))
 
 # Shorter delays for tests.
-QUICK = RetryPolicy(attempts=3, first_delay_seconds=0.05)
+QUICK = AttemptRetryPolicy(attempts=3, first_delay_seconds=0.05)
 # Delays so long that no retry starts within a test.
-LATE_RETRIES = RetryPolicy(attempts=3, first_delay_seconds=1000)
+LATE_RETRIES = AttemptRetryPolicy(attempts=3, first_delay_seconds=1000)
 
 # Far longer than any step takes on a busy machine.
 DEADLINE_SECONDS = 120.0
@@ -124,8 +124,8 @@ async def supervising(
     command: Sequence[str] = SMALL,
     slots: int = 2,
     grace_seconds: int = 30,
-    retry_policy: RetryPolicy = QUICK,
-    limits: Limits = LIMITS,
+    retry_policy: AttemptRetryPolicy = QUICK,
+    limits: SupervisorLimits = LIMITS,
 ) -> AsyncGenerator[SupervisorHarness]:
     """Run a supervisor within the block, then stop it as a service does."""
     settings = Settings(

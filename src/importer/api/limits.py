@@ -11,7 +11,7 @@ from importer.api.problems import ProblemCode, RequestProblem
 T = TypeVar("T")
 
 
-class ConcurrencyLimit:
+class RequestLimit:
     """A number of slots. To be used in one event loop."""
 
     def __init__(self, count: int) -> None:

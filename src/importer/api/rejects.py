@@ -13,7 +13,7 @@ import msgspec
 from litestar import get
 from litestar.response import Stream
 
-from importer.api.limits import ConcurrencyLimit, prefetch_first_chunk
+from importer.api.limits import RequestLimit, prefetch_first_chunk
 from importer.api.openapi import IMPORTS, problem_responses
 from importer.api.problems import ProblemCode, RequestProblem
 from importer.api.requests import AnyRequest, FromService, ImportId, find
@@ -69,7 +69,7 @@ async def list_rejects(request: AnyRequest, service: FromService, import_id: Imp
 
 
 async def _chunks(
-    limit: ConcurrencyLimit, database_url: str, import_id: UUID, form: Format
+    limit: RequestLimit, database_url: str, import_id: UUID, form: Format
 ) -> AsyncGenerator[bytes]:
     """Yield the listing. Raises LoaderError: IMPORT_NOT_FOUND if the ledger does not have the import."""
     with contextlib.ExitStack() as held:

@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from importer.api.limits import ConcurrencyLimit
+from importer.api.limits import RequestLimit
 from importer.api.readiness import Readiness
 from importer.store.store import Store
 from importer.supervisor.supervisor import Supervisor
@@ -26,8 +26,8 @@ class Service:
     supervisor: Supervisor
     database_url: str
     readiness: Readiness
-    watchers: ConcurrencyLimit  # event streams and long polls
-    listings: ConcurrencyLimit = field(default_factory=lambda: ConcurrencyLimit(_MAX_LISTINGS))  # of rejects
+    watchers: RequestLimit  # event streams and long polls
+    listings: RequestLimit = field(default_factory=lambda: RequestLimit(_MAX_LISTINGS))  # of rejects
     closing: asyncio.Event = field(default_factory=asyncio.Event)  # set when the service is about to stop
 
     async def unless_closing(

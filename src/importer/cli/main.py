@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _serve(options: argparse.Namespace) -> ExitCode:
     # imported here: the client does not need it, and it takes half a second
-    from importer.server.server import CannotStart, Defective, serve
+    from importer.server.server import CannotStart, UnhandledErrorStop, serve
     from importer.settings import InvalidSettings, Settings
     from importer.store.errors import StoreBusy, StoreError, StoreFull
 
@@ -48,7 +48,7 @@ def _serve(options: argparse.Namespace) -> ExitCode:
         return _report("start", error.message, error.hint, ExitCode.SUSPENDED)
     except (CannotStart, StoreError) as error:  # a restart does not help
         return _report("start", error.message, error.hint, ExitCode.CONFIGURATION)
-    except Defective:
+    except UnhandledErrorStop:
         return _report(
             "internal_error",
             "A task of the service has failed; the log has the traceback.",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import structlog
 
-from importer.api.limits import ConcurrencyLimit
+from importer.api.limits import RequestLimit
 from importer.api.metrics import MeasuredStore
 from importer.api.readiness import Readiness
 from importer.api.state import Service
@@ -43,7 +43,7 @@ async def open_service(settings: Settings) -> AsyncGenerator[Service]:
             database_url,
             Readiness(store, supervisor.probe),
             # Watchers keep their connections. Half of all connections are left for other requests.
-            watchers=ConcurrencyLimit(max_connections() // 2),
+            watchers=RequestLimit(max_connections() // 2),
         )
         _log.info("service stops: loaders keep what is committed")
 

@@ -39,14 +39,14 @@ class CannotStart(Exception):
         self.hint = hint
 
 
-class Defective(Exception):
-    """A task of the service has failed unexpectedly; the log has the traceback. The next start resumes all imports."""
+class UnhandledErrorStop(Exception):
+    """The service stopped because one of its tasks failed unexpectedly; the log has the traceback. A restart resumes all."""
 
 
 def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     """Serve until SIGTERM, SIGINT or SIGHUP, then stop in order. `announce` is called with the URL of the open service.
 
-    Raises CannotStart, StoreError, LoaderError, Defective.
+    Raises CannotStart, StoreError, LoaderError, UnhandledErrorStop.
     """
     log.configure(settings.log_format)
     client_connections.raise_file_limit()
@@ -65,14 +65,14 @@ async def _serve(settings: Settings, listener: socket.socket, announce: Callable
         url = _url(listener)
         announce(url)
         logging_versions = asyncio.create_task(_log_versions(url, LedgerReader(service.database_url)))
-        defects = asyncio.create_task(service.supervisor.unhandled_errors.seen.wait())
-        defects.add_done_callback(lambda _: server.stop())
+        unhandled_error = asyncio.create_task(service.supervisor.unhandled_errors.seen.wait())
+        unhandled_error.add_done_callback(lambda _: server.stop())
         await server.serve([listener])
         server.close_remaining()
         logging_versions.cancel()
-        defects.cancel()
+        unhandled_error.cancel()
     if service.supervisor.unhandled_errors.seen.is_set():
-        raise Defective
+        raise UnhandledErrorStop
 
 
 class _Server(uvicorn.Server):

@@ -10,14 +10,14 @@ from uuid import UUID
 
 from importer.model import Import
 
-Changes = asyncio.Queue[Import | None]  # the import after each change; None: it was deleted
+ChangeQueue = asyncio.Queue[Import | None]  # the import after each change; None: it was deleted
 
 
 class Notifier:
     """The subscriptions to imports. To be used in one event loop."""
 
     def __init__(self) -> None:
-        self._subscriptions: defaultdict[UUID, set[Changes]] = defaultdict(set)
+        self._subscriptions: defaultdict[UUID, set[ChangeQueue]] = defaultdict(set)
 
     def notify(self, import_id: UUID, changed: Import | None) -> None:
         """Pass on an import that has changed; None: it was deleted."""
@@ -25,9 +25,9 @@ class Notifier:
             changes.put_nowait(changed)
 
     @contextmanager
-    def subscribe(self, import_id: UUID) -> Generator[Changes]:
+    def subscribe(self, import_id: UUID) -> Generator[ChangeQueue]:
         """Collect the changes of an import. Subscribe before reading the import, so that no change is missed."""
-        changes = Changes()
+        changes = ChangeQueue()
         self._subscriptions[import_id].add(changes)
         try:
             yield changes

@@ -67,14 +67,14 @@ class Store:
         An import without attempts is cancelled at once. Any other is `cancelling` until `finish_attempt` reports that its
         staging is removed.
         """
-        moved = await self._move(
+        updated = await self._move(
             import_id,
             [State.QUEUED, State.RUNNING],
             "state = CASE WHEN attempt_count = 0 THEN 'cancelled' ELSE 'cancelling' END,"
             " finished_at = CASE WHEN attempt_count = 0 THEN :now END, not_before = NULL, error = NULL",
         )
-        found = moved or await self.get(import_id)
-        return found if moved or (found and found.state is State.CANCELLING) else None
+        found = updated or await self.get(import_id)
+        return found if updated or (found and found.state is State.CANCELLING) else None
 
     async def retry(self, import_id: UUID, source: str | None = None) -> Import | None:
         """Queue the next attempt at once, with this URL if one is given.

@@ -115,7 +115,7 @@ async def finish_attempt(
         if (is_finished or result.state is State.QUEUED) and can_transition(origin, result.state)
     ]
     keeps_staging = result.state is State.FAILED and result.keeps_staging
-    moved = await rows.update_import(
+    updated = await rows.update_import(
         connection,
         import_id,
         origins,
@@ -136,7 +136,7 @@ async def finish_attempt(
             "keeps_staging": keeps_staging,
         },
     )
-    for one in moved:
+    for one in updated:
         await connection.execute(
             "UPDATE attempt SET finished_at = :now, exit_code = :exit_code, error = :error, log = :log"
             " WHERE import_sequence = :sequence AND finished_at IS NULL",
@@ -148,7 +148,7 @@ async def finish_attempt(
                 "log": result.log,
             },
         )
-    return moved
+    return updated
 
 
 async def _submitted_job(connection: aiosqlite.Connection, one: Import) -> Job:

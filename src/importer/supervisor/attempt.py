@@ -17,9 +17,9 @@ from importer.supervisor.database_probe import DatabaseProbe
 from importer.supervisor.ledger import LedgerReader
 from importer.supervisor.loaders import Loaders
 from importer.supervisor.outcome import (
+    AttemptRetryPolicy,
     LoaderExit,
     PossibleLedgerState,
-    RetryPolicy,
     Staged,
     StopIntent,
     blames_database,
@@ -36,7 +36,7 @@ class RetryProgress(msgspec.Struct):
     """The progress of an import's attempts. In memory only: after a restart of the service the count starts over."""
 
     committed_bytes: int = 0
-    retry_count: int = 0  # of the import, when it had committed so much
+    retry_count: int = 0  # the import's, when `committed_bytes` last changed
 
 
 class RunningAttempt:
@@ -49,7 +49,7 @@ class RunningAttempt:
         store: Store,
         ledger: LedgerReader,
         probe: DatabaseProbe,
-        retry_policy: RetryPolicy,
+        retry_policy: AttemptRetryPolicy,
         retry_progress: RetryProgress,
     ) -> None:
         """Start the loader of an import that was just claimed."""
@@ -189,12 +189,12 @@ class RunningAttempt:
             is_retried=outcome.is_retried,
             keeps_staging=keeps_staging(end),
         )
-        moved = await until_stored(lambda: self._store.finish_attempt(self.import_id, result))
+        updated = await until_stored(lambda: self._store.finish_attempt(self.import_id, result))
         failpoint.hit()
-        if moved is not None:
+        if updated is not None:
             error = None if outcome.error is None else outcome.error.code
-            self._log.info("attempt ended", state=moved.state, error=error, not_before=moved.not_before)
-        return moved is not None
+            self._log.info("attempt ended", state=updated.state, error=error, not_before=updated.not_before)
+        return updated is not None
 
     def _intent(self, found: Import) -> StopIntent:
         if found.state is State.CANCELLING:

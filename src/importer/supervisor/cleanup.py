@@ -17,7 +17,7 @@ from importer.model import AttemptResult, Import, State
 from importer.store.store import Store
 from importer.supervisor.backoff import delays, until_stored
 from importer.supervisor.ledger import LedgerReader
-from importer.supervisor.limits import LIMITS, Limits
+from importer.supervisor.limits import LIMITS, SupervisorLimits
 from importer.supervisor.loaders import Loaders
 from importer.supervisor.outcome import LedgerState, LoaderExit, Staged, failure_of
 from importer.tasks import KeyedTasks, UnhandledErrors, uninterrupted
@@ -39,7 +39,7 @@ class Cleanup:
         ledger: LedgerReader,
         loaders: Loaders,
         unhandled_errors: UnhandledErrors,
-        limits: Limits = LIMITS,
+        limits: SupervisorLimits = LIMITS,
     ) -> None:
         self._store = store
         self._ledger = ledger
@@ -77,7 +77,7 @@ class Cleanup:
                 log.info("drop ended", import_id=str(import_id), exit_code=end.exit_code, output=output)
                 state = await self._ledger.state_of(import_id)
                 if isinstance(state, Receipt) and not await self._ledger.is_in_trips(import_id):
-                    return state  # detached from trips by hand: the table belongs to whoever did that
+                    return state  # a user detached the table, and owns it
         except LoaderError as error:
             raise _pending(error.failure.message) from error
         if _is_left(state, published=published):
@@ -116,10 +116,10 @@ class Cleanup:
             log="" if end is None else end.log,
             receipt=receipt,
         )
-        moved = await until_stored(lambda: self._store.finish_attempt(import_id, result))
+        updated = await until_stored(lambda: self._store.finish_attempt(import_id, result))
         failpoint.hit()
-        if moved is not None:
-            log.info("cancel ended", import_id=str(import_id), state=moved.state)
+        if updated is not None:
+            log.info("cancel ended", import_id=str(import_id), state=updated.state)
 
     async def _remove(self, removing: Import) -> None:
         if removing.attempt_count:  # else no ledger has it, and no database is needed

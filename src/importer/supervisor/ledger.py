@@ -72,8 +72,8 @@ class LedgerReader:
                     raise
                 raise LoaderError(
                     FailureCode.DATABASE_UNAVAILABLE,
-                    f"The database did not answer within {_TIMEOUT_SECONDS:.0f} s.",
-                    "Check that the server runs. The service will ask it again.",
+                    f"The database did not respond within {_TIMEOUT_SECONDS:.0f} s.",
+                    "Check that the server runs. The service will retry.",
                 ) from None
 
 

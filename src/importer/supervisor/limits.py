@@ -5,14 +5,14 @@ from __future__ import annotations
 import msgspec
 
 
-class Limits(msgspec.Struct, frozen=True):
+class SupervisorLimits(msgspec.Struct, frozen=True):
     """How long to wait for loaders. Tests use shorter times."""
 
-    # A loader reports twice a second in every phase. After so much silence it hangs, or was stopped by SIGSTOP; on a machine
-    # that swaps it is silent for some seconds.
+    # A loader reports twice a second in every phase. After this much silence it hangs, or was stopped by SIGSTOP; on a
+    # machine that swaps it is silent for some seconds.
     silence_seconds: int = 60
-    # A loader that reports the same numbers for so long hangs, too. No wait of a loader is longer: ten minutes for locks on
-    # trips (limits.py of the loader), half an hour for the first blocks over a link with 20 kB/s.
+    # A loader that reports the same numbers for this long hangs, too. No wait of a loader is longer: ten minutes for locks
+    # on trips (limits.py of the loader), half an hour for the first blocks over a link with 40 kB/s.
     stall_seconds: int = 1800
     # The removal of 300 GB takes two minutes, and each wait for readers ten (limits.py of the loader). One that takes longer
     # hangs; the next one removes the rest.
@@ -21,4 +21,4 @@ class Limits(msgspec.Struct, frozen=True):
     reconcile_retry_seconds: float = 30.0
 
 
-LIMITS = Limits()
+LIMITS = SupervisorLimits()

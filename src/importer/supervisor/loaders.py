@@ -9,7 +9,7 @@ from uuid import UUID
 
 import msgspec
 
-from importer.supervisor.limits import LIMITS, Limits
+from importer.supervisor.limits import LIMITS, SupervisorLimits
 from importer.supervisor.process import LoaderProcess
 from loader.contract import Job
 
@@ -29,7 +29,7 @@ class Loaders(msgspec.Struct, frozen=True):
     workers: int | None = None
     allowed_hosts: Sequence[str] = ()
     command: Sequence[str] = LOADER
-    limits: Limits = LIMITS
+    limits: SupervisorLimits = LIMITS
 
     def run(self, job: Job) -> LoaderProcess:
         """Start a loader for a job. Its stdin stays open: if the service is killed, the loader suspends."""

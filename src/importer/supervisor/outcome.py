@@ -46,7 +46,7 @@ LedgerState = Receipt | Staged | Literal["absent"]
 PossibleLedgerState = LedgerState | Literal["unknown"]
 
 
-class RetryPolicy(msgspec.Struct, frozen=True):
+class AttemptRetryPolicy(msgspec.Struct, frozen=True):
     """When a retryable failure is final. Tests use shorter delays."""
 
     # Consecutive attempts that committed nothing. With the delays below they take four to nine minutes: by then a database
@@ -57,11 +57,11 @@ class RetryPolicy(msgspec.Struct, frozen=True):
     locked_attempts: int = 144
 
     def delay_seconds(self, attempts_without_progress: int) -> float:
-        """Return how long to wait after a failure that so many attempts without progress preceded."""
+        """Return the delay after a failure that followed this many attempts without progress."""
         return min(self.first_delay_seconds * 2.0**attempts_without_progress, MAX_RETRY_DELAY_SECONDS)
 
 
-RETRY_POLICY = RetryPolicy()
+RETRY_POLICY = AttemptRetryPolicy()
 
 
 # Of an attempt whose end the service did not see. The import did not cause it, but an operator should know.
@@ -80,7 +80,7 @@ class Outcome(msgspec.Struct, frozen=True):
     error: Failure | None = None  # of the attempt
     receipt: Receipt | None = None  # with SUCCEEDED
     retry_after_seconds: float = 0  # with QUEUED
-    is_retried: bool = True  # with QUEUED and an error: it counts towards RetryPolicy.attempts
+    is_retried: bool = True  # with QUEUED and an error: it counts towards AttemptRetryPolicy.attempts
 
 
 # Failures caused by a signal, from the service or from elsewhere.
@@ -130,7 +130,7 @@ def decide(
     ledger_state: PossibleLedgerState,
     intent: StopIntent,
     attempts_without_progress: int = 0,
-    retry_policy: RetryPolicy = RETRY_POLICY,
+    retry_policy: AttemptRetryPolicy = RETRY_POLICY,
     *,
     locked_attempts: int = 0,
     is_database_down: bool = False,

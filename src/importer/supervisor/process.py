@@ -18,7 +18,7 @@ from typing import IO
 import msgspec
 
 from importer import failpoint
-from importer.supervisor.limits import Limits
+from importer.supervisor.limits import SupervisorLimits
 from importer.supervisor.log_tail import LogTail
 from importer.supervisor.outcome import LoaderExit
 from loader.contract import ExitCode, Failed, Job, Message, ProgressMessage, Published
@@ -41,7 +41,7 @@ class LoaderProcess:
         *,
         job: Job | None,
         database_url: str,
-        limits: Limits,
+        limits: SupervisorLimits,
     ) -> None:
         """Start it. With a job: write the job to stdin, hold stdin open, and kill the process if it hangs."""
         self.progress: ProgressMessage | None = None  # the latest

@@ -16,12 +16,12 @@ from importer.store.errors import StoreError
 from importer.store.store import Store, utc_now
 from importer.supervisor.cleanup import Cleanup
 from importer.supervisor.ledger import LedgerReader
-from importer.supervisor.limits import LIMITS, Limits
+from importer.supervisor.limits import LIMITS, SupervisorLimits
 from loader.errors import LoaderError
 
 # Reads two small tables; old records may stay an hour longer.
 _INTERVAL_SECONDS = 3600.0
-# A failed import's staging, unless the failure makes it useless, is kept so long for a retry.
+# How long the staging of a failed import is kept for a retry, unless the failure makes it useless.
 _STAGING_AGE = datetime.timedelta(hours=24)
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
@@ -36,7 +36,7 @@ class Reconciler:
         ledger: LedgerReader,
         cleanup: Cleanup,
         history_days: int,
-        limits: Limits = LIMITS,
+        limits: SupervisorLimits = LIMITS,
     ) -> None:
         self._store = store
         self._ledger = ledger
@@ -72,7 +72,7 @@ class Reconciler:
                     await self._wake.wait()
 
     async def _correct_failures(self) -> None:
-        """Mark failed imports as succeeded if the ledger has them as published: nobody got the answer to their commit."""
+        """Mark failed imports as succeeded if the ledger has them as published: the response to their commit was lost."""
         for import_id, receipt in (await self._ledger.published(await self._store.failed())).items():
             if await self._store.mark_published(import_id, receipt) is not None:
                 log.info("failed import is published", import_id=str(import_id))

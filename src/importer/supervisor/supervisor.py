@@ -21,19 +21,19 @@ from importer.supervisor.backoff import until_stored
 from importer.supervisor.cleanup import Cleanup
 from importer.supervisor.database_probe import DatabaseProbe
 from importer.supervisor.ledger import LedgerReader
-from importer.supervisor.limits import LIMITS, Limits
+from importer.supervisor.limits import LIMITS, SupervisorLimits
 from importer.supervisor.loaders import LOADER, Loaders
-from importer.supervisor.outcome import RETRY_POLICY, SERVICE_ENDED, RetryPolicy
+from importer.supervisor.outcome import RETRY_POLICY, SERVICE_ENDED, AttemptRetryPolicy
 from importer.supervisor.reconciler import Reconciler
 from importer.tasks import KeyedTasks, UnhandledErrors, uninterrupted
 
 # How often the queue is read without a `wake`: after the clock was set, or a full disk was cleared.
 _POLL_INTERVAL_SECONDS = 30.0
-# How often the database is checked, and how often while it is unavailable: attempts that wait for it then start so soon.
+# How often the database is checked, and how often while it is unavailable: waiting attempts then start soon.
 _PROBE_INTERVAL_SECONDS = 5.0
 _OUTAGE_PROBE_INTERVAL_SECONDS = 2.0
 # How long loaders may take to suspend, if the grace is longer. They need a second, and lose little if killed; Docker
-# kills the service after ten.
+# kills a service after ten seconds by default.
 _MAX_SUSPEND_SECONDS = 6.0
 # To record the ends of the last loaders, and to reap killed processes.
 _RECORD_SECONDS = 2.0
@@ -51,8 +51,8 @@ class Supervisor:
         database_url: str,
         *,
         command: Sequence[str] = LOADER,
-        retry_policy: RetryPolicy = RETRY_POLICY,
-        limits: Limits = LIMITS,
+        retry_policy: AttemptRetryPolicy = RETRY_POLICY,
+        limits: SupervisorLimits = LIMITS,
     ) -> None:
         self._store = store
         self._settings = settings

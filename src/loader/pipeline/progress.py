@@ -13,7 +13,7 @@ from loader.contract import Message, Phase, Progress, ProgressMessage
 _WINDOW_SECONDS = 10.0
 # A rate over a shorter time is noise.
 _MIN_WINDOW_SECONDS = 1.0
-# Twice a second looks fluent to a person, and costs nothing to speak of.
+# Twice a second looks smooth; the cost is negligible.
 _TICK_SECONDS = 0.5
 # Less than 100 before the commit, however the bytes are rounded.
 _MAX_PERCENT = 99.9

@@ -194,10 +194,10 @@ class FailedRun:
     def _find(self) -> Receipt | _Staged | None:
         """Return what the ledger has of the import, or without an id of the location's last unfinished one.
 
-        No other session of this process is left then that could change it.
+        No other session of this process can change it then.
         """
         import_id, location = self._state.import_id, self._state.location
-        with self._database().connection("look") as connection:
+        with self._database().connection("summary") as connection:
             end_backends(connection)
             if not ledger_version.upgrade(connection):
                 return None

@@ -47,7 +47,7 @@ def run(
     Must be called in the main thread, because it handles signals. A supervised run treats the end of stdin as SIGHUP.
     `show` is called in one thread and may block; `on_published` is called before the last message, and must not block.
     """
-    if is_supervised:  # its supervisor retries, and must not take the wait for a hang
+    if is_supervised:  # its supervisor retries, and must not mistake the wait for a hang
         limits = msgspec.structs.replace(limits, staging_lock_seconds=limits.trips_lock_seconds)
     interrupt = Interrupt(limits.commit_seconds)
     outbox = Outbox(show)

@@ -22,9 +22,10 @@ from loader.postgres import import_tables
 from loader.postgres.connection import Connection
 from loader.postgres.ledger import Import, find_import, get_import, select_imports
 
-# First half of the advisory lock keys of imports ("load"); the second half is the import_key.
+# First half of the advisory lock keys of imports; the second half is the import_key. Any number does, but older versions of
+# the loader use these two.
 _LOCK_CLASS = 0x6C6F6164
-# First half of the advisory lock keys of locations ("clai"); the second half is the location's hash.
+# The same for locations; the second half is the hash of the location.
 _LOCATION_LOCK_CLASS = 0x636C6169
 _LOCK_RETRY_SECONDS = 0.2
 
@@ -175,7 +176,7 @@ def lock(connection: Connection, found: Import, interrupt: Interrupt, timeout_se
 
 
 def refuse_other_file(known: Import, target: Target) -> None:
-    """Raise SOURCE_CHANGED if the import was started with another file, USAGE if it was begun in another mode.
+    """Raise SOURCE_CHANGED if the import was started with another file, USAGE if it was started in another mode.
 
     A file without validator may change at the import's own location, because no attempt resumes it. From another location
     only a file that is proven to be the same resumes the import. A location has no query, so another file at the same

@@ -70,5 +70,5 @@ class RawSource(Protocol):
         ...
 
     def close(self) -> None:
-        """End what waits for bytes. Never blocks."""
+        """Abort pending reads. Never blocks."""
         ...

@@ -14,7 +14,7 @@ from loader.source.compression import Compression, CorruptData, Decompressor, op
 from loader.source.forward_reader import ForwardReader
 from loader.source.prefetch import prefetched
 
-# Trips compress 5 to 10 fold. A file with a higher ratio is made to fill the database's disk.
+# Trips compress 5 to 10 fold. A file with a higher ratio is treated as a decompression bomb.
 MAX_RATIO = 250
 # For smaller outputs the ratio means nothing: a few repeated rows are a test, not an attack.
 RATIO_GRACE_BYTES = 64 * MIB

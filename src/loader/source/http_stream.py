@@ -44,7 +44,7 @@ class HttpStream:
         try:
             count = self._reader.read_at(offset, view)
             if self._reader.position == self.identity.size_bytes:
-                self._reader.peek(1)  # raises if the body goes on
+                self._reader.peek(1)  # raises if the body continues
             return count
         except TransientError as failure:
             raise failure.error from failure

@@ -72,7 +72,7 @@ class Source(Protocol):
         ...
 
     def close(self) -> None:
-        """End what waits for bytes, with SourceClosed. Never blocks; from any thread, at any time."""
+        """Abort pending reads with SourceClosed. Never blocks; may be called from any thread at any time."""
         ...
 
 

@@ -109,7 +109,7 @@ class _Prefetch:
         missing = self._parallelism.at_most - self._thread_count
         if missing > 0 and self._waited_seconds > self._parallelism.slow_seconds:
             self._piece_bytes = self._parallelism.piece_bytes
-            with contextlib.suppress(RuntimeError):  # the system's limit on threads: fewer will do
+            with contextlib.suppress(RuntimeError):  # the system's limit on threads: continue with fewer
                 self._start_threads(missing)
 
     def _is_ahead(self) -> bool:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from importer.model import State
-from importer.supervisor.limits import Limits
-from importer.supervisor.outcome import RetryPolicy
+from importer.supervisor.limits import SupervisorLimits
+from importer.supervisor.outcome import AttemptRetryPolicy
 from loader.contract import FailureCode
 from tests.conftest import SAMPLE_ROWS
 from tests.support.http_server import HttpServer
@@ -49,7 +49,7 @@ async def test_after_a_killed_loader_the_next_one_resumes(
 async def test_a_silent_loader_is_killed_and_the_next_one_resumes(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
-    async with supervising(tmp_path, database_url, limits=Limits(silence_seconds=5)) as harness:
+    async with supervising(tmp_path, database_url, limits=SupervisorLimits(silence_seconds=5)) as harness:
         stall(server)
         import_id = await harness.submit(server.url)
         await harness.until_part()
@@ -96,7 +96,7 @@ async def test_a_loader_that_blames_a_working_database_fails_in_the_end(
 
 
 async def test_attempts_with_table_locked_have_their_own_limit(tmp_path: Path, database_url: str) -> None:
-    retry_policy = RetryPolicy(attempts=2, first_delay_seconds=0.01, locked_attempts=5)
+    retry_policy = AttemptRetryPolicy(attempts=2, first_delay_seconds=0.01, locked_attempts=5)
     async with supervising(tmp_path, database_url, command=MISBEHAVING, retry_policy=retry_policy) as harness:
         import_id = await harness.submit("https://example.org/finds_trips_locked")
         found = await harness.until_state(import_id, State.FAILED)
@@ -112,7 +112,7 @@ async def test_progress_resets_the_count_of_failures(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
     """The policy allows one failure in a row; the second loader commits more than the first."""
-    async with supervising(tmp_path, database_url, retry_policy=RetryPolicy(2, 0.05)) as harness:
+    async with supervising(tmp_path, database_url, retry_policy=AttemptRetryPolicy(2, 0.05)) as harness:
         stall(server, at=700_000)
         import_id = await harness.submit(server.url)
         await harness.until_part()
@@ -132,7 +132,7 @@ async def test_progress_is_counted_from_zero_after_a_cancel(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
     """As above, after three parts were committed and the import was cancelled between two attempts."""
-    async with supervising(tmp_path, database_url, retry_policy=RetryPolicy(2, 2.0)) as harness:
+    async with supervising(tmp_path, database_url, retry_policy=AttemptRetryPolicy(2, 2.0)) as harness:
         stall(server, at=1_900_000)
         import_id = await harness.submit(server.url)
         await until("three parts", lambda: committed_rows(database_url) > 0.6 * SAMPLE_ROWS)

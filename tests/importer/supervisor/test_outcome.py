@@ -9,9 +9,9 @@ import pytest
 from importer.model import MAX_RETRY_DELAY_SECONDS, State, can_transition
 from importer.supervisor.outcome import (
     RETRY_POLICY,
+    AttemptRetryPolicy,
     LoaderExit,
     PossibleLedgerState,
-    RetryPolicy,
     Staged,
     StopIntent,
     blames_database,
@@ -185,7 +185,7 @@ def test_an_import_that_may_have_staging_is_never_cancelled() -> None:
 
 def test_retries_are_delayed_longer_each_time_and_end() -> None:
     end = failed("source_unreachable", "kept")
-    retry_policy = RetryPolicy(attempts=4, first_delay_seconds=3)
+    retry_policy = AttemptRetryPolicy(attempts=4, first_delay_seconds=3)
     outcomes = [decide(end, STAGED, NOTHING, without_progress, retry_policy) for without_progress in range(4)]
     assert [outcome.retry_after_seconds for outcome in outcomes] == [3, 6, 12, 0]
     assert [outcome.state for outcome in outcomes] == [*[State.QUEUED] * 3, State.FAILED]
@@ -206,7 +206,7 @@ def test_the_retries_of_an_import_take_four_to_nine_minutes() -> None:
 
 def test_attempts_with_table_locked_are_counted_separately() -> None:
     end = failed("table_locked", "kept")
-    retry_policy = RetryPolicy(attempts=2, first_delay_seconds=3, locked_attempts=3)
+    retry_policy = AttemptRetryPolicy(attempts=2, first_delay_seconds=3, locked_attempts=3)
     outcomes = [
         decide(end, STAGED, NOTHING, 100, retry_policy, locked_attempts=locked) for locked in range(3)
     ]
@@ -262,8 +262,12 @@ def test_staging_is_kept_unless_the_failure_makes_it_useless(end: LoaderExit, ke
 
 
 def test_no_retry_delay_exceeds_the_maximum() -> None:
-    assert RetryPolicy().delay_seconds(8) == 256
-    assert RetryPolicy().delay_seconds(9) == RetryPolicy().delay_seconds(1000) == MAX_RETRY_DELAY_SECONDS
+    assert AttemptRetryPolicy().delay_seconds(8) == 256
+    assert (
+        AttemptRetryPolicy().delay_seconds(9)
+        == AttemptRetryPolicy().delay_seconds(1000)
+        == MAX_RETRY_DELAY_SECONDS
+    )
 
 
 def test_the_failure_of_a_killed_loader_names_the_reason_or_the_signal() -> None:

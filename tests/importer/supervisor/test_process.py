@@ -14,7 +14,7 @@ import msgspec
 import psutil
 import pytest
 
-from importer.supervisor.limits import Limits
+from importer.supervisor.limits import SupervisorLimits
 from importer.supervisor.loaders import Loaders, loader_environment
 from importer.supervisor.log_tail import LOG_BYTES
 from importer.supervisor.outcome import LoaderExit
@@ -36,7 +36,7 @@ PATIENCE_SECONDS = 30.0
 
 
 def start(behaviour: str, **limits: int) -> LoaderProcess:
-    loaders = msgspec.structs.replace(MISBEHAVING, limits=Limits(**limits))
+    loaders = msgspec.structs.replace(MISBEHAVING, limits=SupervisorLimits(**limits))
     return loaders.run(Job(source=f"https://example.org/{behaviour}", import_id="1"))
 
 

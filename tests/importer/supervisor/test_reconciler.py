@@ -15,8 +15,8 @@ import pytest
 from importer.model import State
 from importer.store.rows import time_text
 from importer.supervisor import reconciler
-from importer.supervisor.limits import Limits
-from importer.supervisor.outcome import RetryPolicy
+from importer.supervisor.limits import SupervisorLimits
+from importer.supervisor.outcome import AttemptRetryPolicy
 from loader.contract import FailureCode
 from loader.postgres import import_lock
 from tests.support.http_server import HttpServer
@@ -38,7 +38,7 @@ STAGED = (
     " WHERE nspname = 'loader' AND relkind = 'p' ORDER BY relname"
 )
 
-SOON = Limits(reconcile_retry_seconds=0.1)
+SOON = SupervisorLimits(reconcile_retry_seconds=0.1)
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -112,7 +112,7 @@ def set_column(folder: Path, import_id: UUID, column: str, time: datetime) -> No
 async def test_staging_of_a_retryable_failure_is_kept_for_a_retry(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
-    async with supervising(tmp_path, database_url, retry_policy=RetryPolicy(attempts=1)) as harness:
+    async with supervising(tmp_path, database_url, retry_policy=AttemptRetryPolicy(attempts=1)) as harness:
         stall(server)
         import_id = await harness.submit(server.url)
         await harness.until_part()
