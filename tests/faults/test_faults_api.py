@@ -416,8 +416,7 @@ def test_the_service_stops_in_time_with_any_open_requests(
     header, rows = sample.split(b"\n", 1)
     with HttpServer(header + b"\n" + rows.replace(b",", b";")) as server, contextlib.ExitStack() as stack:
         live = LiveService(tmp_path, database_url, limited=True)
-        stack.callback(live.client.close)
-        stack.callback(live.process.kill)
+        stack.callback(live.kill)
         rejecting = live.until_state(live.submit(server.url, max_rejects="100%")["id"], "succeeded")
         server.rule = lambda _: Fault(before="stall")
         running = live.submit(server.url, force=True)
@@ -440,8 +439,7 @@ def test_the_service_stops_while_its_database_hangs(tmp_path: Path, database_url
         contextlib.ExitStack() as stack,
     ):
         live = LiveService(tmp_path, proxy.url, limited=True)
-        stack.callback(live.client.close)
-        stack.callback(live.process.kill)
+        stack.callback(live.kill)
         rejecting = live.until_state(live.submit(server.url, max_rejects="100%")["id"], "succeeded")
         listing = get(rejecting["links"]["rejects"])
         stack.enter_context(connected(live, listing, window_bytes=4096))
@@ -449,6 +447,7 @@ def test_the_service_stops_while_its_database_hangs(tmp_path: Path, database_url
         wait_for("the listing", lambda: listing_sessions(live) == 1)
         proxy.loses_responses = True
         stack.enter_context(connected(live, listing))
+        wait_for("the probe", lambda: live.client.get("/health/ready").status_code == 503)
         assert_problem(live.client.get("/health/ready"), 503, "not_ready")
         live.process.send_signal(signal.SIGTERM)
         assert live.process.wait(HUNG_SHUTDOWN_SECONDS) == 0, live.log.read_text()
