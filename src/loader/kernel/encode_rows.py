@@ -24,7 +24,7 @@ from loader.kernel.intrinsics import Bytes, UInt64, byte_at, memory_of, put_int3
 from loader.kernel.jit import inlined, kernel
 from loader.kernel.numbers import encode_double, encode_integer
 from loader.kernel.text import encode_text
-from loader.kernel.timestamps import NO_DATE, Date, encode_timestamp
+from loader.kernel.timestamps import EMPTY_DATE_CACHE, DateCache, encode_timestamp
 from loader.schema import Kind
 
 _NULL = ~UInt64(0)
@@ -46,7 +46,7 @@ def encode_rows(
     source, target = memory_of(block), memory_of(output)
     last = len(kinds) - 1
     limit = len(output) - _COUNT_BYTES - _FIELD_BYTES * len(kinds)
-    date = NO_DATE
+    date_cache = EMPTY_DATE_CACHE
     rows = 0
     while position < end:
         if written > limit:
@@ -62,16 +62,16 @@ def encode_rows(
                 put_int32(target, written, _NULL)
                 written += 4
             elif byte == QUOTE:
-                position, written, date = _encode_field(
-                    source, position + 1, True, kinds[column], target, written, limit, date
+                position, written, date_cache = _encode_field(
+                    source, position + 1, True, kinds[column], target, written, limit, date_cache
                 )
                 if position >= 0:
                     position = position + 1 if byte_at(source, position) == QUOTE else DECLINED
             else:
                 # A call of its own: if 0 or 1 were added to the position, each field would wait for the load of its
                 # first byte, which costs 48 ns a row.
-                position, written, date = _encode_field(
-                    source, position, False, kinds[column], target, written, limit, date
+                position, written, date_cache = _encode_field(
+                    source, position, False, kinds[column], target, written, limit, date_cache
                 )
             if position < 0:
                 return row, row_written, rows, position
@@ -88,18 +88,25 @@ def encode_rows(
 
 @inlined
 def _encode_field(
-    source: Bytes, position: int, quoted: bool, kind: int, target: Bytes, written: int, limit: int, date: Date
-) -> tuple[int, int, Date]:
+    source: Bytes,
+    position: int,
+    quoted: bool,
+    kind: int,
+    target: Bytes,
+    written: int,
+    limit: int,
+    date_cache: DateCache,
+) -> tuple[int, int, DateCache]:
     if kind == Kind.TEXT:
         position, written = encode_text(source, position, quoted, target, written, limit)
-        return position, written, date
+        return position, written, date_cache
     if kind == Kind.DOUBLE:
-        return encode_double(source, position, target, written), written + 12, date
+        return encode_double(source, position, target, written), written + 12, date_cache
     if kind == Kind.TIMESTAMP:
-        position, date = encode_timestamp(source, position, target, written, date)
-        return position, written + 12, date
+        position, date_cache = encode_timestamp(source, position, target, written, date_cache)
+        return position, written + 12, date_cache
     if kind == Kind.INTEGER:
-        return encode_integer(source, position, target, written, 4), written + 8, date
+        return encode_integer(source, position, target, written, 4), written + 8, date_cache
     if kind == Kind.BIGINT:
-        return encode_integer(source, position, target, written, 8), written + 12, date
-    return DECLINED, written, date  # a kind without a branch here: `rows.py` encodes it
+        return encode_integer(source, position, target, written, 8), written + 12, date_cache
+    return DECLINED, written, date_cache  # a kind without a branch here: `rows.py` encodes it

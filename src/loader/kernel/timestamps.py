@@ -39,41 +39,41 @@ _TIME = word_of(b"00:00:00")
 _TIME_LIMITS = limits_of(b"\x02\x09\x00\x05\x09\x00\x05\x09")
 _TIME_OFFSET_BYTES, _LENGTH_BYTES = 11, 19
 
-# A date: its first 8 bytes, its last 2 with the separator, and the microsecond it starts with.
-Date = tuple[UInt64, UInt64, UInt64]
+# The last date that was read: its first 8 bytes, its last 2 with the separator, and the microsecond at which it starts.
+DateCache = tuple[UInt64, UInt64, UInt64]
 _NO_DAY = UInt64(1 << 63)
-NO_DATE: Date = (UInt64(0), UInt64(0), _NO_DAY)
+EMPTY_DATE_CACHE: DateCache = (UInt64(0), UInt64(0), _NO_DAY)
 
 
 @inlined
 def encode_timestamp(
-    source: Bytes, position: int, target: Bytes, written: int, date: Date
-) -> tuple[int, Date]:
-    """Write length and value, 12 bytes; return the position behind the field, and its date.
+    source: Bytes, position: int, target: Bytes, written: int, date_cache: DateCache
+) -> tuple[int, DateCache]:
+    """Write length and value, 12 bytes; return the position behind the field, and the updated cache.
 
-    `date` is that of the timestamp before. It is nearly always the same, and then is not computed again.
+    Most timestamps have the date of the one before them, which is then not computed again.
     """
     year_month = word_at(source, position)
     day = low_bytes(word_at(source, position + 8), 3)
-    if year_month != date[0] or day != date[1]:
-        date = (year_month, day, _midnight(year_month, day))
+    if year_month != date_cache[0] or day != date_cache[1]:
+        date_cache = (year_month, day, _midnight(year_month, day))
     time = word_at(source, position + _TIME_OFFSET_BYTES) ^ _TIME
     pairs = digit_pairs(time)
     hour, minute, second = byte_of(pairs, 0), byte_of(pairs, 3), byte_of(pairs, 6)
-    if date[2] == _NO_DAY or hour > 23 or bytes_above(time, _TIME_LIMITS) != UInt64(0):
-        return DECLINED, date
-    microseconds = date[2] + UInt64(((hour * 60 + minute) * 60 + second) * _SECOND)
+    if date_cache[2] == _NO_DAY or hour > 23 or bytes_above(time, _TIME_LIMITS) != UInt64(0):
+        return DECLINED, date_cache
+    microseconds = date_cache[2] + UInt64(((hour * 60 + minute) * 60 + second) * _SECOND)
     position += _LENGTH_BYTES
     if byte_at(source, position) == _POINT:
         digits = word_at(source, position + 1) ^ ZEROS
         count = first_flag(nondigits(digits))
         if count > 6:
-            return DECLINED, date
+            return DECLINED, date_cache
         microseconds += eight_digits(low_bytes(digits, count)) // UInt64(100)  # zeros follow the digits
         position += 1 + count
     put_int32(target, written, UInt64(8))
     put_int64(target, written + 4, microseconds)
-    return position, date
+    return position, date_cache
 
 
 @kernel
