@@ -62,7 +62,7 @@ class Server:
             self._connection,
             f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{DATABASE}' AND backend_type = 'client backend'",
         ):
-            time.sleep(0.01)
+            time.sleep(0.01)  # only polling shows that a session has ended
 
     def cpu_seconds(self) -> float:
         """Return the CPU time of the whole server so far, including backends that have exited.

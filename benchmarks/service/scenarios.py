@@ -82,13 +82,13 @@ def start_and_cancel(server: Server, entry: Entry, folder: Path) -> tuple[Start,
         empty_bytes = server.database_bytes()
         import_id, start = _start(client, entry)
         while (staged_bytes := server.database_bytes() - empty_bytes) < STAGED_SHARE * entry.source_bytes:
-            time.sleep(POLL_INTERVAL_SECONDS)
+            time.sleep(POLL_INTERVAL_SECONDS)  # only polling shows the size of a database
         last_copy = LastCopy(server)
         cancelled_at = time.perf_counter()
         client.cancel(import_id)
         while (found := client.get(import_id)).state not in FINISHED:
             last_copy.poll()
-            time.sleep(POLL_INTERVAL_SECONDS)
+            time.sleep(POLL_INTERVAL_SECONDS)  # only polling shows the end of a COPY
         ended_at = time.perf_counter()
         _check(found, State.CANCELLED)
     stopped_at = last_copy.ended_at or ended_at

@@ -81,9 +81,8 @@ class Interrupt:
         self._lock = threading.Lock()
         self._aborts: list[Callable[[], None]] = []
         self.reason: StopReason | None = None
-        self.has_started_commit = (
-            False  # a commit has started: only the ledger knows whether the import is published
-        )
+        # From then on only the ledger knows whether the import is published.
+        self.has_started_commit = False
 
     @contextlib.contextmanager
     def aborting(self, abort: Callable[[], None]) -> Generator[None]:

@@ -53,7 +53,7 @@ class Imports:
         self._collect()
         while len(self.waiting) < AT_ONCE:
             key = {"Idempotency-Key": f"{self.succeeded}-{len(self.waiting)}-{time.monotonic_ns()}"}
-            answer = self._service.ask(lambda live: live.submit(self._server.url, key, force=True))  # noqa: B023
+            answer = self._service.ask(lambda live: live.submit(self._server.url, key, force=True))  # noqa: B023 - called at once
             self.waiting.append(str(answer["id"]))
 
     def finish(self) -> None:

@@ -28,6 +28,7 @@ from tests.support.loader_process import (
     with_lock_limit,
 )
 from tests.support.mid_load import REFERENCE
+from tests.support.target import execute
 
 # Real processes, some seconds each.
 pytestmark = pytest.mark.slow
@@ -45,11 +46,6 @@ def provokes(*codes: FailureCode) -> Callable[[Test], Test]:
 def test_every_failure_code_is_provoked_here() -> None:
     in_test_attempts = {FailureCode.LOADER_KILLED}  # no loader reports this of itself
     assert set(FailureCode) - PROVOKED == in_test_attempts
-
-
-def execute(database_url: str, statement: str) -> None:
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute(statement.encode())
 
 
 class LoaderHarness:
@@ -98,8 +94,7 @@ class LoaderHarness:
         self.server.content = content
 
     def execute(self, *statements: str) -> None:
-        for statement in statements:
-            execute(self.database_url, statement)
+        execute(self.database_url, *statements)
 
     def with_row(self, row: bytes, at: int = 5000) -> tuple[bytes, int]:
         """Return the sample with a row put in as line `at`, and the row's byte offset."""

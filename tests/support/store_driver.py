@@ -4,12 +4,31 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import uuid_utils.compat
 
 from importer.model import FINISHED, AttemptResult, Import, State
 from importer.store.store import Store
 from loader.contract import Failure, FailureCode, Job, Progress, Receipt
 
+RECEIPT = Receipt(
+    import_id="0190b2c4-0000-7000-8000-000000000000",
+    import_key=1,
+    source="https://example.org/trips.csv",
+    validator='"1"',
+    source_bytes=10,
+    data_bytes=10,
+    length_verified=True,
+    blocks=1,
+    parts=1,
+    rows_parsed=3,
+    rows_copied=3,
+    rows_published=3,
+    rows_rejected=0,
+    attempts=1,
+    seconds=0.5,
+    published_at="2024-02-01T12:00:00+00:00",
+)
 PROGRESS = Progress(
     bytes_done=5,
     bytes_total=10,
@@ -44,24 +63,7 @@ def job(source: str = "https://user:secret@example.org/trips.csv?signature=1") -
 
 
 def receipt(of: Import) -> Receipt:
-    return Receipt(
-        import_id=str(of.id),
-        import_key=1,
-        source="https://example.org/trips.csv",
-        validator='"1"',
-        source_bytes=10,
-        data_bytes=10,
-        length_verified=True,
-        blocks=1,
-        parts=1,
-        rows_parsed=3,
-        rows_copied=3,
-        rows_published=3,
-        rows_rejected=0,
-        attempts=1,
-        seconds=0.5,
-        published_at="2024-02-01T12:00:00+00:00",
-    )
+    return msgspec.structs.replace(RECEIPT, import_id=str(of.id))
 
 
 async def submitted(store: Store) -> Import:

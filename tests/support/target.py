@@ -15,6 +15,11 @@ def execute(database_url: str, *statements: str) -> None:
             connection.execute(statement.encode())
 
 
+def url_of(role: str, database_url: str) -> str:
+    """Return the URL with which a role connects to a test's database."""
+    return database_url.replace("//postgres@", f"//{role}@")
+
+
 def create_trips(database_url: str) -> None:
     """Create an empty `trips` and the ledger, as the first import does."""
     with Database(database_url).connection("test") as connection:

@@ -163,7 +163,7 @@ class Client:
                 give_up_at = now + _RECONNECT_SECONDS if give_up_at is None else give_up_at
                 if now >= give_up_at:
                     raise
-            time.sleep(_RECONNECT_DELAY_SECONDS)
+            time.sleep(_RECONNECT_DELAY_SECONDS)  # Ctrl-C interrupts it
 
     def _events(self, response: httpx.Response) -> Iterator[tuple[str, Import]]:
         """Yield each event's id and import (https://html.spec.whatwg.org/multipage/server-sent-events.html)."""

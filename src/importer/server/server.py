@@ -136,9 +136,8 @@ def _make_folder(folder: Path) -> None:
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        is_dual = (
-            family == socket.AF_INET6 and socket.has_dualstack_ipv6()
-        )  # :: means all IPv4 addresses, too
+        # :: means all IPv4 addresses, too
+        is_dual = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
         listener = socket.create_server(address[:2], family=family, backlog=_BACKLOG, dualstack_ipv6=is_dual)
         client_connections.configure(listener)
         return listener

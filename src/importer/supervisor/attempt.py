@@ -121,9 +121,8 @@ class RunningAttempt:
             return
         failpoint.hit()
         ledger_state: PossibleLedgerState = "unknown"
-        if not self._is_suspended and needs_ledger(
-            process_end
-        ):  # after a suspension the next attempt reads the ledger
+        # after a suspension the next attempt reads the ledger
+        if not self._is_suspended and needs_ledger(process_end):
             with contextlib.suppress(LoaderError):  # the database is unavailable
                 ledger_state = await self._ledger.state_of(self.import_id)
         is_database_down = False

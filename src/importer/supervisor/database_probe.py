@@ -46,9 +46,8 @@ class DatabaseProbe:
                 self._check = asyncio.create_task(self._run_check())
             else:
                 await asyncio.shield(self._check)
-        return await asyncio.shield(
-            self._check
-        )  # a caller that is cancelled does not cancel it for the others
+        # a caller that is cancelled does not cancel it for the others
+        return await asyncio.shield(self._check)
 
     def stop(self) -> None:
         """Cancel the check that runs, if any."""

@@ -7,8 +7,6 @@ from collections.abc import Callable, Collection
 from typing import TypeVar
 from uuid import UUID
 
-import msgspec
-
 from importer.supervisor.outcome import LedgerState, Staged
 from loader.cancellation import run_in_daemon_thread
 from loader.contract import FailureCode, Receipt
@@ -86,8 +84,8 @@ def _state_of(connection: Connection, import_id: UUID) -> LedgerState:
     found = ledger.find_import(connection, import_id)
     if found is None:
         return "absent"
-    if found.state == "published" and found.receipt is not None:
-        return msgspec.json.decode(found.receipt, type=Receipt)
+    if found.state == "published" and (receipt := found.read_receipt()) is not None:
+        return receipt
     return Staged(ledger.totals(connection, found.import_key).bytes)
 
 
@@ -111,4 +109,4 @@ def _published(connection: Connection, among: Collection[UUID]) -> dict[UUID, Re
     if not target_table.exists(connection):
         return {}
     found = ledger.select_imports(connection, "state = 'published' AND id = ANY(%s)", [list(among)])
-    return {each.id: msgspec.json.decode(each.receipt, type=Receipt) for each in found if each.receipt}
+    return {each.id: receipt for each in found if (receipt := each.read_receipt()) is not None}

@@ -45,9 +45,8 @@ class LoaderProcess:
     ) -> None:
         """Start it. With a job: write the job to stdin, hold stdin open, and kill the process if it hangs."""
         self.progress: ProgressMessage | None = None  # the latest
-        self.changed = (
-            asyncio.Event()
-        )  # set by each message and at the end; the reader clears it before it looks
+        # Set by each message and at the end; the reader clears it before it reads the attributes.
+        self.changed = asyncio.Event()
         self.process_id: int | None = None  # None: it could not be started
         self._loop = asyncio.get_running_loop()
         self._limits = limits

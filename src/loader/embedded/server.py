@@ -146,7 +146,7 @@ def _start_or_join(folder: Path) -> Path:
                 raise failure(
                     folder, "runs but can't be reached, perhaps because it runs in another container"
                 )
-        time.sleep(POLL_INTERVAL_SECONDS)
+        time.sleep(POLL_INTERVAL_SECONDS)  # another process starts the server: there is no event to wait for
 
 
 def _stop(folder: Path) -> None:
@@ -160,7 +160,9 @@ def _stop(folder: Path) -> None:
             except (ProcessLookupError, PermissionError):
                 return  # it was killed; its children end, and the next start waits for them
             signalled = process_id
-        time.sleep(POLL_INTERVAL_SECONDS)
+        time.sleep(
+            POLL_INTERVAL_SECONDS
+        )  # a blocking wait for the lock would miss a server that is restarted
     remove_socket_folder(folder)
     os.close(server_lock)
 
@@ -185,6 +187,7 @@ def _start_guardian(folder: Path) -> None:
 def _guard(folder: Path, guardian_lock: int) -> None:
     """Be the guardian: keep the server running while it has users, then stop it unless the last user has."""
     while (users := _try_lock(folder / USERS_LOCK)) is None:
+        # Two events at once, the end of the server and that of the last user, and neither can be waited for.
         time.sleep(RESTART_INTERVAL_SECONDS if _restart_if_dead(folder) else GUARDIAN_INTERVAL_SECONDS)
     _stop(folder)
     os.close(guardian_lock)  # first, so that a user that waits for the other lock starts a new guardian

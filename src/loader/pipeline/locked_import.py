@@ -71,10 +71,10 @@ def _lock(
         if number is not None:
             return found, number
         now = ledger.find_import(control, found.id)
-        if now is not None and now.receipt is not None and now.state == "published":
+        if now is not None and now.state == "published" and (receipt := now.read_receipt()) is not None:
             if (missing := import_tables.find_missing(control, now)) is not None:
                 raise import_tables.detached_error(now, missing.what)
-            return msgspec.json.decode(now.receipt, type=Receipt)
+            return receipt
         if now is not None:
             remove.remove(
                 control,

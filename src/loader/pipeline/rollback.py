@@ -15,7 +15,7 @@ from loader.contract import FAILURE_KINDS, Failed, Failure, FailureCode, Publish
 from loader.errors import LoaderError, as_loader_error
 from loader.pipeline.state import ImportState, RunContext
 from loader.postgres import import_lock, ledger, ledger_version, remove
-from loader.postgres.connection import Connection, Database, end_backends
+from loader.postgres.connection import Database, end_backends
 from loader.postgres.ledger import Totals
 
 _RETRY_SECONDS = 0.5
@@ -147,7 +147,7 @@ class FailedRun:
             except LoaderError as error:
                 if error.code is not FailureCode.DATABASE_UNAVAILABLE or time.monotonic() > deadline:
                     raise
-            time.sleep(_RETRY_SECONDS)
+            time.sleep(_RETRY_SECONDS)  # a further signal does not end a roll back
 
     def _watched(self, action: Callable[[Callable[[], None]], R]) -> R:
         """Call `action`; raise DATABASE_UNAVAILABLE when a step takes longer than `rollback_step_seconds`."""
@@ -185,7 +185,8 @@ class FailedRun:
             failpoint.hit()
             import_lock.lock(connection, found, not_interrupted, self._limits.import_lock_seconds)
             if not remove.mark(connection, found.import_key, published=False):
-                return _receipt(connection, import_id)
+                published = ledger.find_import(connection, import_id)
+                return None if published is None else published.read_receipt()
             failpoint.hit()
             lock_seconds = self._limits.rollback_seconds
             remove.remove(connection, found.import_key, not_interrupted, on_removed, lock_seconds)
@@ -208,16 +209,11 @@ class FailedRun:
                     connection, "state = 'loading' AND location = %s", [location]
                 )
                 found = next(reversed(unfinished), None)
-            if found is not None and found.receipt is not None:
-                return msgspec.json.decode(found.receipt, type=Receipt)
+            if found is not None and (receipt := found.read_receipt()) is not None:
+                return receipt
             if found is None or found.state == "removing":
                 return None
             return _Staged(found.id, found.attempt, ledger.totals(connection, found.import_key))
 
     def _database(self) -> Database:
         return Database(self._context.database_url, self._limits, was_admitted=True)
-
-
-def _receipt(connection: Connection, import_id: UUID) -> Receipt | None:
-    found = ledger.find_import(connection, import_id)
-    return msgspec.json.decode(found.receipt, type=Receipt) if found and found.receipt else None

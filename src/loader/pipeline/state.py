@@ -36,6 +36,5 @@ class ImportState(msgspec.Struct):
     data_bytes: int | None = None  # of a plain file without its header; None: not known
     committed_bytes: int = 0  # found by the last attempt
     rows_before: int = 0  # rows that the meter counted before the current attempt sent any
-    attempts_without_progress: int = (
-        0  # that sent rows and lost the database, since `committed_bytes` has grown
-    )
+    # Attempts that sent rows and lost the database, since `committed_bytes` last grew.
+    attempts_without_progress: int = 0

@@ -14,7 +14,7 @@ import msgspec
 from psycopg import sql
 from psycopg.rows import args_row, class_row, scalar_row
 
-from loader.contract import FailureCode, Mode
+from loader.contract import FailureCode, Mode, Receipt
 from loader.errors import LoaderError
 from loader.postgres.connection import Connection
 from loader.rejects import Reject
@@ -46,6 +46,10 @@ class Import(msgspec.Struct, frozen=True):
     digest: str | None  # SHA-256 of the bytes that the probe read; None: unknown
     table_oid: int | None  # of the import's table; None: not created yet
 
+    def read_receipt(self) -> Receipt | None:
+        """Return the receipt; None: the import was never published."""
+        return None if self.receipt is None else msgspec.json.decode(self.receipt, type=Receipt)
+
 
 class BlockRow(msgspec.Struct, frozen=True):
     """A block's row: the bytes [byte_start, byte_end) of the decompressed file, and the counts of their content."""
@@ -69,6 +73,13 @@ class Totals(msgspec.Struct, frozen=True):
     rows_rejected: int  # of the blocks, counted by the encoder
     rows_copied: int  # of the parts, counted by the server
     rejects_stored: int  # rows of loader.reject
+
+
+# In file order, with the fields of Reject.
+_SELECT_REJECTS = (
+    "SELECT line, byte_offset, column_name, value, reason, original FROM loader.reject"
+    " WHERE import_key = %s ORDER BY byte_offset"
+)
 
 
 def import_table(import_key: int) -> sql.Identifier:
@@ -159,21 +170,13 @@ def rejects(connection: Connection, import_key: int) -> Iterator[Reject]:
         connection.transaction(),
         connection.cursor(name="rejects", row_factory=args_row(Reject)) as cursor,
     ):
-        yield from cursor.execute(
-            "SELECT line, byte_offset, column_name, value, reason, original FROM loader.reject"
-            " WHERE import_key = %s ORDER BY byte_offset",
-            [import_key],
-        )
+        yield from cursor.execute(_SELECT_REJECTS, [import_key])
 
 
 def first_reject(connection: Connection, import_key: int) -> Reject | None:
     """Return the import's first reject in file order."""
     with connection.cursor(row_factory=args_row(Reject)) as cursor:
-        return cursor.execute(
-            "SELECT line, byte_offset, column_name, value, reason, original FROM loader.reject"
-            " WHERE import_key = %s ORDER BY byte_offset LIMIT 1",
-            [import_key],
-        ).fetchone()
+        return cursor.execute(f"{_SELECT_REJECTS} LIMIT 1", [import_key]).fetchone()
 
 
 def insert_part(connection: Connection, import_key: int) -> int:

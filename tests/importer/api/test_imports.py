@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from loader.schema import COLUMNS
+from loader.schema import COLUMNS, LAYOUT_COLUMN_COUNTS
 from tests.support.http_server import Fault, HttpServer
 from tests.support.live_service import ENDED, Json, LiveService, assert_problem, fresh_database
 from tests.support.loader_process import query, row_count, wait_for
@@ -15,7 +15,7 @@ from tests.support.loader_process import query, row_count, wait_for
 # Real processes, some seconds each.
 pytestmark = pytest.mark.slow
 
-HEADER = ",".join(column.header for column in COLUMNS[:24]).encode()
+HEADER = ",".join(column.header for column in COLUMNS[: LAYOUT_COLUMN_COUNTS[0]]).encode()
 UNKNOWN = "0190b2c4-5e2f-7b3a-9c1d-2f4e6a8b0c1d"
 STALL = Fault(before="stall")
 

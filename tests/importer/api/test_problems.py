@@ -22,7 +22,7 @@ from importer.store.errors import StoreCorrupt, StoreError, StoreFull
 from loader.contract import FailureCode
 from loader.errors import LoaderError
 from tests.support.http_server import HttpServer
-from tests.support.live_service import LiveService, assert_problem, fresh_database
+from tests.support.live_service import LiveService, assert_problem
 from tests.support.loader_process import wait_for
 
 # Real processes, some seconds each.
@@ -30,15 +30,6 @@ pytestmark = pytest.mark.slow
 
 JSON = {"Content-Type": "application/json"}
 UNKNOWN = "0190b2c4-5e2f-7b3a-9c1d-2f4e6a8b0c1d"
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory, postgres: str) -> Generator[LiveService]:
-    with (
-        fresh_database(postgres) as database_url,
-        LiveService(tmp_path_factory.mktemp("service"), database_url) as live,
-    ):
-        yield live
 
 
 @pytest.fixture

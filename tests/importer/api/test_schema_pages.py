@@ -5,29 +5,19 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
 from importer.api.problems import ProblemCode
 from loader.contract import FailureCode
-from tests.support.live_service import LiveService, fresh_database
+from tests.support.live_service import LiveService
 
 # Real processes, some seconds each.
 pytestmark = pytest.mark.slow
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 _LINK = re.compile(r'(?:src|href)="([^"]+)"')
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory, postgres: str) -> Generator[LiveService]:
-    with (
-        fresh_database(postgres) as database_url,
-        LiveService(tmp_path_factory.mktemp("service"), database_url) as live,
-    ):
-        yield live
 
 
 def test_the_page_loads_files_of_this_server_only(service: LiveService) -> None:

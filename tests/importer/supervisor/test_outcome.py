@@ -22,25 +22,8 @@ from importer.supervisor.outcome import (
 )
 from loader.contract import FAILURE_KINDS, ExitCode, Failed, FailureCode, Published, Receipt
 from loader.errors import LoaderError
+from tests.support.store_driver import RECEIPT
 
-RECEIPT = Receipt(
-    import_id="0190b2c4-0000-7000-8000-000000000000",
-    import_key=1,
-    source="https://example.org/trips.csv",
-    validator='"1"',
-    source_bytes=10,
-    data_bytes=10,
-    length_verified=True,
-    blocks=1,
-    parts=1,
-    rows_parsed=3,
-    rows_copied=3,
-    rows_published=3,
-    rows_rejected=0,
-    attempts=1,
-    seconds=0.5,
-    published_at="2024-02-01T12:00:00+00:00",
-)
 STAGED = Staged(committed_bytes=5)
 NOTHING, CANCEL, SUSPEND = StopIntent.NOTHING, StopIntent.CANCEL, StopIntent.SUSPEND
 PUBLISHED = LoaderExit(0, Published(RECEIPT), "")

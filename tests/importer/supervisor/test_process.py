@@ -156,11 +156,16 @@ async def test_a_loader_that_is_silent_for_too_long_is_killed() -> None:
     assert (end.exit_code, end.was_silent) == (-signal.SIGKILL, True)
 
 
-async def test_a_loader_that_reports_is_not_silent() -> None:
-    process = start("waits", silence_seconds=2)
-    for _ in range(60):  # three seconds or more
+async def sixty_reports(process: LoaderProcess) -> None:
+    """Wait for three seconds or more."""
+    for _ in range(60):
         await process.changed.wait()
         process.changed.clear()
+
+
+async def test_a_loader_that_reports_is_not_silent() -> None:
+    process = start("waits", silence_seconds=2)
+    await sixty_reports(process)
     assert not process.has_ended
     process.kill()
     assert not (await end_of(process)).was_silent
@@ -173,9 +178,7 @@ async def test_a_loader_without_progress_for_too_long_is_killed() -> None:
 
 async def test_a_loader_that_builds_indexes_may_report_the_same_numbers() -> None:
     process = start("waits?indexing", stall_seconds=2)
-    for _ in range(60):  # three seconds or more
-        await process.changed.wait()
-        process.changed.clear()
+    await sixty_reports(process)
     assert not process.has_ended
     process.kill()
     assert not (await end_of(process)).was_stalled

@@ -43,14 +43,20 @@ SOON = SupervisorLimits(reconcile_retry_seconds=0.1)
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
+async def suspended(folder: Path, database_url: str, server: HttpServer, path: str) -> UUID:
+    """Return an import whose loader was suspended with committed parts."""
+    stall(server)
+    async with supervising(folder, database_url) as harness:
+        import_id = await harness.submit(f"{server.origin}/{path}")
+        await harness.until_part()
+        return import_id
+
+
 async def test_useless_staging_of_a_failed_import_is_dropped(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
     """The first loader is suspended with committed parts; the second fails and reports that staging may be left."""
-    stall(server)
-    async with supervising(tmp_path, database_url) as harness:
-        import_id = await harness.submit(f"{server.origin}/finds_a_bad_row")
-        await harness.until_part()
+    import_id = await suspended(tmp_path, database_url, server, "finds_a_bad_row")
     assert "staging" in leftovers(database_url)
     async with supervising(tmp_path, database_url, command=MISBEHAVING) as harness:
         found = await harness.until_state(import_id, State.FAILED)
@@ -91,10 +97,7 @@ async def test_useful_staging_of_a_failed_import_is_kept_for_a_day(
 async def test_staging_that_is_not_resumed_is_dropped_after_a_day(
     tmp_path: Path, database_url: str, server: HttpServer
 ) -> None:
-    stall(server)
-    async with supervising(tmp_path, database_url) as harness:
-        import_id = await harness.submit(f"{server.origin}/is_forbidden")
-        await harness.until_part()
+    import_id = await suspended(tmp_path, database_url, server, "is_forbidden")
     async with supervising(tmp_path, database_url, command=MISBEHAVING) as harness:
         await harness.until_state(import_id, State.FAILED)
     set_column(tmp_path, import_id, "finished_at", datetime.now(UTC) - timedelta(hours=25))
@@ -182,10 +185,7 @@ async def test_reconciliation_is_repeated_when_the_database_is_back(
 ) -> None:
     """Neither staging nor record is deleted before, although the record is old enough."""
     name = database_url.rpartition("/")[2].partition("?")[0]
-    stall(server)
-    async with supervising(tmp_path, database_url) as harness:
-        import_id = await harness.submit(f"{server.origin}/is_forbidden")
-        await harness.until_part()
+    import_id = await suspended(tmp_path, database_url, server, "is_forbidden")
     async with supervising(tmp_path, database_url, command=MISBEHAVING) as harness:
         await harness.until_state(import_id, State.FAILED)
     set_column(tmp_path, import_id, "finished_at", datetime(2024, 2, 1, tzinfo=UTC))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Generator
 from pathlib import Path
 
@@ -10,7 +11,11 @@ import pytest
 from loader.contract import Job
 from loader.postgres import target_table
 from loader.postgres.connection import Connection, Database
+from tests.support.target import execute
 from tests.support.whole_import import WholeImport
+
+# Roles belong to the server, whose databases many tests use.
+_roles = itertools.count(1)
 
 
 @pytest.fixture
@@ -24,6 +29,15 @@ def source(tmp_path: Path, sample: bytes) -> Job:
     path = tmp_path / "trips.csv"
     path.write_bytes(sample)
     return Job(str(path))
+
+
+@pytest.fixture
+def role(database_url: str) -> Generator[str]:
+    """A role that may log in, and nothing else."""
+    name = f"visitor_{next(_roles)}"
+    execute(database_url, f"CREATE ROLE {name} LOGIN")
+    yield name
+    execute(database_url, f"DROP OWNED BY {name} CASCADE", f"DROP ROLE {name}")
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Generator
 from uuid import UUID
 
 import psycopg
@@ -13,12 +11,10 @@ from loader.cli import commands
 from loader.contract import Failed, FailureCode, Job, Published
 from loader.errors import LoaderError
 from tests.support.loader_process import assert_nothing_is_left, row_count
-from tests.support.target import create_trips, execute
+from tests.support.target import create_trips, execute, url_of
 from tests.support.whole_import import WholeImport
 
 pytestmark = pytest.mark.slow
-
-_roles = itertools.count(1)
 
 STOPPERS = {
     "ALTER TABLE trips DROP cbd_congestion_fee": "cbd_congestion_fee is missing",
@@ -33,19 +29,6 @@ STOPPERS = {
         "tolls is generated"
     ),
 }
-
-
-@pytest.fixture
-def reader(database_url: str) -> Generator[str]:
-    """A role that may log in, and nothing else."""
-    name = f"reader_{next(_roles)}"
-    execute(database_url, f"CREATE ROLE {name} LOGIN")
-    yield name
-    execute(database_url, f"DROP OWNED BY {name} CASCADE", f"DROP ROLE {name}")
-
-
-def url_of(role: str, database_url: str) -> str:
-    return database_url.replace("//postgres@", f"//{role}@")
 
 
 @pytest.mark.parametrize("change", STOPPERS)
@@ -96,7 +79,7 @@ def test_a_change_of_trips_that_imports_can_satisfy_is_no_fault(
 
 
 def test_policies_and_privileges_of_trips_hold_for_imported_rows(
-    reader: str, whole_import: WholeImport, source: Job
+    role: str, whole_import: WholeImport, source: Job
 ) -> None:
     url = whole_import.database_url
     create_trips(url)
@@ -105,10 +88,10 @@ def test_policies_and_privileges_of_trips_hold_for_imported_rows(
         "ALTER TABLE trips ENABLE ROW LEVEL SECURITY",
         "ALTER TABLE trips FORCE ROW LEVEL SECURITY",
         "CREATE POLICY mine ON trips USING (pulocationid < 100)",
-        f"GRANT SELECT (pulocationid, tolls) ON trips TO {reader}",
+        f"GRANT SELECT (pulocationid, tolls) ON trips TO {role}",
     )
     whole_import.succeeds(source)
-    with psycopg.connect(url_of(reader, url), autocommit=True) as connection:
+    with psycopg.connect(url_of(role, url), autocommit=True) as connection:
         seen = connection.execute("SELECT count(*), max(pulocationid) FROM trips").fetchone()
         assert seen is not None
         assert 0 < int(str(seen[0])) < row_count(url)
@@ -119,29 +102,29 @@ def test_policies_and_privileges_of_trips_hold_for_imported_rows(
 
 
 def test_another_owner_of_trips_or_of_an_import_is_named(
-    reader: str, whole_import: WholeImport, source: Job
+    role: str, whole_import: WholeImport, source: Job
 ) -> None:
     url = whole_import.database_url
-    execute(url, f"GRANT CREATE ON SCHEMA public TO {reader}")
-    execute(url, "CREATE SCHEMA loader", f"GRANT USAGE, CREATE ON SCHEMA loader TO {reader}")
-    theirs = WholeImport(url_of(reader, url), b"")
+    execute(url, f"GRANT CREATE ON SCHEMA public TO {role}")
+    execute(url, "CREATE SCHEMA loader", f"GRANT USAGE, CREATE ON SCHEMA loader TO {role}")
+    theirs = WholeImport(url_of(role, url), b"")
     assert isinstance(theirs.ends(source), Published)
-    owner = f"{reader}_owner"
+    owner = f"{role}_owner"
     execute(url, f"CREATE ROLE {owner}", f"ALTER TABLE trips OWNER TO {owner}")
     end = theirs.ends(Job(source.source, mode="replace"))
     assert isinstance(end, Failed), end
     assert end.failure.code is FailureCode.DATABASE_RIGHTS
     assert owner in end.failure.message
-    execute(url, f"GRANT {owner} TO {reader}")
+    execute(url, f"GRANT {owner} TO {role}")
     end = theirs.ends(Job(source.source, mode="replace"))
     assert isinstance(end, Published), end
     assert end.receipt.rows_published == row_count(url)
-    execute(url, f"REVOKE {owner} FROM {reader}", f"ALTER TABLE trips OWNER TO {reader}")
+    execute(url, f"REVOKE {owner} FROM {role}", f"ALTER TABLE trips OWNER TO {role}")
     key = end.receipt.import_key
     execute(url, f"ALTER TABLE loader.import_{key} OWNER TO {owner}")
     with pytest.raises(LoaderError, match=f"import_{key}") as raised:
         commands.drop(theirs.database_url, UUID(end.receipt.import_id), published=True)
     assert raised.value.code is FailureCode.DATABASE_RIGHTS
-    execute(url, f"ALTER TABLE loader.import_{key} OWNER TO {reader}", f"DROP ROLE {owner}")
+    execute(url, f"ALTER TABLE loader.import_{key} OWNER TO {role}", f"DROP ROLE {owner}")
     commands.collect(theirs.database_url, dry_run=False)
     assert_nothing_is_left(url)

@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Generator
-
 import pytest
 
 from loader.contract import Failed, Failure, FailureCode, Job
 from tests.support.loader_process import row_count
-from tests.support.target import execute
+from tests.support.target import execute, url_of
 from tests.support.whole_import import WholeImport
 
 pytestmark = pytest.mark.slow
-
-_roles = itertools.count(1)
-
-
-@pytest.fixture
-def role(database_url: str) -> Generator[str]:
-    """A role that may log in, and nothing else."""
-    name = f"visitor_{next(_roles)}"
-    execute(database_url, f"CREATE ROLE {name} LOGIN")
-    yield name
-    execute(database_url, f"DROP OWNED BY {name} CASCADE", f"DROP ROLE {name}")
 
 
 def test_an_empty_schema_loader_is_used_once_the_role_may_create_in_it(
     role: str, source: Job, database_url: str
 ) -> None:
     execute(database_url, "CREATE SCHEMA loader", f"GRANT CREATE ON SCHEMA public TO {role}")
-    theirs = WholeImport(database_url.replace("//postgres@", f"//{role}@"), b"")
+    theirs = WholeImport(url_of(role, database_url), b"")
     failure = ended(theirs, source)
     assert failure.code is FailureCode.DATABASE_RIGHTS
     assert "schema loader" in failure.message
