@@ -11,7 +11,7 @@ from litestar.exceptions import ValidationException
 from litestar.handlers import HTTPRouteHandler
 from litestar.middleware import DefineMiddleware
 
-from importer.api import events, health, imports, openapi, rejects
+from importer.api import events, health, imports, openapi, openapi_document, rejects
 from importer.api.exception_handlers import invalid_parameters, problem_details
 from importer.api.host_check import HostCheck
 from importer.api.metrics import HTTP_METRICS
@@ -69,5 +69,5 @@ def create_app(service: Service, names: Iterable[str]) -> Litestar:
         request_max_body_size=MAX_BODY_BYTES,
         logging_config=None,
     )
-    openapi.complete(app.openapi_schema)
+    openapi_document.complete(app.openapi_schema)
     return app

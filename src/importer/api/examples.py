@@ -18,10 +18,27 @@ from loader.contract import Failure, FailureCode, Job, Progress, Receipt
 _URL = "https://example.org/fhvhv_tripdata_2024-01.csv"
 _CREATED_AT = datetime.datetime(2026, 1, 30, 8, 15, tzinfo=datetime.UTC)
 
-_RUNNING = StoredImport(
+_QUEUED = StoredImport(
     id=UUID("0190b2c4-5e2f-7b3a-9c1d-2f4e6a8b0c1d"),
     sequence=12,
     job=Job(_URL, max_rejects="0.1%"),
+    state=State.QUEUED,
+    version=1,
+    phase=None,
+    progress=None,
+    attempt_count=0,
+    retry_count=0,
+    locked_count=0,
+    keeps_staging=False,
+    created_at=_CREATED_AT,
+    started_at=None,
+    finished_at=None,
+    not_before=None,
+    error=None,
+    receipt=None,
+)
+_RUNNING = msgspec.structs.replace(
+    _QUEUED,
     state=State.RUNNING,
     version=57,
     phase="loading",
@@ -36,19 +53,12 @@ _RUNNING = StoredImport(
         eta_seconds=17.9,
     ),
     attempt_count=1,
-    retry_count=0,
-    locked_count=0,
-    keeps_staging=False,
-    created_at=_CREATED_AT,
     started_at=_CREATED_AT + datetime.timedelta(milliseconds=20),
-    finished_at=None,
-    not_before=None,
-    error=None,
-    receipt=None,
 )
 _SUCCEEDED = msgspec.structs.replace(
     _RUNNING,
     state=State.SUCCEEDED,
+    version=83,
     phase=None,
     finished_at=_CREATED_AT + datetime.timedelta(seconds=31),
     receipt=Receipt(
@@ -70,6 +80,8 @@ _SUCCEEDED = msgspec.structs.replace(
         published_at="2026-01-30T08:15:30.700000+00:00",
     ),
 )
+_CANCELLING = msgspec.structs.replace(_RUNNING, state=State.CANCELLING, version=58)
+_REMOVING = msgspec.structs.replace(_SUCCEEDED, state=State.REMOVING, version=84)
 _FAILURE = Failure(
     code=FailureCode.BAD_ROW,
     message="Line 4, column trip_miles: not a number.",
@@ -80,6 +92,8 @@ _FAILURE = Failure(
     column="trip_miles",
     value="n/a",
 )
+
+_RETRIED = msgspec.structs.replace(_RUNNING, state=State.QUEUED, version=60, phase=None, error=_FAILURE)
 
 _PROBLEM_DETAILS: dict[ProblemCode, str] = {
     ProblemCode.INVALID_REQUEST: "limit: Expected `int` <= 200.",
@@ -106,6 +120,7 @@ def problem(code: ProblemCode) -> Problem:
     ).problem
 
 
+# Of the schemas.
 EXAMPLES: dict[str, list[msgspec.Struct]] = {
     "NewImport": [NewImport(_URL, max_rejects="0.1%")],
     "RetryImport": [RetryImport(f"{_URL}?signature=new")],
@@ -119,4 +134,11 @@ EXAMPLES: dict[str, list[msgspec.Struct]] = {
     ],
     "Health": [Health("ready")],
     "Problem": [problem(ProblemCode.WRONG_STATE)],
+}
+# Of the successful responses, by operation. Those not listed have the examples of their schema.
+RESPONSES: dict[str, dict[str, Import]] = {
+    "submitImport": {"queued": Import.of(_QUEUED)},
+    "cancelImport": {"cancelling": Import.of(_CANCELLING)},
+    "retryImport": {"queued": Import.of(_RETRIED)},
+    "removeImport": {"removing": Import.of(_REMOVING)},
 }

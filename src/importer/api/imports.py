@@ -54,13 +54,7 @@ _RETRY_AFTER = ResponseHeader(
     description="Queues an import. It starts when a slot is free.",
     response_headers=[_LOCATION, _RETRY_AFTER],
     response_description="The import is queued, now or by an earlier request with this Idempotency-Key.",
-    responses=problem_responses(
-        ProblemCode.BODY_TOO_LARGE,
-        ProblemCode.UNSUPPORTED_MEDIA_TYPE,
-        ProblemCode.INVALID_URL,
-        ProblemCode.IDEMPOTENCY_CONFLICT,
-        ProblemCode.CONTROL_DB_FULL,
-    ),
+    responses=problem_responses(ProblemCode.INVALID_URL, ProblemCode.IDEMPOTENCY_CONFLICT),
 )
 async def submit_import(
     request: AnyRequest,
@@ -175,9 +169,7 @@ async def list_attempts(service: FromService, import_id: ImportId) -> list[Attem
     " effect. If the import is published before the cancel takes effect, it has `succeeded`.",
     response_headers=[_LOCATION, _RETRY_AFTER],
     response_description="The import is being cancelled, or is cancelled.",
-    responses=problem_responses(
-        ProblemCode.IMPORT_NOT_FOUND, ProblemCode.WRONG_STATE, ProblemCode.CONTROL_DB_FULL
-    ),
+    responses=problem_responses(ProblemCode.IMPORT_NOT_FOUND, ProblemCode.WRONG_STATE),
 )
 async def cancel_import(service: FromService, import_id: ImportId) -> Response[Import]:
     """Handle POST /imports/{id}/cancel."""
@@ -203,12 +195,7 @@ async def cancel_import(service: FromService, import_id: ImportId) -> Response[I
     response_headers=[_LOCATION, _RETRY_AFTER],
     response_description="The import is queued.",
     responses=problem_responses(
-        ProblemCode.IMPORT_NOT_FOUND,
-        ProblemCode.WRONG_STATE,
-        ProblemCode.BODY_TOO_LARGE,
-        ProblemCode.UNSUPPORTED_MEDIA_TYPE,
-        ProblemCode.INVALID_URL,
-        ProblemCode.CONTROL_DB_FULL,
+        ProblemCode.IMPORT_NOT_FOUND, ProblemCode.WRONG_STATE, ProblemCode.INVALID_URL
     ),
 )
 async def retry_import(
@@ -236,9 +223,7 @@ async def retry_import(
     " import that has not ended must be cancelled first.",
     response_headers=[_LOCATION, _RETRY_AFTER],
     response_description="The import is being removed.",
-    responses=problem_responses(
-        ProblemCode.IMPORT_NOT_FOUND, ProblemCode.WRONG_STATE, ProblemCode.CONTROL_DB_FULL
-    ),
+    responses=problem_responses(ProblemCode.IMPORT_NOT_FOUND, ProblemCode.WRONG_STATE),
 )
 async def remove_import(service: FromService, import_id: ImportId) -> Response[Import]:
     """Handle DELETE /imports/{id}."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime
 import enum
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 from uuid import UUID
 
 import msgspec
@@ -18,6 +18,8 @@ from importer.model import Import as StoredImport
 from importer.model import State
 from loader import contract
 from loader.http.url import parse_url
+
+Time = Annotated[datetime.datetime, Meta(tz=True)]  # the time zone makes it a `date-time` in the document
 
 
 class Mode(enum.StrEnum):
@@ -40,24 +42,34 @@ class Phase(enum.StrEnum):
 class Progress(msgspec.Struct, frozen=True):
     """The progress of an import. An unknown value is null, never a guess."""
 
-    bytes_done: Annotated[int, Meta(description="Bytes of the file as transferred, compressed or not.")] = 0
-    bytes_total: Annotated[int | None, Meta(description="The file's size as transferred.")] = None
+    bytes_done: Annotated[int, Meta(description="Bytes of the file as transferred, compressed or not.")]
+    bytes_total: Annotated[int | None, Meta(description="The file's size as transferred.")]
     percent: Annotated[
         float | None,
         Meta(description="Below 100 until the rows are visible. During a roll back: of the roll back."),
-    ] = None
+    ]
     rows_loaded: Annotated[
         int,
         Meta(description="Rows in the database. Readers of trips see them once the import has succeeded."),
-    ] = 0
-    rows_rejected: Annotated[
-        int, Meta(description="Rejected rows; GET /imports/{id}/rejects lists them.")
-    ] = 0
-    bytes_per_second: Annotated[float | None, Meta(description="The mean of the last ten seconds.")] = None
-    rows_per_second: Annotated[float | None, Meta(description="The mean of the last ten seconds.")] = None
+    ]
+    rows_rejected: Annotated[int, Meta(description="Rejected rows; GET /imports/{id}/rejects lists them.")]
+    bytes_per_second: Annotated[float | None, Meta(description="The mean of the last ten seconds.")]
+    rows_per_second: Annotated[float | None, Meta(description="The mean of the last ten seconds.")]
     eta_seconds: Annotated[
         float | None, Meta(description="Seconds until the rows are visible, at this rate.")
-    ] = None
+    ]
+
+
+_NO_PROGRESS = Progress(
+    bytes_done=0,
+    bytes_total=None,
+    percent=None,
+    rows_loaded=0,
+    rows_rejected=0,
+    bytes_per_second=None,
+    rows_per_second=None,
+    eta_seconds=None,
+)
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -73,10 +85,10 @@ class Failure(msgspec.Struct, frozen=True):
     message: Annotated[str, Meta(description="What happened, for people.")]
     hint: Annotated[str, Meta(description="What to do next.")]
     retryable: Annotated[bool, Meta(description="Whether a retry may succeed.")]
-    line: Annotated[int | None, Meta(description="Line of the file; the header is line 1.")] = None
-    byte_offset: Annotated[int | None, Meta(description="Offset of the row in the decompressed file.")] = None
-    column: Annotated[str | None, Meta(description="The column of trips.")] = None
-    value: Annotated[str | None, Meta(description="The beginning of the value.")] = None
+    line: Annotated[int | None, Meta(description="Line of the file; the header is line 1.")]
+    byte_offset: Annotated[int | None, Meta(description="Offset of the row in the decompressed file.")]
+    column: Annotated[str | None, Meta(description="The column of trips.")]
+    value: Annotated[str | None, Meta(description="The beginning of the value.")]
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -96,7 +108,7 @@ class Receipt(msgspec.Struct, frozen=True):
     rows_rejected: Annotated[int, Meta(description="Rows that were rejected.")]
     attempts: Annotated[int, Meta(description="Number of attempts.")]
     seconds: Annotated[float, Meta(description="Duration of the last attempt.")]
-    published_at: datetime.datetime
+    published_at: Annotated[Time, Meta(description="When its rows became visible.")]
     notes: Annotated[list[str], Meta(description="Remarks about the file, for people.")]
 
 
@@ -128,12 +140,10 @@ class Import(msgspec.Struct, frozen=True):
     ]
     attempt: Annotated[int, Meta(description="Number of the current or last attempt; 0: there was none.")]
     progress: Progress
-    created_at: datetime.datetime
-    started_at: Annotated[datetime.datetime | None, Meta(description="Start of the first attempt.")]
-    finished_at: datetime.datetime | None
-    next_attempt_at: Annotated[
-        datetime.datetime | None, Meta(description="While it is queued after a failed attempt.")
-    ]
+    created_at: Time
+    started_at: Annotated[Time | None, Meta(description="Start of the first attempt.")]
+    finished_at: Time | None
+    next_attempt_at: Annotated[Time | None, Meta(description="While it is queued after a failed attempt.")]
     error: Annotated[
         Failure | None,
         Meta(
@@ -190,8 +200,8 @@ class Attempt(msgspec.Struct, frozen=True):
     """One attempt at an import: one loader process."""
 
     number: Annotated[int, Meta(description="From 1.")]
-    started_at: datetime.datetime
-    finished_at: Annotated[datetime.datetime | None, Meta(description="Null: it is running.")]
+    started_at: Time
+    finished_at: Annotated[Time | None, Meta(description="Null: it is running.")]
     exit_code: Annotated[
         int | None,
         Meta(
@@ -231,13 +241,36 @@ class Reject(msgspec.Struct, frozen=True):
 class Health(msgspec.Struct, frozen=True):
     """The service is live or ready."""
 
-    status: Annotated[str, Meta(examples=["ready"])]
+    status: Literal["live", "ready"]
+
+
+class ImportEvent(msgspec.Struct, frozen=True, tag_field="event", tag="import"):
+    """The import has changed. It is also the first event of a stream."""
+
+    id: Annotated[str, Meta(description="The import's version, for `Last-Event-ID` of the next request.")]
+    data: Annotated[
+        str,
+        Meta(
+            description="The import as JSON, in one line.",
+            extra_json_schema={
+                "contentMediaType": "application/json",
+                "contentSchema": {"$ref": "#/components/schemas/Import"},
+            },
+        ),
+    ]
+
+
+class RemovedEvent(msgspec.Struct, frozen=True, tag_field="event", tag="removed"):
+    """The import no longer exists. It is the last event of a stream."""
+
+    data: Annotated[UUID, Meta(description="The import's id.")]
 
 
 def _progress(stored: StoredImport) -> Progress:
     """Return the progress: from the receipt if there is one, without rates while no loader runs."""
     if stored.receipt is not None:
-        return Progress(
+        return msgspec.structs.replace(
+            _NO_PROGRESS,
             bytes_done=stored.receipt.source_bytes,
             bytes_total=stored.receipt.source_bytes,
             percent=100,
@@ -245,7 +278,7 @@ def _progress(stored: StoredImport) -> Progress:
             rows_rejected=stored.receipt.rows_rejected,
         )
     if stored.progress is None:
-        return Progress()
+        return _NO_PROGRESS
     progress = msgspec.convert(stored.progress, Progress, from_attributes=True)
     if stored.phase is not None:
         return progress

@@ -124,14 +124,115 @@ def test_each_operation_is_described_with_its_errors_as_problems(document: Json)
         assert operation["summary"], name
         assert operation["description"], name
         assert set(operation["tags"]) < tags, name
+        parameters: list[Json] = operation.get("parameters", [])
+        for parameter in parameters:
+            assert parameter["description"], name
         errors = {status: each for status, each in operation["responses"].items() if status >= "400"}
-        assert {"400", "405", "500", "503"} <= set(errors), name
         assert ("404" in errors) == ("import_id" in name), name
+        assert errors.pop("default") == {"$ref": "#/components/responses/OtherProblem"}
         for status, response in errors.items():
-            (media_type, content), *others = response["content"].items()
-            assert (media_type, others) == ("application/problem+json", []), name
-            assert content["schema"] == {"$ref": "#/components/schemas/Problem"}
-            assert {str(each["value"]["status"]) for each in content["examples"].values()} == {status}
+            assert_problems(response)
+            examples = response["content"]["application/problem+json"]["examples"]
+            assert {str(each["value"]["status"]) for each in examples.values()} == {status}
+    assert_problems(document["components"]["responses"]["OtherProblem"])
+
+
+def assert_problems(response: Json) -> None:
+    (media_type, content), *others = response["content"].items()
+    assert (media_type, others) == ("application/problem+json", [])
+    assert content["schema"] == {"$ref": "#/components/schemas/Problem"}
+    assert content["examples"]
+
+
+def test_operations_list_only_errors_that_clients_handle(document: Json) -> None:
+    problems = {
+        name: {
+            code
+            for status, response in operation["responses"].items()
+            if "400" < status < "default"
+            for code in response["content"]["application/problem+json"]["examples"]
+        }
+        for name, operation in operations(document)
+    }
+    assert problems == {
+        "post /imports": {"invalid_url", "idempotency_conflict"},
+        "get /imports": set(),
+        "get /imports/{import_id}": {"import_not_found", "too_busy"},
+        "delete /imports/{import_id}": {"import_not_found", "wrong_state"},
+        "get /imports/{import_id}/attempts": {"import_not_found"},
+        "get /imports/{import_id}/events": {"import_not_found", "too_busy"},
+        "get /imports/{import_id}/rejects": {
+            "import_not_found",
+            "nothing_loaded",
+            "too_busy",
+            "database_unavailable",
+        },
+        "post /imports/{import_id}/cancel": {"import_not_found", "wrong_state"},
+        "post /imports/{import_id}/retry": {"import_not_found", "wrong_state", "invalid_url"},
+        "get /health/live": set(),
+        "get /health/ready": {"not_ready"},
+    }
+
+
+def test_the_response_to_an_action_has_the_state_after_it_as_example(document: Json) -> None:
+    shown = {
+        operation["operationId"]: [
+            each["value"]["state"] for each in accepted["content"]["application/json"]["examples"].values()
+        ]
+        for _, operation in operations(document)
+        if (accepted := operation["responses"].get("202"))
+    }
+    assert shown == {
+        "submitImport": ["queued"],
+        "cancelImport": ["cancelling"],
+        "retryImport": ["queued"],
+        "removeImport": ["removing"],
+    }
+
+
+def test_only_fields_that_a_request_must_have_are_required(document: Json) -> None:
+    schemas = document["components"]["schemas"]
+    assert schemas["NewImport"]["required"] == ["url"]
+    assert schemas["RetryImport"]["required"] == []
+    for name in ("NewImport", "RetryImport"):
+        # Generators of TypeScript take a field with a default as required.
+        assert not [field for field, each in schemas[name]["properties"].items() if "default" in each]
+
+
+def test_each_field_that_responses_always_have_is_required(document: Json) -> None:
+    optional = {
+        (name, field)
+        for name, schema in document["components"]["schemas"].items()
+        if name not in ("NewImport", "RetryImport")
+        for field in schema.get("properties", {})
+        if field not in schema["required"]
+    }
+    assert optional == {("Problem", "state"), ("Problem", "errors"), ("Problem", "instance")}
+
+
+def test_times_and_enumerations_have_their_types(document: Json) -> None:
+    schemas = document["components"]["schemas"]
+    times = {
+        (name, field): [each.get("format") for each in schema.get("anyOf", [schema])]
+        for name, fields in schemas.items()
+        for field, schema in fields.get("properties", {}).items()
+        if field.endswith("_at")
+    }
+    assert times
+    for formats in times.values():
+        assert formats in (["date-time"], ["date-time", None])
+    for name in ("Mode", "State", "Phase"):
+        assert schemas[name]["type"] == "string"
+
+
+def test_the_event_stream_has_the_schema_of_an_event(document: Json) -> None:
+    responses = document["paths"]["/imports/{import_id}/events"]["get"]["responses"]
+    assert responses["200"]["content"]["text/event-stream"]["schema"]["$ref"].endswith("/Event")
+    schemas = document["components"]["schemas"]
+    assert set(schemas["Event"]["discriminator"]["mapping"]) == {"import", "removed"}
+    data = schemas["ImportEvent"]["properties"]["data"]
+    assert data["contentMediaType"] == "application/json"
+    assert data["contentSchema"] == {"$ref": "#/components/schemas/Import"}
 
 
 def test_headers_that_clients_need_are_in_the_document(document: Json) -> None:
@@ -143,7 +244,9 @@ def test_headers_that_clients_need_are_in_the_document(document: Json) -> None:
         ("/imports/{import_id}", "delete"),
     ):
         assert set(paths[path][method]["responses"]["202"]["headers"]) == {"Location", "Retry-After"}
-        assert "Retry-After" in paths[path][method]["responses"]["503"]["headers"]
+    busy = paths["/imports/{import_id}"]["get"]["responses"]["503"]
+    for response in (busy, document["components"]["responses"]["OtherProblem"]):
+        assert "Retry-After" in response["headers"]
     assert [each["name"] for each in paths["/imports"]["post"]["parameters"]] == ["Idempotency-Key"]
     watched = [each["name"] for each in paths["/imports/{import_id}/events"]["get"]["parameters"]]
     assert watched == ["import_id", "Last-Event-ID"]
@@ -167,7 +270,7 @@ def test_each_schema_has_an_example_and_each_field_of_an_import_a_description(
         assert schemas[name]["description"], name
     for name in ("NewImport", "RetryImport", "Progress", "Receipt", "Failure"):
         for field, schema in schemas[name]["properties"].items():
-            assert "description" in schema or field == "published_at", f"{name}.{field}"
+            assert "description" in schema, f"{name}.{field}"
 
 
 def test_the_document_is_the_same_as_yaml_and_as_json(service: LiveService, document: Json) -> None:
