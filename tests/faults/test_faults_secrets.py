@@ -186,7 +186,7 @@ def test_what_a_file_says_moves_no_cursor_and_forges_no_line_on_a_terminal(
         server.content = b",".join([hostile] * 3) + b"\n" + rows
     else:  # published, with a note on one name
         server.content = header.replace(b"tips", b"tips" + hostile) + b"\n" + rows
-    text = drawn(tmp_path, "run", server.url, database_url=database_url)
+    text = drawn(tmp_path, "run", server.url, "--progress", "auto", database_url=database_url)
     assert ("header_mismatch" if is_wrong_file else "was read as") in text
     assert_moves_no_cursor(text)
 
@@ -234,12 +234,12 @@ def test_the_importer_writes_no_reject_that_moves_a_cursor_on_a_terminal(
 
 
 def drawn(folder: Path, *arguments: str, database_url: str | None = None) -> str:
-    """Return what a command writes to the terminal that it runs on, and to stderr."""
+    """Return what a command writes to the terminal that it runs on."""
     terminal, stdout = pty.openpty()
-    loader = LoaderProcess(folder, *arguments, database_url=database_url, stdout=stdout)
+    loader = LoaderProcess(folder, *arguments, database_url=database_url, stdout=stdout, redirected="2>&1")
     text = screen_of(terminal, stdout)
     loader.wait()
-    return text + loader.stderr
+    return text
 
 
 def screen_of(terminal: int, stdout: int) -> str:

@@ -98,7 +98,8 @@ def loaded(location: str) -> str:
     # The loader looks into its database for what an earlier run has kept: by a socket, which sends no packet.
     job = Job(location, allowed_hosts=[], database_url="postgresql:///nowhere?host=/nowhere")
     pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-m", "loader", "run"], stdin=pipe, stdout=pipe) as loader:
+    command = [sys.executable, "-m", "loader", "run", "--progress", "json"]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe) as loader:
         assert loader.stdin is not None
         assert loader.stdout is not None
         loader.stdin.write(msgspec.json.encode(job) + b"\n")

@@ -82,8 +82,12 @@ class LoaderProcess:
     ) -> None:
         """`small`: with segments and parts so small that a test's file has many of them. `stdout` None: a file.
 
+        A run writes its messages as JSON unless it has the option --progress.
+
         `redirected`: its streams once more, as a shell has it.
         """
+        if arguments[0] == "run" and "--progress" not in arguments:
+            arguments = ("run", "--progress", "json", *arguments[1:])
         environment = {**os.environ, **(environment or {})}
         environment.pop("DATABASE_URL", None)
         if database_url is not None:

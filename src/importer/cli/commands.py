@@ -10,8 +10,9 @@ from importer.api.schemas import Import
 from importer.cli import formatting
 from importer.cli.client import Client
 from importer.model import State
+from loader.cli.display import progress_display
 from loader.cli.formatting import receipt_text
-from loader.cli.progress_bar import BarDisplay, print_table
+from loader.cli.progress_bar import print_table
 from loader.contract import FAILURE_KINDS, ExitCode
 from loader.text import json_line, printable, printable_chunks, printable_json
 
@@ -103,21 +104,21 @@ def _print_json(found: Import) -> None:
 
 
 def _draw(found: Import, changes: Iterator[Import]) -> Import:
-    """Draw the progress of an import as a bar, print its result, and return it as it ended."""
-    bar = BarDisplay()
-    bar.note(f"import {found.id}: {found.url}")
+    """Show the progress of an import, print its result, and return it as it ended."""
+    display = progress_display()
+    display.note(f"import {found.id}: {found.url}")
     error = None
     try:
         for found in changes:
             if found.error != error and (reason := formatting.waiting_text(found)) is not None:
-                bar.note(reason)
+                display.note(reason)
             error = found.error or error
-            bar.draw(formatting.activity_text(found), formatting.contract_progress(found))
+            display.draw(formatting.activity_text(found), formatting.contract_progress(found))
     except KeyboardInterrupt:
-        bar.note(f"The import continues; `importer cancel {found.id}` cancels it.")
+        display.note(f"The import continues; `importer cancel {found.id}` cancels it.")
         raise
     finally:
-        bar.stop()
+        display.stop()
     if found.receipt is not None:
         sys.stdout.write(receipt_text(formatting.contract_receipt(found, found.receipt)) + "\n")
     else:

@@ -68,8 +68,10 @@ def make_parser() -> argparse.ArgumentParser:
         "Imports huge CSV files from URLs into Postgres: all rows of a file or none, with progress and cancel.",
         EXAMPLES,
     )
+    program.start_group("service")
     _add_serve_options(program.add("serve", "run the service"))
     add = partial(_add, program)
+    program.start_group("imports")
     _add_submit_options(add("submit", "submit an import"))
     add("list", "list the imports, newest first").add_argument(
         "--state",
@@ -86,6 +88,8 @@ def make_parser() -> argparse.ArgumentParser:
         ("rejects", "write the rejected rows of an import"),
         ("remove", "remove an import that has ended, with its rows"),
     ):
+        if name == "rejects":
+            program.start_group("maintenance")
         command = add(name, summary)
         command.add_argument("import_id", metavar="ID", type=UUID, help="the id of the import")
         if name == "cancel":

@@ -40,7 +40,7 @@ class Loaders(msgspec.Struct, frozen=True):
             allowed_hosts=list(self.allowed_hosts),
         )
         return LoaderProcess(
-            [*self.command, "run"],
+            [*self.command, "run", "--progress", "json"],
             loader_environment(os.environ),
             job=job,
             database_url=self.database_url,

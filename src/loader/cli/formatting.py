@@ -1,41 +1,15 @@
-"""Messages, receipts, failures, sizes and durations as text; the displays that need no terminal."""
+"""Messages, receipts, failures, sizes and durations as text."""
 
 from __future__ import annotations
 
-import sys
-from typing import Protocol
-
 from loader import contract
-from loader.contract import Failed, Message, Probed, Published, Receipt
-from loader.text import json_line, printable, printable_lines
+from loader.contract import Failed, Probed, Receipt
+from loader.text import printable, printable_lines
 
 
-class Display(Protocol):
-    """Shows the messages of a run."""
-
-    def show(self, message: Message) -> None:
-        """Show a message. It is called in one thread and may block."""
-        ...
-
-
-class JsonDisplay:
-    """Writes one JSON object a line to stdout."""
-
-    def show(self, message: Message) -> None:
-        """Write the message and flush."""
-        sys.stdout.buffer.write(json_line(message))
-        sys.stdout.buffer.flush()
-
-
-class QuietDisplay:
-    """Writes only the result: the receipt to stdout, or the failure to stderr."""
-
-    def show(self, message: Message) -> None:
-        """Show the message if it is the last one."""
-        if isinstance(message, Published):
-            sys.stdout.write(receipt_text(message.receipt) + "\n")
-        elif isinstance(message, Failed):
-            sys.stderr.write(failure_text(message) + "\n")
+def percent_text(progress: contract.Progress | None) -> str:
+    """Return the percentage; nothing if it is not known."""
+    return "" if progress is None or progress.percent is None else f"{progress.percent:.1f}%"
 
 
 def numbers_text(progress: contract.Progress) -> str:

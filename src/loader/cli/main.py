@@ -14,8 +14,8 @@ from typing import BinaryIO, NoReturn
 
 import msgspec
 
-from loader.cli.formatting import Display, JsonDisplay, QuietDisplay
-from loader.cli.parser import make_parser
+from loader.cli.display import Display, JsonDisplay, QuietDisplay, progress_display
+from loader.cli.parser import parse
 from loader.cli.program import run_and_exit
 from loader.contract import FAILURE_KINDS, ExitCode, FailureCode, Job, Published, Receipt
 from loader.embedded.server import embedded_server
@@ -27,7 +27,7 @@ from loader.text import warn
 
 def main(arguments: Sequence[str] | None = None, limits: Limits = DEFAULT_LIMITS) -> NoReturn:
     """Run a command and end the process with its exit code."""
-    options = make_parser().parse_args(arguments)
+    options = parse(arguments)
     run_and_exit(lambda: _dispatch(options, limits))
 
 
@@ -70,7 +70,7 @@ def _run(options: argparse.Namespace, limits: Limits) -> ExitCode:
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # `run` unblocks them while it watches for them
     from loader.pipeline.run import run
 
-    display = _display("json" if is_supervised else options.progress)
+    display = _display(options.progress)
     on_published = None if summary is None else partial(_write_summary, summary)
     end = run(
         job,
@@ -84,14 +84,17 @@ def _run(options: argparse.Namespace, limits: Limits) -> ExitCode:
 
 
 def _display(style: str) -> Display:
-    """Return the display of a style; auto: a bar on a terminal, else JSON lines."""
-    if style == "auto":
-        style = "bar" if sys.stdout.isatty() else "json"
-    if style == "bar":
-        from loader.cli.progress_bar import BarDisplay
+    match style:
+        case "auto":
+            return progress_display()
+        case "bar":
+            from loader.cli.progress_bar import BarDisplay
 
-        return BarDisplay()
-    return JsonDisplay() if style == "json" else QuietDisplay()
+            return BarDisplay()
+        case "json":
+            return JsonDisplay()
+        case _:
+            return QuietDisplay()
 
 
 def _open_summary(path: Path) -> BinaryIO:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from uuid import UUID
@@ -24,7 +26,8 @@ exit codes: 0 published, 2 usage, 65 data, 66 source, 69 database unavailable, 7
   loader run trips.csv.zst --max-rejects 0.1%         reject up to a thousandth of the rows
   curl -s https://example.org/trips.csv | loader run -
   loader run URL --mode replace                       replace all rows of trips, in one transaction
-  loader run URL > log.jsonl                          JSON lines if stdout is not a terminal
+  loader run URL > receipt.txt 2> progress.log        a line at each phase and every ten seconds
+  loader run URL --progress json | jq .               JSON lines, for programs
 
 Ctrl-C or SIGTERM rolls the import back. After SIGHUP or a crash, the same command resumes the import from its
 last commit. An import from stdin or a pipe starts over.""",
@@ -47,19 +50,39 @@ last commit. An import from stdin or a pipe starts over.""",
 }
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands; `options.command` is the command's name."""
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options, of which `command` is the command's name; end the process if they are not valid."""
+    program = make_program()
+    options = program.parser.parse_args(arguments)
+    if options.command == "run" and options.source is None and os.isatty(0):  # nobody types a job
+        program.command("run").error("name the file to import: a URL, a path, or - for stdin")
+    return options
+
+
+def make_program() -> Program:
+    """Return the parser of all commands."""
     program = Program(
         "loader",
         "Imports one huge CSV into Postgres: fast, monitored, cancellable, all or nothing.",
         EXAMPLES,
     )
     add = partial(_add, program)
+    program.start_group("commands")
     _add_run_options(add("run", "import a file"))
     check = add("check", "show what a source is; writes nothing", database=False)
     check.add_argument("source", metavar="URL|PATH|-", help="the file")
     imports = add("imports", "list the imports in the ledger")
     imports.add_argument("--json", action="store_true", help="one JSON object a line")
+    sample = add("sample", "write generated trips, to try things out", database=False)
+    sample.add_argument("out", metavar="OUT", help="the file to write; - for stdout")
+    sample.add_argument(
+        "--rows", type=positive, default=1_000_000, help="the number of rows (default %(default)s)"
+    )
+    sample.add_argument(
+        "--seed", type=int, default=1, help="another number gives other rows (default %(default)s)"
+    )
+    add("postgres", "run the embedded PostgreSQL and print its URL, until Ctrl-C")
+    program.start_group("maintenance")
     rejects = add("rejects", "write the rejected rows of an import")
     rejects.add_argument("import_id", metavar="ID", type=UUID, help="the import's id")
     rejects.add_argument("--json", action="store_true", help="one JSON object a line, with the reason")
@@ -70,16 +93,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     collect = add("gc", "remove the staging of killed, suspended and abandoned imports")
     collect.add_argument("--dry-run", action="store_true", help="only list what would be removed")
-    sample = add("sample", "write generated trips, to try things out", database=False)
-    sample.add_argument("out", metavar="OUT", help="the file to write; - for stdout")
-    sample.add_argument(
-        "--rows", type=positive, default=1_000_000, help="the number of rows (default %(default)s)"
-    )
-    sample.add_argument(
-        "--seed", type=int, default=1, help="another number gives other rows (default %(default)s)"
-    )
-    add("postgres", "run the embedded PostgreSQL and print its URL, until Ctrl-C")
-    return program.parser
+    return program
 
 
 def _add_run_options(run_parser: argparse.ArgumentParser) -> None:
@@ -87,8 +101,8 @@ def _add_run_options(run_parser: argparse.ArgumentParser) -> None:
         "source",
         metavar="URL|PATH|-",
         nargs="?",
-        help="an http(s) URL, a path, or - for stdin; plain, gzip or zstd. Without it, a job is read from stdin:"
-        " see docs/loader-contract.md",
+        help="an http(s) URL, a path, or - for stdin; plain, gzip or zstd. Without it, a program writes the job to"
+        " stdin: see docs/loader-contract.md",
     )
     option = run_parser.add_argument
     option(
@@ -120,7 +134,8 @@ def _add_run_options(run_parser: argparse.ArgumentParser) -> None:
         "--progress",
         choices=("auto", "bar", "json", "none"),
         default="auto",
-        help="how progress is shown (default: bar on a terminal, else json)",
+        help="bar; json: JSON lines on stdout, for programs; none: the result only; auto (default): a bar on a terminal,"
+        " else a line at each phase and every ten seconds",
     )
     option("--summary", type=Path, metavar="FILE", help="write the receipt to a file, as JSON")
     option(

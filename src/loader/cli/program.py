@@ -23,6 +23,7 @@ class Program:
         """`examples` has a text for each command; that of the program itself has the empty name."""
         self.parser = argparse.ArgumentParser(
             prog=program,
+            usage="%(prog)s [-h] [--version] COMMAND ...",
             description=description,
             epilog="examples:" + examples[""],
             formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -34,10 +35,18 @@ class Program:
             help="show the versions of the program and of what it runs on",
         )
         self._examples = examples
-        self._subparsers = self.parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+        # Hidden, because argparse would list all commands in one group: the description lists them.
+        self._subparsers = self.parser.add_subparsers(
+            dest="command", required=True, metavar="COMMAND", prog=program, help=argparse.SUPPRESS
+        )
+
+    def start_group(self, title: str) -> None:
+        """List the commands that are added from now on under a title."""
+        self._describe(f"\n\n{title}:")
 
     def add(self, name: str, summary: str) -> argparse.ArgumentParser:
-        """Add a command; `options.command` is its name."""
+        """Add a command to the current group; `options.command` is its name."""
+        self._describe(f"\n  {name:<10}{summary}")
         return self._subparsers.add_parser(
             name,
             help=summary,
@@ -45,6 +54,13 @@ class Program:
             epilog="examples:" + self._examples[name],
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+
+    def command(self, name: str) -> argparse.ArgumentParser:
+        """Return the parser of a command."""
+        return self._subparsers.choices[name]
+
+    def _describe(self, text: str) -> None:
+        self.parser.description = f"{self.parser.description}{text}"
 
 
 class _Versions(argparse.Action):

@@ -9,14 +9,15 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from loader import contract
-from loader.cli.formatting import QuietDisplay, numbers_text, probed_text
-from loader.contract import Message, Probed, ProgressMessage, Published, Started
+from loader.cli.display import ProgressDisplay
+from loader.cli.formatting import numbers_text, percent_text
+from loader.contract import Message, Published
 
 # In characters. Only longer URLs are folded in a table that is piped.
 _PIPED_WIDTH = 400
 
 
-class BarDisplay(QuietDisplay):
+class BarDisplay(ProgressDisplay):
     """Draws a progress bar, then writes the result."""
 
     def __init__(self) -> None:
@@ -32,17 +33,9 @@ class BarDisplay(QuietDisplay):
 
     def show(self, message: Message) -> None:
         """Update the bar, or replace it by the result."""
-        if isinstance(message, Probed):
-            self.note(probed_text(message))
-        elif isinstance(message, ProgressMessage):
-            self.draw(message.phase.replace("_", " "), message.progress)
-        elif not isinstance(message, Started):
-            if self._task is not None and isinstance(message, Published):
-                self._bar.update(
-                    self._task, description="published", completed=100, total=100, percent="100%"
-                )
-            self.stop()
-            super().show(message)
+        if isinstance(message, Published) and self._task is not None:
+            self._bar.update(self._task, description="published", completed=100, total=100, percent="100%")
+        super().show(message)
 
     def note(self, text: str) -> None:
         """Write lines above the bar."""
@@ -63,7 +56,7 @@ class BarDisplay(QuietDisplay):
             description=description,
             completed=percent or 0,
             total=None if percent is None else 100,
-            percent="" if percent is None else f"{percent:.1f}%",
+            percent=percent_text(progress),
             numbers="" if progress is None else numbers_text(progress),
         )
 

@@ -148,6 +148,8 @@ def test_watch_of_a_failed_import_has_the_reason_and_the_loaders_exit_code(
     with HttpServer(broken) as server:
         shown = command("submit", server.url, "--watch", url=live.url)
     assert shown.returncode == ExitCode.DATA, shown.stderr
+    first, *_, last = re.findall(r"^[\d-]+ [\d:]+ (.*)$", shown.stderr, re.MULTILINE)  # a line per change
+    assert (first.split(": ")[1], last.split()[0]) == (server.url, "failed")
     assert "bad_row: " in shown.stderr
     assert "\\u2028" in shown.stderr
     assert "  next: " in shown.stderr
@@ -425,7 +427,9 @@ def test_the_help_of_a_command_has_examples(name: str) -> None:
 
 def test_the_help_lists_the_commands_and_exit_codes() -> None:
     shown = command("--help").stdout
-    assert {name for name in EXAMPLES if name} == set(re.findall(r"^    (\w+)  ", shown, re.MULTILINE))
+    assert {name for name in EXAMPLES if name} == set(
+        re.findall(r"^  (\w+)  ", shown.split("options:")[0], re.MULTILINE)
+    )
     listed = {int(code) for code in re.findall(r"\b(\d+) ", shown.split("exit codes:")[1])}
     assert listed == {code.value for code in ExitCode}
 

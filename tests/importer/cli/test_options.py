@@ -12,7 +12,7 @@ from importer.api.request_bodies import NewImport
 from importer.cli import main as importer_cli
 from importer.cli.parser import make_parser
 from loader.cli import main as loader_cli
-from loader.cli.parser import make_parser as make_loader_parser
+from loader.cli.parser import make_program as make_loader
 from loader.contract import Job
 
 URL = "https://example.org/trips.csv"
@@ -83,7 +83,7 @@ RENAMED_OF_THE_BODY = {"url": "source"}
 
 # Any: argparse has no types for its options
 def run_options(*arguments: str) -> dict[str, Any]:
-    return vars(make_loader_parser().parse_args(arguments))
+    return vars(make_loader().parser.parse_args(arguments))
 
 
 def submit_options(*arguments: str) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def test_each_option_of_loader_run_is_a_field_of_the_job_or_has_a_reason() -> No
 
 
 def test_each_option_of_loader_run_reaches_the_job() -> None:
-    options = make_loader_parser().parse_args(RUN)
+    options = make_loader().parser.parse_args(RUN)
     job = loader_cli._job_from(options)  # pyright: ignore[reportPrivateUsage]
     assert fields_with_default(job) == set(JOB_FIELDS_WITHOUT_A_RUN_OPTION)
 

@@ -210,7 +210,7 @@ async def test_a_loader_inherits_only_what_it_needs(monkeypatch: pytest.MonkeyPa
     assert "hunter2-canary" not in json.dumps(told)
     assert told["environment"]["NUMBA_CACHE_DIR"] == "/cache"
     assert told["environment"]["PATH"] == os.environ["PATH"]
-    assert told["arguments"][1:] == ["run"]
+    assert told["arguments"][1:] == ["run", "--progress", "json"]
     assert told["session"] is True
     assert told["files"] == ["0", "1", "2", "3"]  # 3: of the listing itself
 

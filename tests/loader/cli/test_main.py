@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -162,17 +163,62 @@ def test_a_summary_that_can_not_be_written_fails_before_the_load(
     assert row_count(database_url) == 0
 
 
+def on_terminal(folder: Path, *arguments: str, database_url: str | None = None) -> tuple[int, str]:
+    """Run a command at a terminal; return its exit code and what it writes."""
+    ours, theirs = os.openpty()
+    loader = LoaderProcess(
+        folder, *arguments, database_url=database_url, stdin=theirs, stdout=theirs, redirected="2>&1"
+    )
+    code = loader.wait()
+    os.close(theirs)
+    shown = os.read(ours, 65536).decode()
+    os.close(ours)
+    return code, shown
+
+
 def test_a_terminal_shows_a_bar_and_a_receipt(sample: bytes, database_url: str, tmp_path: Path) -> None:
     path = tmp_path / "trips.csv"
     path.write_bytes(sample)
-    terminal, end = os.openpty()
-    loader = LoaderProcess(tmp_path, "run", str(path), database_url=database_url, stdout=end)
-    assert loader.wait() == 0
-    os.close(end)
-    shown = os.read(terminal, 65536).decode()
-    os.close(terminal)
+    code, shown = on_terminal(tmp_path, "run", str(path), "--progress", "auto", database_url=database_url)
+    assert code == 0
+    assert "━" in shown
     assert "parsed - 0 rejected" in shown
     assert "published" in shown
+
+
+def test_a_run_with_nothing_at_a_terminal_prints_its_usage(tmp_path: Path) -> None:
+    code, shown = on_terminal(tmp_path, "run", "--progress", "auto")
+    assert code == 2
+    assert shown.startswith("usage: loader run ")
+    assert "loader run: error: name the file to import: a URL, a path, or - for stdin" in shown
+
+
+def test_a_pipe_gets_a_line_per_phase_and_the_receipt(
+    sample: bytes, database_url: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "trips.csv"
+    path.write_bytes(sample)
+    loader = LoaderProcess(tmp_path, "run", str(path), "--progress", "auto", database_url=database_url)
+    assert loader.wait() == 0
+    assert "12,000 parsed - 0 rejected = 12,000 copied = 12,000 published" in loader.stdout
+    lines = [line.split(" ", 2)[2] for line in loader.stderr.splitlines()]  # after date and time
+    assert lines[0] == "probing"
+    assert f": {path} (1.91 MB)" in lines[1]
+    assert re.fullmatch(r"loading [\d.]+% .+ of 1\.91 MB · [\d,]+ rows.*", lines[2])
+    assert lines[3].startswith("publishing 99.9% ")
+
+
+def test_a_pipe_gets_a_readable_error_with_its_next_step(
+    sample: bytes, database_url: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "trips.csv"
+    path.write_bytes(sample + BAD_ROW)
+    loader = LoaderProcess(tmp_path, "run", str(path), "--progress", "auto", database_url=database_url)
+    assert loader.wait() == 65
+    assert loader.stdout == ""
+    assert "\nbad_row: " in loader.stderr
+    assert "\n  next: " in loader.stderr
+    assert "{" not in loader.stderr
 
 
 def test_the_version_lists_the_libraries_that_read_from_the_network(
@@ -181,3 +227,11 @@ def test_the_version_lists_the_libraries_that_read_from_the_network(
     shown = output_of(tmp_path, "--version", database_url=database_url)
     names = [line.split()[0] for line in shown.splitlines()]
     assert names == ["version", "python", "libpq", "openssl", "sqlite"]
+
+
+def test_the_help_lists_what_removes_imports_under_maintenance(tmp_path: Path, database_url: str) -> None:
+    shown = output_of(tmp_path, "--help", database_url=database_url)
+    groups = dict(section.split(":\n", 1) for section in shown.split("\n\n") if ":\n" in section)
+    names = {title: [line.split()[0] for line in text.splitlines()] for title, text in groups.items()}
+    assert names["commands"] == ["run", "check", "imports", "sample", "postgres"]
+    assert names["maintenance"] == ["rejects", "drop", "gc"]
