@@ -10,8 +10,8 @@ from importer.api.schemas import Import
 from importer.cli import formatting
 from importer.cli.client import Client
 from importer.model import State
-from loader.cli.display import progress_display
 from loader.cli.formatting import receipt_text
+from loader.cli.program import progress_display
 from loader.cli.progress_bar import print_table
 from loader.contract import FAILURE_KINDS, ExitCode
 from loader.text import json_line, printable, printable_chunks, printable_json

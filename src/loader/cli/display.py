@@ -94,12 +94,3 @@ class LineDisplay(ProgressDisplay):
             [percent_text(progress), numbers_text(progress)] if progress is not None and is_known else []
         )
         self.note(" ".join([description, *filter(None, numbers)]))
-
-
-def progress_display() -> ProgressDisplay:
-    """Return the display of progress for people: a bar if stderr is a terminal, else lines."""
-    if not sys.stderr.isatty():
-        return LineDisplay()
-    from loader.cli.progress_bar import BarDisplay  # rich takes long to import
-
-    return BarDisplay()

@@ -14,9 +14,9 @@ from typing import BinaryIO, NoReturn
 
 import msgspec
 
-from loader.cli.display import Display, JsonDisplay, QuietDisplay, progress_display
+from loader.cli.display import Display, JsonDisplay, QuietDisplay
 from loader.cli.parser import parse
-from loader.cli.program import run_and_exit
+from loader.cli.program import progress_display, run_and_exit
 from loader.contract import FAILURE_KINDS, ExitCode, FailureCode, Job, Published, Receipt
 from loader.embedded.server import embedded_server
 from loader.errors import LoaderError

@@ -1,4 +1,4 @@
-"""What both command lines share: subcommands with examples in their help, and how a command ends the process."""
+"""What both command lines share: commands with examples in their help, the progress, how a command ends the process."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
+from loader.cli.display import LineDisplay, ProgressDisplay
 from loader.cli.formatting import failure_text
 from loader.contract import ExitCode, Failed
 from loader.errors import LoaderError
@@ -78,6 +79,15 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return int(text)
+
+
+def progress_display() -> ProgressDisplay:
+    """Return the display of progress for people: a bar if stderr is a terminal, else lines."""
+    if not sys.stderr.isatty():
+        return LineDisplay()
+    from loader.cli.progress_bar import BarDisplay  # rich takes long to import
+
+    return BarDisplay()
 
 
 def run_and_exit(command: Callable[[], int]) -> NoReturn:
