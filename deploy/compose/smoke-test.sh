@@ -36,7 +36,7 @@ until [ "$(get "$import" | field progress.bytes_done)" -gt 0 ]; do get "$import?
 docker compose stop importer postgres
 docker compose --profile demo up --no-build --detach --wait
 succeeded "$import"
-[ "$(get "$import" | field attempt)" = 2 ]
+[ "$(get "$import" | field attempts)" = 2 ]
 [ "$(rows)" = $((before + imported)) ]
 
 import=$(submit)

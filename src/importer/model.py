@@ -69,7 +69,6 @@ class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
         None  # negative: the signal that killed it; None: it runs, or the service ended first
     )
     error: Failure | None = None
-    log: str = ""  # the end of its stderr
 
 
 class AttemptResult(msgspec.Struct, frozen=True):
@@ -82,7 +81,7 @@ class AttemptResult(msgspec.Struct, frozen=True):
     state: State  # QUEUED, or a finished one
     exit_code: int | None = None
     error: Failure | None = None
-    log: str = ""
+    log: str = ""  # the end of the loader's stderr
     receipt: Receipt | None = None
     not_before: datetime.datetime | None = None
     is_retried: bool = True  # QUEUED with an error: it counts towards AttemptRetryPolicy.attempts

@@ -162,7 +162,7 @@ def refused(service: LiveService, listener: socket.socket, url: str) -> Json:
         expected.message,
         expected.hint,
     )
-    assert len(service.client.get(ended["links"]["attempts"]).json()) == 1  # and not tried again
+    assert len(service.client.get(ended["links"]["attempts"]).json()["attempts"]) == 1  # and not tried again
     with pytest.raises(BlockingIOError):
         listener.accept()
     return ended

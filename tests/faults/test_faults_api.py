@@ -111,7 +111,7 @@ def test_fifty_concurrent_cancels_have_the_effect_of_one(limited: LiveService, s
     assert {answer.status_code for answer in answers} == {202}
     assert {answer.json()["state"] for answer in answers} <= {"cancelling", "cancelled"}
     limited.until_state(running["id"], "cancelled")
-    attempts = limited.client.get(running["links"]["attempts"]).json()
+    attempts = limited.client.get(running["links"]["attempts"]).json()["attempts"]
     assert [each["exit_code"] for each in attempts] == [143]
     assert_nothing_is_left(limited.database_url)
 
@@ -334,7 +334,7 @@ def listing_sessions(service: LiveService) -> int:
 def test_a_client_that_does_not_read_its_listing_is_disconnected(
     limited: LiveService, rejecting: Json
 ) -> None:
-    path = rejecting["links"]["rejects"]
+    path = rejecting["links"]["rejects_csv"]
     with contextlib.ExitStack() as stack:
         for _ in range(LISTINGS):
             stack.enter_context(connected(limited, get(path), window_bytes=4096))
@@ -423,7 +423,7 @@ def test_the_service_stops_in_time_with_any_open_requests(
         live.until_phase(running["id"], "probing")
         for path in (running["links"]["events"], f"{running['links']['self']}?wait=60"):
             stack.enter_context(connected(live, get(path), window_bytes=4096))
-        stack.enter_context(connected(live, get(rejecting["links"]["rejects"]), window_bytes=4096))
+        stack.enter_context(connected(live, get(rejecting["links"]["rejects_csv"]), window_bytes=4096))
         stack.enter_context(connected(live, b"GET /imports HT"))
         wait_for("the listing", lambda: listing_sessions(live) == 1)
         live.process.send_signal(signal.SIGTERM)
@@ -441,7 +441,7 @@ def test_the_service_stops_while_its_database_hangs(tmp_path: Path, database_url
         live = LiveService(tmp_path, proxy.url, limited=True)
         stack.callback(live.kill)
         rejecting = live.until_state(live.submit(server.url, max_rejects="100%")["id"], "succeeded")
-        listing = get(rejecting["links"]["rejects"])
+        listing = get(rejecting["links"]["rejects_csv"])
         stack.enter_context(connected(live, listing, window_bytes=4096))
         live.database_url = database_url
         wait_for("the listing", lambda: listing_sessions(live) == 1)

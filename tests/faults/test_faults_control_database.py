@@ -172,7 +172,7 @@ def test_a_cancel_on_a_full_disk_stops_the_loader_and_is_recorded_later(
         assert live.get(running)["state"] == "running"
         ballast.unlink()
         live.until_state(running, "cancelled")
-        (attempt,) = live.client.get(f"/imports/{running}/attempts").json()
+        (attempt,) = live.client.get(f"/imports/{running}/attempts").json()["attempts"]
         assert attempt["exit_code"] == 143
         live.until_state(queued, "succeeded")
     assert row_count(database_url) == SAMPLE_ROWS

@@ -57,7 +57,8 @@ def live(tmp_path_factory: pytest.TempPathFactory, postgres: str) -> Generator[L
 
 def shown(live: LiveService, found: Json) -> str:
     """Return all that anybody may see of an import, its errors and rejects but for the values of bad rows included."""
-    paths = [found["links"]["self"], found["links"]["attempts"], "/imports", "/metrics", "/health/ready"]
+    log = f"{found['links']['attempts']}/1/log"
+    paths = [found["links"]["self"], found["links"]["attempts"], log, "/imports", "/metrics", "/health/ready"]
     if found["state"] in ENDED:  # else it never ends
         paths.append(found["links"]["events"])
     return "\n".join([live.log.read_text(), *(live.client.get(path).text for path in paths)])
@@ -86,7 +87,7 @@ def test_an_import_that_fails_shows_no_secret(live: LiveService, server: HttpSer
 def test_an_import_that_runs_shows_no_secret(live: LiveService, server: HttpServer, sample: bytes) -> None:
     server.content = sample.replace(b"B03404", f"{CANARY}-row".encode())
     server.rule = lambda request: Fault(before="stall") if (request.first or 0) >= 1_500_000 else None
-    submitted = live.submit(secret_url(server), force=True, max_rejects=1)
+    submitted = live.submit(secret_url(server), force=True, max_rejects="1")
     live.until_phase(submitted["id"], "loading")
     service = psutil.Process(live.process.pid)
     (loader,) = [each for each in service.children() if "run" in each.cmdline()]

@@ -45,7 +45,7 @@ def test_a_service_stopped_by_sigstop_delays_no_loader_and_kills_none(
         time.sleep(max(0.0, until - time.monotonic()))  # the test needs the time itself
         live.process.send_signal(signal.SIGCONT)
         for import_id in import_ids:
-            assert live.until_state(import_id, "succeeded")["attempt"] == 1
+            assert live.until_state(import_id, "succeeded")["attempts"] == 1
     assert_nothing_is_left(database_url)
 
 

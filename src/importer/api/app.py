@@ -11,7 +11,7 @@ from litestar.exceptions import ValidationException
 from litestar.handlers import HTTPRouteHandler
 from litestar.middleware import DefineMiddleware
 
-from importer.api import events, health, imports, openapi, openapi_document, rejects
+from importer.api import attempts, events, health, imports, openapi, openapi_document, rejects
 from importer.api.exception_handlers import invalid_parameters, problem_details
 from importer.api.host_check import HostCheck
 from importer.api.metrics import HTTP_METRICS
@@ -34,16 +34,18 @@ def _options(path: str, methods: str) -> HTTPRouteHandler:
 
 _OPTIONS = [
     _options("/imports", "GET, OPTIONS, POST"),
-    _options("/imports/{import_id:uuid}", "DELETE, GET, OPTIONS"),
+    _options("/imports/{import_id:str}", "DELETE, GET, OPTIONS"),
 ]
 # The operations of the OpenAPI document.
 HANDLERS: list[HTTPRouteHandler] = [
     imports.submit_import,
     imports.list_imports,
     imports.get_import,
-    imports.list_attempts,
+    attempts.list_attempts,
+    attempts.get_attempt_log,
     events.watch_import,
     rejects.list_rejects,
+    rejects.download_rejects,
     imports.cancel_import,
     imports.retry_import,
     imports.remove_import,

@@ -32,7 +32,7 @@ RECONNECT_MILLISECONDS = 2_000
 
 
 @get(
-    "/imports/{import_id:uuid}/events",
+    "/imports/{import_id:str}/events",
     operation_id="watchImport",
     tags=[IMPORTS],
     summary="Watch an import",

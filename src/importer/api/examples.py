@@ -7,9 +7,10 @@ from uuid import UUID
 
 import msgspec
 
+from importer.api import cursor as cursors
 from importer.api.problems import PROBLEM_KINDS, FieldError, Problem, ProblemCode, RequestProblem
 from importer.api.request_bodies import NewImport, RetryImport
-from importer.api.schemas import Attempt, Health, Import, ImportPage, PageLinks, Reject
+from importer.api.schemas import Attempt, AttemptPage, Health, Import, ImportPage, Reject
 from importer.model import Attempt as StoredAttempt
 from importer.model import Import as StoredImport
 from importer.model import State
@@ -94,10 +95,15 @@ _FAILURE = Failure(
 )
 
 _RETRIED = msgspec.structs.replace(_RUNNING, state=State.QUEUED, version=60, phase=None, error=_FAILURE)
+_ATTEMPT = Attempt.of(
+    _RUNNING.id,
+    StoredAttempt(1, _CREATED_AT, _CREATED_AT + datetime.timedelta(seconds=2), 65, _FAILURE),
+)
 
 _PROBLEM_DETAILS: dict[ProblemCode, str] = {
     ProblemCode.INVALID_REQUEST: "limit: Expected `int` <= 200.",
     ProblemCode.IMPORT_NOT_FOUND: f"There is no import {_RUNNING.id}.",
+    ProblemCode.ATTEMPT_NOT_FOUND: f"Import {_RUNNING.id} has no attempt 2: it has had 1.",
     ProblemCode.WRONG_STATE: f"Import {_RUNNING.id} is succeeded: it can't be cancelled.",
     ProblemCode.NOTHING_LOADED: f"The database has no rows of import {_RUNNING.id}, which is queued.",
     ProblemCode.UNSUPPORTED_MEDIA_TYPE: "The Content-Type is 'text/plain'.",
@@ -125,10 +131,9 @@ EXAMPLES: dict[str, list[msgspec.Struct]] = {
     "NewImport": [NewImport(_URL, max_rejects="0.1%")],
     "RetryImport": [RetryImport(f"{_URL}?signature=new")],
     "Import": [Import.of(_RUNNING), Import.of(_SUCCEEDED)],
-    "ImportPage": [ImportPage([Import.of(_RUNNING)], "12", PageLinks("/imports?limit=1&cursor=12"))],
-    "Attempt": [
-        Attempt.of(StoredAttempt(1, _CREATED_AT, _CREATED_AT + datetime.timedelta(seconds=2), 65, _FAILURE))
-    ],
+    "ImportPage": [ImportPage([Import.of(_RUNNING)], cursors.encode(_RUNNING.sequence))],
+    "Attempt": [_ATTEMPT],
+    "AttemptPage": [AttemptPage([_ATTEMPT], None)],
     "Reject": [
         Reject(4, 768, "trip_miles", "n/a", "not a number", "HV0003,B03404,B03404,2024-01-01 00:21:47,n/a")
     ],

@@ -13,7 +13,7 @@ from litestar.plugins.problem_details import ProblemDetailsConfig, ProblemDetail
 
 from importer.api.problems import FieldError, ProblemCode, RequestProblem
 from importer.api.request_bodies import MAX_BODY_BYTES
-from importer.api.requests import AnyRequest
+from importer.api.requests import AnyRequest, invalid_path_parameter
 from importer.store.errors import IdempotencyConflict, StoreBusy, StoreError, StoreFull
 from loader.contract import FailureCode
 from loader.errors import LoaderError
@@ -34,6 +34,8 @@ def invalid_parameters(request: AnyRequest, error: ValidationException) -> Respo
     errors: list[FieldError] = []
     for entry in error.extra if isinstance(error.extra, list) else []:
         field = str(entry["key"])
+        if field in request.path_params:
+            return invalid_path_parameter(field, request.path_params[field]).to_response(request)
         if field in parameters and isinstance(known := parameters[field].kwarg_definition, ParameterKwarg):
             field = known.name or field
         errors.append(FieldError(field, str(entry["message"])))

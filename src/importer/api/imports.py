@@ -1,9 +1,9 @@
-"""The handlers of /imports: submit, list, get, cancel, retry and remove imports, and list their attempts."""
+"""The handlers of /imports: submit, list, get, cancel, retry and remove imports."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
-from urllib.parse import urlencode
 
 import structlog
 from litestar import Response, delete, get, post
@@ -11,18 +11,26 @@ from litestar.datastructures import ResponseHeader
 from litestar.params import HeaderParameter, QueryParameter, RawBody
 
 from importer import failpoint
+from importer.api import cursor as cursors
 from importer.api.openapi import IMPORTS, problem_responses
 from importer.api.problems import ProblemCode, RequestProblem
 from importer.api.request_bodies import read_job, read_retry
-from importer.api.requests import AnyRequest, FromService, ImportId, find, not_found
-from importer.api.schemas import Attempt, Import, ImportPage, PageLinks
+from importer.api.requests import (
+    AnyRequest,
+    FromService,
+    ImportId,
+    PageCursor,
+    PageLength,
+    find,
+    not_found,
+)
+from importer.api.schemas import Import, ImportPage
 from importer.model import FINISHED, State
 from importer.model import Import as StoredImport
 from loader.http.url import parse_url
 
 _RETRY_AFTER_SECONDS = 1  # a loader reports twice a second
 _MAX_WAIT_SECONDS = 60
-_MAX_PAGE_LENGTH = 200
 _MAX_KEY_CHARACTERS = 255
 
 StateFilter = Literal[
@@ -45,6 +53,14 @@ _RETRY_AFTER = ResponseHeader(
 )
 
 
+_REPLAYED = ResponseHeader(
+    name="Idempotent-Replayed",
+    value="true",
+    description="Sent if an earlier request with this Idempotency-Key has submitted the import.",
+    documentation_only=True,
+)
+
+
 @post(
     "/imports",
     status_code=202,
@@ -52,7 +68,7 @@ _RETRY_AFTER = ResponseHeader(
     tags=[IMPORTS],
     summary="Submit an import",
     description="Queues an import. It starts when a slot is free.",
-    response_headers=[_LOCATION, _RETRY_AFTER],
+    response_headers=[_LOCATION, _RETRY_AFTER, _REPLAYED],
     response_description="The import is queued, now or by an earlier request with this Idempotency-Key.",
     responses=problem_responses(ProblemCode.INVALID_URL, ProblemCode.IDEMPOTENCY_CONFLICT),
 )
@@ -77,7 +93,7 @@ async def submit_import(
         failpoint.hit()
         url = parse_url(stored.job.source).location
         _log.info("import submitted", import_id=str(stored.id), url=url, mode=stored.job.mode)
-    return _accepted(stored)
+    return _accepted(stored, {} if is_new else {"Idempotent-Replayed": "true"})
 
 
 @get(
@@ -94,24 +110,19 @@ async def list_imports(
     in_state: Annotated[
         StateFilter, QueryParameter(name="state", description="Only imports in this state; any: all imports.")
     ] = "any",
-    limit: Annotated[int, QueryParameter(description="Imports in a page.", ge=1, le=_MAX_PAGE_LENGTH)] = 50,
-    cursor: Annotated[
-        str,
-        QueryParameter(description="`next_cursor` of the previous page.", pattern=r"^([0-9]{1,18})?(?!\n)$"),
-    ] = "",
+    limit: PageLength = 50,
+    cursor: PageCursor = "",
 ) -> ImportPage:
     """Handle GET /imports."""
     state = None if in_state == "any" else State(in_state)
-    before = int(cursor) if cursor else None
+    before = cursors.decode(cursor)
     found = await service.store.page(state=state, limit=limit + 1, before_sequence=before)
-    next_cursor = str(found[limit - 1].sequence) if len(found) > limit else None
-    query = urlencode({"state": in_state, "limit": limit, "cursor": next_cursor})
-    link = None if next_cursor is None else f"/imports?{query}"
-    return ImportPage([Import.of(each) for each in found[:limit]], next_cursor, PageLinks(link))
+    next_cursor = cursors.encode(found[limit - 1].sequence) if len(found) > limit else None
+    return ImportPage([Import.of(each) for each in found[:limit]], next_cursor)
 
 
 @get(
-    "/imports/{import_id:uuid}",
+    "/imports/{import_id:str}",
     operation_id="getImport",
     tags=[IMPORTS],
     summary="Get an import",
@@ -144,23 +155,8 @@ async def get_import(
     return Import.of(found)
 
 
-@get(
-    "/imports/{import_id:uuid}/attempts",
-    operation_id="listAttempts",
-    tags=[IMPORTS],
-    summary="List an import's attempts",
-    description="Returns each attempt, with its exit code, its error and the end of its log.",
-    response_description="The attempts, oldest first.",
-    responses=problem_responses(ProblemCode.IMPORT_NOT_FOUND),
-)
-async def list_attempts(service: FromService, import_id: ImportId) -> list[Attempt]:
-    """Handle GET /imports/{id}/attempts."""
-    await find(service, import_id)
-    return [Attempt.of(each) for each in await service.store.attempts(import_id)]
-
-
 @post(
-    "/imports/{import_id:uuid}/cancel",
+    "/imports/{import_id:str}/cancel",
     status_code=202,
     operation_id="cancelImport",
     tags=[IMPORTS],
@@ -184,7 +180,7 @@ async def cancel_import(service: FromService, import_id: ImportId) -> Response[I
 
 
 @post(
-    "/imports/{import_id:uuid}/retry",
+    "/imports/{import_id:str}/retry",
     status_code=202,
     operation_id="retryImport",
     tags=[IMPORTS],
@@ -214,7 +210,7 @@ async def retry_import(
 
 
 @delete(
-    "/imports/{import_id:uuid}",
+    "/imports/{import_id:str}",
     status_code=202,
     operation_id="removeImport",
     tags=[IMPORTS],
@@ -249,6 +245,10 @@ def _wrong_state(found: StoredImport, why: str) -> RequestProblem:
     return RequestProblem(ProblemCode.WRONG_STATE, detail, state=found.state)
 
 
-def _accepted(stored: StoredImport) -> Response[Import]:
-    headers = {"Location": f"/imports/{stored.id}", "Retry-After": str(_RETRY_AFTER_SECONDS)}
+def _accepted(stored: StoredImport, more_headers: Mapping[str, str] | None = None) -> Response[Import]:
+    headers = {
+        "Location": f"/imports/{stored.id}",
+        "Retry-After": str(_RETRY_AFTER_SECONDS),
+        **(more_headers or {}),
+    }
     return Response(Import.of(stored), status_code=202, headers=headers)

@@ -30,11 +30,11 @@ from litestar.openapi.spec import (
 from importer.api import examples
 from importer.api.problems import PROBLEM_JSON, Problem, ProblemCode
 from importer.api.request_bodies import NewImport, RetryImport
-from importer.api.schemas import Attempt, Health, Import, ImportEvent, ImportPage, Reject, RemovedEvent
+from importer.api.schemas import AttemptPage, Health, Import, ImportEvent, ImportPage, Reject, RemovedEvent
 
 _SCHEMAS = "#/components/schemas/{name}"
 _REQUEST_BODIES = {"submitImport": NewImport, "retryImport": RetryImport}
-_RESPONSES = (Import, ImportPage, Attempt, Reject, Health, Problem)
+_RESPONSES = (Import, ImportPage, AttemptPage, Reject, Health, Problem)
 _OTHER_PROBLEM = "OtherProblem"
 _OTHER_PROBLEM_CODES = (
     ProblemCode.UNSUPPORTED_MEDIA_TYPE,
@@ -134,10 +134,9 @@ def _complete_success(name: str, response: OpenAPIResponse) -> None:
             response.content = {"text/event-stream": OpenAPIMediaType(_reference("Event"))}
         case "listRejects":
             rejects = Schema(type=OpenAPIType.ARRAY, items=_reference("Reject"))
-            response.content = {
-                "text/csv": OpenAPIMediaType(Schema(type=OpenAPIType.STRING)),
-                "application/json": OpenAPIMediaType(rejects),
-            }
+            response.content = {"application/json": OpenAPIMediaType(rejects)}
+        case "downloadRejects":
+            response.content = {"text/csv": OpenAPIMediaType(Schema(type=OpenAPIType.STRING))}
         case _:
             pass
     if shown := examples.RESPONSES.get(name):

@@ -28,6 +28,7 @@ class ProblemCode(enum.StrEnum):
     INVALID_REQUEST = "invalid_request"
     PATH_NOT_FOUND = "path_not_found"
     IMPORT_NOT_FOUND = "import_not_found"
+    ATTEMPT_NOT_FOUND = "attempt_not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     WRONG_STATE = "wrong_state"
     NOTHING_LOADED = "nothing_loaded"
@@ -66,6 +67,11 @@ PROBLEM_KINDS: dict[ProblemCode, ProblemKind] = {
         404,
         "There is no import with this id.",
         "GET /imports lists the imports. Records of imports that finished long ago are deleted.",
+    ),
+    ProblemCode.ATTEMPT_NOT_FOUND: ProblemKind(
+        404,
+        "The import has no attempt with this number.",
+        "GET /imports/{id}/attempts lists its attempts.",
     ),
     ProblemCode.METHOD_NOT_ALLOWED: ProblemKind(
         405, "The path does not allow this method.", "The header Allow lists the methods of the path."

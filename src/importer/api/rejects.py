@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
 from uuid import UUID
 
 import msgspec
@@ -16,8 +15,9 @@ from litestar.response import Stream
 from importer.api.limits import RequestLimit, prefetch_first_chunk
 from importer.api.openapi import IMPORTS, problem_responses
 from importer.api.problems import ProblemCode, RequestProblem
-from importer.api.requests import AnyRequest, FromService, ImportId, find
+from importer.api.requests import FromService, ImportId, find
 from importer.api.schemas import Reject
+from importer.api.state import Service
 from loader import rejects
 from loader.contract import FailureCode
 from loader.errors import LoaderError
@@ -25,35 +25,59 @@ from loader.postgres import ledger, target_table
 from loader.postgres.connection import Connection, Database
 from loader.schema import COLUMNS
 
-Format = Literal["text/csv", "application/json"]
-
 # The unit of sending. The service reads the next one when the client has taken this one.
 _CHUNK_BYTES = 64 * 1024
 
+Writer = Callable[[int, Iterable[rejects.Reject]], Iterator[bytes]]
+
+_PROBLEMS = problem_responses(
+    ProblemCode.IMPORT_NOT_FOUND,
+    ProblemCode.NOTHING_LOADED,
+    ProblemCode.DATABASE_UNAVAILABLE,
+    ProblemCode.TOO_BUSY,
+)
+
 
 @get(
-    "/imports/{import_id:uuid}/rejects",
+    "/imports/{import_id:str}/rejects",
     operation_id="listRejects",
     tags=[IMPORTS],
-    summary="Get the rejected rows",
-    description="A CSV file like the imported one: a header, then the rejected rows, byte for byte. If Accept prefers"
-    " JSON: an array with the line, column and reason of each row. While the import runs, the rejects of the parts that are"
-    " committed.",
-    response_description="The rejected rows, in the order of the file.",
-    responses=problem_responses(
-        ProblemCode.IMPORT_NOT_FOUND,
-        ProblemCode.NOTHING_LOADED,
-        ProblemCode.DATABASE_UNAVAILABLE,
-        ProblemCode.TOO_BUSY,
-    ),
+    summary="List the rejected rows",
+    description="Returns each rejected row with its line, column and reason, in the order of the file. While the import"
+    " runs, those of the parts that are committed.",
+    response_description="The rejected rows.",
+    responses=_PROBLEMS,
 )
-async def list_rejects(request: AnyRequest, service: FromService, import_id: ImportId) -> Stream:
+async def list_rejects(service: FromService, import_id: ImportId) -> Stream:
     """Handle GET /imports/{id}/rejects."""
+    return Stream(await _listing(service, import_id, _json), media_type="application/json")
+
+
+@get(
+    "/imports/{import_id:str}/rejects.csv",
+    operation_id="downloadRejects",
+    tags=[IMPORTS],
+    summary="Download the rejected rows",
+    description="Returns a CSV file like the imported one, to be corrected and imported: a header, then the rejected rows,"
+    " byte for byte. While the import runs, those of the parts that are committed.",
+    response_description="The rejected rows.",
+    responses=_PROBLEMS,
+)
+async def download_rejects(service: FromService, import_id: ImportId) -> Stream:
+    """Handle GET /imports/{id}/rejects.csv."""
+    disposition = f'attachment; filename="rejects-{import_id}.csv"'
+    return Stream(
+        await _listing(service, import_id, _csv),
+        media_type="text/csv",
+        headers={"Content-Disposition": disposition},
+    )
+
+
+async def _listing(service: Service, import_id: UUID, write: Writer) -> AsyncGenerator[bytes]:
+    """Return the listing of an import. Raises the problems of _PROBLEMS."""
     found = await find(service, import_id)
-    is_json = request.accept.best_match(["text/csv", "application/json"]) == "application/json"
-    form: Format = "application/json" if is_json else "text/csv"
     try:
-        listing = await prefetch_first_chunk(_chunks(service.listings, service.database_url, import_id, form))
+        return await prefetch_first_chunk(_chunks(service.listings, service.database_url, import_id, write))
     except LoaderError as error:
         if error.code is not FailureCode.IMPORT_NOT_FOUND:
             raise
@@ -62,14 +86,10 @@ async def list_rejects(request: AnyRequest, service: FromService, import_id: Imp
             f"The database has no rows of import {import_id}, which is {found.state}.",
             state=found.state,
         ) from error
-    extension = "json" if is_json else "csv"
-    disposition = f'attachment; filename="rejects-{import_id}.{extension}"'
-    headers = {"Content-Disposition": disposition, "Vary": "Accept"}
-    return Stream(listing, media_type=form, headers=headers)
 
 
 async def _chunks(
-    limit: RequestLimit, database_url: str, import_id: UUID, form: Format
+    limit: RequestLimit, database_url: str, import_id: UUID, write: Writer
 ) -> AsyncGenerator[bytes]:
     """Yield the listing. Raises LoaderError: IMPORT_NOT_FOUND if the ledger does not have the import."""
     with contextlib.ExitStack() as held:
@@ -77,7 +97,7 @@ async def _chunks(
         # Its own thread: when a client disconnects during a read, this thread closes the connection after that read.
         executor = ThreadPoolExecutor(1, "rejects")
         loop = asyncio.get_running_loop()
-        reading = _read(database_url, import_id, form)
+        reading = _read(database_url, import_id, write)
         try:
             while chunk := await loop.run_in_executor(executor, next, reading, b""):
                 yield chunk
@@ -93,10 +113,9 @@ def _call_soon(loop: asyncio.AbstractEventLoop, action: Callable[[], None]) -> N
         loop.call_soon_threadsafe(action)
 
 
-def _read(database_url: str, import_id: UUID, form: Format) -> Generator[bytes]:
+def _read(database_url: str, import_id: UUID, write: Writer) -> Generator[bytes]:
     with Database(database_url).connection("rejects") as connection:
         found = _find(connection, import_id)
-        write = _csv if form == "text/csv" else _json
         pieces = write(found.column_count, ledger.rejects(connection, found.import_key))
         chunk = bytearray()
         for piece in pieces:

@@ -5,7 +5,8 @@ Litestar's own reading takes "2" for the number 2 and ignores the Content-Type.
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Annotated, TypeVar, cast
 from uuid import UUID
 
 import msgspec
@@ -18,12 +19,19 @@ from importer.api.schemas import Mode
 from importer.settings import MAX_WORKERS
 from loader.contract import Job
 from loader.http.url import InvalidUrl, parse_url
+from loader.text import printable
 
 MAX_BODY_BYTES = 64 * 1024  # several times the longest URL
 # Signed URLs have some hundred characters; RFC 9110, 4.1, recommends to support at least 8,000.
 MAX_URL_CHARACTERS = 8_000
 
-T = TypeVar("T")
+# A body of another API may have thousands.
+_MAX_UNKNOWN_FIELDS = 10
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+# Where msgspec's message would quote a pattern.
+_EXPECTED = {"max_rejects": 'a text: a count such as "5", or a percentage such as "0.5%"'}
 
 SourceUrl = Annotated[
     str,
@@ -37,6 +45,16 @@ SourceUrl = Annotated[
     ),
 ]
 
+# A text, also for a count: one type in requests and responses.
+MaxRejects = Annotated[
+    str,
+    Meta(
+        description="The rows that may be rejected: a count, or a percentage of all rows.",
+        pattern=r"^([0-9]{1,15}|([0-9]{1,2}(\.[0-9]{1,6})?|100)%)(?!\n)$",
+        examples=["0", "0.5%"],
+    ),
+]
+
 
 class NewImport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A file to import, and how."""
@@ -45,14 +63,7 @@ class NewImport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mode: Annotated[
         Mode, Meta(description="Append to trips, or replace all rows of trips when the import is published.")
     ] = Mode.APPEND
-    max_rejects: Annotated[
-        Annotated[int, Meta(ge=0, le=2**53)]
-        | Annotated[str, Meta(pattern=r"^([0-9]{1,15}|([0-9]{1,2}(\.[0-9]{1,6})?|100)%)(?!\n)$")],
-        Meta(
-            description="The rows that may be rejected: a count, or a percentage of all rows as text.",
-            examples=[0, "0.5%"],
-        ),
-    ] = 0
+    max_rejects: MaxRejects = "0"
     workers: Annotated[
         Annotated[int, Meta(ge=1, le=MAX_WORKERS)] | None,
         Meta(description="Database connections that load in parallel; null: the service's setting."),
@@ -72,7 +83,7 @@ class NewImport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             import_id=str(import_id),
             mode="replace" if self.mode is Mode.REPLACE else "append",
             workers=self.workers,
-            max_rejects=str(self.max_rejects),
+            max_rejects=self.max_rejects,
             force=self.force,
             require_verified_length=self.require_verified_length,
         )
@@ -128,10 +139,32 @@ def _read(request: AnyRequest, body: bytes, body_type: type[T]) -> T:
             ProblemCode.UNSUPPORTED_MEDIA_TYPE, f"The Content-Type is {media_type or 'missing'!a}."
         )
     try:
-        return msgspec.convert(_DECODER.decode(body), body_type)
-    except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at `$.")
-        fault = FieldError(path.removesuffix("`"), message)
-        raise RequestProblem(ProblemCode.INVALID_REQUEST, f"{error}.", errors=[fault]) from error
+        decoded = _DECODER.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # nested too deeply
         raise RequestProblem(ProblemCode.INVALID_REQUEST, f"The body is not valid JSON: {error}.") from error
+    if not isinstance(decoded, dict):
+        raise RequestProblem(ProblemCode.INVALID_REQUEST, "The body is not a JSON object.")
+    fields = cast("dict[str, object]", decoded)
+    errors = list(_field_errors(fields, body_type))
+    if errors:
+        detail = "; ".join(f"{printable(each.field[:100])}: {each.message}" for each in errors)
+        raise RequestProblem(ProblemCode.INVALID_REQUEST, f"{detail}.", errors=errors)
+    return msgspec.convert(fields, body_type)
+
+
+def _field_errors(fields: Mapping[str, object], body_type: type[msgspec.Struct]) -> Iterator[FieldError]:
+    """Yield what is wrong with each field. msgspec reports the first one only, and a missing or unknown one by text."""
+    known = {field.encode_name: field for field in msgspec.structs.fields(body_type)}
+    unknown = [name for name in fields if name not in known]
+    for name in unknown[:_MAX_UNKNOWN_FIELDS]:
+        yield FieldError(name, f"Unknown field; the fields are {', '.join(known)}")
+    for name, field in known.items():
+        if name not in fields:
+            if field.required:
+                yield FieldError(name, "Required field")
+            continue
+        try:
+            msgspec.convert(fields[name], field.type)
+        except msgspec.ValidationError as error:
+            expected = _EXPECTED.get(name)
+            yield FieldError(name, f"Expected {expected}" if expected is not None else str(error))

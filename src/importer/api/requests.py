@@ -16,7 +16,12 @@ from importer.model import Import
 
 AnyRequest = Request[object, object, State]
 FromService = NamedDependency[SkipValidation[Service]]
+# In a route their type is str: Litestar answers a path that does not fit `{import_id:uuid}` as an unknown path.
 ImportId = Annotated[UUID, PathParameter(description="The id of the import.")]
+AttemptNumber = Annotated[int, PathParameter(description="The number of the attempt.", ge=1, le=2**31)]
+
+PageLength = Annotated[int, QueryParameter(description="Entries in a page.", ge=1, le=200)]
+PageCursor = Annotated[str, QueryParameter(description="`next_cursor` of the previous page.", max_length=100)]
 
 
 def refuse_unknown_parameters(request: AnyRequest) -> None:
@@ -47,3 +52,12 @@ async def find(service: Service, import_id: UUID) -> Import:
 def not_found(import_id: UUID) -> RequestProblem:
     """Return the problem of an id that no import has, or has any more."""
     return RequestProblem(ProblemCode.IMPORT_NOT_FOUND, f"There is no import {import_id}.")
+
+
+def invalid_path_parameter(name: str, value: object) -> RequestProblem:
+    """Return the problem of a part of a path that is no id, or no number of an attempt."""
+    if name == "import_id":
+        detail = f"There is no import {str(value)[:100]!a}: an id is a UUID."
+        return RequestProblem(ProblemCode.IMPORT_NOT_FOUND, detail)
+    detail = f"There is no attempt {str(value)[:100]!a}: attempts are numbered from 1."
+    return RequestProblem(ProblemCode.ATTEMPT_NOT_FOUND, detail)

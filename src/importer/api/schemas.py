@@ -13,13 +13,16 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
+from importer.model import FINISHED, State
 from importer.model import Attempt as StoredAttempt
 from importer.model import Import as StoredImport
-from importer.model import State
 from loader import contract
 from loader.http.url import parse_url
 
 Time = Annotated[datetime.datetime, Meta(tz=True)]  # the time zone makes it a `date-time` in the document
+NextCursor = Annotated[
+    str | None, Meta(description="`cursor` of the next page; null: this is the last page.")
+]
 
 
 class Mode(enum.StrEnum):
@@ -95,7 +98,7 @@ class Receipt(msgspec.Struct, frozen=True):
     """The proof of a published import: parsed - rejected = copied = published rows, and each byte was read once."""
 
     import_key: Annotated[int, Meta(description="`trips.import_key` of its rows.")]
-    source: Annotated[str, Meta(description="Without credentials and query.")]
+    url: Annotated[str, Meta(description="Without credentials and query.")]
     validator: Annotated[str | None, Meta(description="The ETag or Last-Modified of every response.")]
     source_bytes: Annotated[int, Meta(description="Size of the file as transferred, compressed or not.")]
     data_bytes: Annotated[int, Meta(description="Size of the decompressed file, with its header.")]
@@ -111,16 +114,43 @@ class Receipt(msgspec.Struct, frozen=True):
     published_at: Annotated[Time, Meta(description="When its rows became visible.")]
     notes: Annotated[list[str], Meta(description="Remarks about the file, for people.")]
 
+    @classmethod
+    def of(cls, receipt: contract.Receipt) -> Self:
+        """Convert a loader's receipt. Its source may be a path; that of the service's loaders is a URL."""
+        return msgspec.convert(msgspec.structs.asdict(receipt) | {"url": receipt.source}, cls)
+
 
 class Links(msgspec.Struct, frozen=True):
-    """Paths on this server."""
+    """Paths on this server. Null: not in this state."""
 
     itself: Annotated[str, Meta(description="The import.")] = msgspec.field(name="self")
     events: Annotated[str, Meta(description="Its changes, as server-sent events.")]
     attempts: Annotated[str, Meta(description="Its attempts, with their errors and logs.")]
-    rejects: Annotated[str, Meta(description="Its rejected rows.")]
-    cancel: Annotated[str, Meta(description="POST here to cancel it.")]
-    retry: Annotated[str, Meta(description="POST here to retry it.")]
+    rejects: Annotated[str | None, Meta(description="Its rejected rows, as JSON with the reasons.")]
+    rejects_csv: Annotated[str | None, Meta(description="Its rejected rows, as a CSV file.")]
+    cancel: Annotated[str | None, Meta(description="POST here to cancel it.")]
+    retry: Annotated[str | None, Meta(description="POST here to retry it.")]
+    remove: Annotated[str | None, Meta(description="DELETE this to remove it.")]
+
+    @classmethod
+    def of(cls, stored: StoredImport) -> Self:
+        """Return the links to what an import's state allows."""
+        path = f"/imports/{stored.id}"
+        has_failed = stored.state is State.QUEUED and stored.error is not None
+        has_rows = stored.receipt is not None or (
+            stored.progress is not None and stored.progress.rows_loaded + stored.progress.rows_rejected > 0
+        )
+        can_list = has_rows and stored.state not in (State.CANCELLING, State.REMOVING)
+        return cls(
+            itself=path,
+            events=f"{path}/events",
+            attempts=f"{path}/attempts",
+            rejects=f"{path}/rejects" if can_list else None,
+            rejects_csv=f"{path}/rejects.csv" if can_list else None,
+            cancel=f"{path}/cancel" if stored.state in (State.QUEUED, State.RUNNING) else None,
+            retry=f"{path}/retry" if has_failed or stored.state in (State.FAILED, State.CANCELLED) else None,
+            remove=path if stored.state in FINISHED else None,
+        )
 
 
 class Import(msgspec.Struct, frozen=True):
@@ -138,7 +168,7 @@ class Import(msgspec.Struct, frozen=True):
         Phase | None,
         Meta(description="What its loader does; null: no loader runs, or it has not reported yet."),
     ]
-    attempt: Annotated[int, Meta(description="Number of the current or last attempt; 0: there was none.")]
+    attempts: Annotated[int, Meta(description="Number of attempts so far, the current one included.")]
     progress: Progress
     created_at: Time
     started_at: Annotated[Time | None, Meta(description="Start of the first attempt.")]
@@ -168,32 +198,29 @@ class Import(msgspec.Struct, frozen=True):
             require_verified_length=job.require_verified_length,
             state=stored.state,
             phase=None if stored.phase is None else Phase(stored.phase),
-            attempt=stored.attempt_count,
+            attempts=stored.attempt_count,
             progress=_progress(stored),
             created_at=stored.created_at,
             started_at=stored.started_at,
             finished_at=stored.finished_at,
             next_attempt_at=stored.not_before,
             error=_failure(stored.error),
-            receipt=msgspec.convert(stored.receipt, Receipt | None, from_attributes=True),
-            links=_links(stored.id),
+            receipt=None if stored.receipt is None else Receipt.of(stored.receipt),
+            links=Links.of(stored),
         )
 
 
 class ImportPage(msgspec.Struct, frozen=True):
-    """Imports, newest first, and the link to the next page."""
+    """Imports, newest first."""
 
     imports: list[Import]
-    next_cursor: Annotated[
-        str | None, Meta(description="`cursor` of the next page; null: this is the last page.")
-    ]
-    links: PageLinks
+    next_cursor: NextCursor
 
 
-class PageLinks(msgspec.Struct, frozen=True):
-    """Paths on this server."""
+class AttemptLinks(msgspec.Struct, frozen=True):
+    """Paths on this server. Null: not yet."""
 
-    next: Annotated[str | None, Meta(description="The next page; null: this is the last page.")]
+    log: Annotated[str | None, Meta(description="The end of its log, as text, once it has ended.")]
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -210,19 +237,27 @@ class Attempt(msgspec.Struct, frozen=True):
         ),
     ]
     error: Failure | None
-    log: Annotated[str, Meta(description="The end of its stderr.")]
+    links: AttemptLinks
 
     @classmethod
-    def of(cls, stored: StoredAttempt) -> Self:
+    def of(cls, import_id: UUID, stored: StoredAttempt) -> Self:
         """Convert an attempt of the control DB."""
+        log = f"/imports/{import_id}/attempts/{stored.number}/log"
         return cls(
             number=stored.number,
             started_at=stored.started_at,
             finished_at=stored.finished_at,
             exit_code=stored.exit_code,
             error=_failure(stored.error),
-            log=stored.log,
+            links=AttemptLinks(None if stored.finished_at is None else log),
         )
+
+
+class AttemptPage(msgspec.Struct, frozen=True):
+    """Attempts at an import, oldest first."""
+
+    attempts: list[Attempt]
+    next_cursor: NextCursor
 
 
 class Reject(msgspec.Struct, frozen=True):
@@ -287,15 +322,3 @@ def _progress(stored: StoredImport) -> Progress:
 
 def _failure(failure: contract.Failure | None) -> Failure | None:
     return msgspec.convert(failure, Failure | None, from_attributes=True)
-
-
-def _links(import_id: UUID) -> Links:
-    path = f"/imports/{import_id}"
-    return Links(
-        itself=path,
-        events=f"{path}/events",
-        attempts=f"{path}/attempts",
-        rejects=f"{path}/rejects",
-        cancel=f"{path}/cancel",
-        retry=f"{path}/retry",
-    )

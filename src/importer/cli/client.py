@@ -135,9 +135,10 @@ class Client:
         """Remove an import that has ended, with its rows."""
         return self._request("DELETE", f"/imports/{import_id}", Import)
 
-    def rejects(self, import_id: UUID, media_type: str) -> Iterator[bytes]:
-        """Yield the rejects in chunks, as text/csv or application/json."""
-        with self._stream(f"/imports/{import_id}/rejects", {"Accept": media_type}) as response:
+    def rejects(self, import_id: UUID, *, as_csv: bool) -> Iterator[bytes]:
+        """Yield the rejects in chunks, as CSV or JSON."""
+        path = f"/imports/{import_id}/rejects{'.csv' if as_csv else ''}"
+        with self._stream(path, {}) as response:
             yield from response.iter_bytes()
 
     def watch(self, import_id: UUID) -> Iterator[Import]:

@@ -10,7 +10,6 @@ from importer.api.schemas import Import
 from importer.cli import formatting
 from importer.cli.client import Client
 from importer.model import State
-from loader.cli.formatting import receipt_text
 from loader.cli.program import progress_display
 from loader.cli.progress_bar import print_table
 from loader.contract import FAILURE_KINDS, ExitCode
@@ -84,7 +83,7 @@ class Commands:
 
     def rejects(self, import_id: UUID) -> ExitCode:
         """Write the rejected rows: a CSV file like the imported one, or JSON with the reasons."""
-        chunks = self._client.rejects(import_id, "application/json" if self._as_json else "text/csv")
+        chunks = self._client.rejects(import_id, as_csv=not self._as_json)
         if sys.stdout.isatty():
             chunks = printable_chunks(chunks, printable_json if self._as_json else printable)
         for chunk in chunks:
@@ -120,7 +119,7 @@ def _draw(found: Import, changes: Iterator[Import]) -> Import:
     finally:
         display.stop()
     if found.receipt is not None:
-        sys.stdout.write(receipt_text(formatting.contract_receipt(found, found.receipt)) + "\n")
+        sys.stdout.write(formatting.receipt_text(found, found.receipt) + "\n")
     else:
         sys.stderr.write(formatting.end_text(found) + "\n")
     return found

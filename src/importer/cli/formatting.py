@@ -11,7 +11,8 @@ from rich.table import Table
 from importer.api.schemas import Failure, Import, Receipt
 from importer.model import FINISHED, State
 from loader import contract
-from loader.cli.formatting import failure_text, numbers_text, receipt_text
+from loader.cli import formatting as loader_formatting
+from loader.cli.formatting import failure_text, numbers_text
 from loader.contract import Failed, FailureCode
 from loader.text import printable
 
@@ -20,17 +21,17 @@ def status_text(found: Import) -> str:
     """Return the state and progress of an import as a short table, with its receipt or error."""
     rows = [
         ("import", str(found.id)),
-        ("source", found.url),
-        ("state", found.state if found.attempt < 2 else f"{found.state}, attempt {found.attempt}"),
+        ("url", found.url),
+        ("state", found.state if found.attempts < 2 else f"{found.state}, attempt {found.attempts}"),
         ("created", _time_text(found.created_at)),
     ]
     if found.finished_at is not None:
         rows.append(("finished", _time_text(found.finished_at)))
-    elif found.attempt:
+    elif found.attempts:
         rows.append((activity_text(found), numbers_text(contract_progress(found))))
     lines = [f"{name:<10} {text}" for name, text in rows]
     if found.receipt is not None:
-        lines.append(receipt_text(contract_receipt(found, found.receipt)))
+        lines.append(receipt_text(found, found.receipt))
     elif (reason := waiting_text(found)) is not None:
         lines.append(reason)
     elif found.state in (State.FAILED, State.CANCELLED):
@@ -43,7 +44,7 @@ def table(imports: Iterable[Import]) -> Table:
     shown = Table(box=None, pad_edge=False)
     for title in ("ID", "STATE", "CREATED", "ROWS", "REJECTS", "PERCENT"):
         shown.add_column(title, no_wrap=True)
-    shown.add_column("SOURCE", overflow="fold")
+    shown.add_column("URL", overflow="fold")
     for each in imports:
         progress = each.progress
         shown.add_row(
@@ -75,10 +76,10 @@ def waiting_text(found: Import) -> str | None:
         return None
     if found.state is not State.QUEUED:
         return failure_text(Failed(contract_failure(found.error), "none"))
-    text = printable(f"attempt {found.attempt} failed: {found.error.code}: {found.error.message}")
+    text = printable(f"attempt {found.attempts} failed: {found.error.code}: {found.error.message}")
     if found.next_attempt_at is None:
         return text
-    return f"{text}\n  next: attempt {found.attempt + 1} at {_time_text(found.next_attempt_at)}"
+    return f"{text}\n  next: attempt {found.attempts + 1} at {_time_text(found.next_attempt_at)}"
 
 
 def end_text(ended: Import) -> str:
@@ -95,10 +96,14 @@ def contract_progress(found: Import) -> contract.Progress:
     return msgspec.convert(found.progress, contract.Progress, from_attributes=True)
 
 
-def contract_receipt(found: Import, receipt: Receipt) -> contract.Receipt:
-    """Return the receipt of an import in the loader's form."""
-    fields: dict[str, object] = {**msgspec.to_builtins(receipt), "import_id": str(found.id)}
-    return msgspec.convert(fields, contract.Receipt)
+def receipt_text(found: Import, receipt: Receipt) -> str:
+    """Return the receipt of an import as a short table."""
+    fields: dict[str, object] = {
+        **msgspec.to_builtins(receipt),
+        "import_id": str(found.id),
+        "source": receipt.url,
+    }
+    return loader_formatting.receipt_text(msgspec.convert(fields, contract.Receipt), source_title="url")
 
 
 def contract_failure(failure: Failure) -> contract.Failure:

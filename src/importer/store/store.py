@@ -177,15 +177,32 @@ class Store:
         """Return an import; None: it does not exist."""
         return _only(await self._select("WHERE id = :id", {"id": str(import_id)}))
 
-    async def attempts(self, import_id: UUID) -> list[Attempt]:
-        """Return the attempts at an import, oldest first."""
+    async def attempts(
+        self, import_id: UUID, *, limit: int | None = None, after_number: int = 0
+    ) -> list[Attempt]:
+        """Return the attempts at an import, oldest first: at most `limit`, only those after this one."""
         sql = (
             f"SELECT {ATTEMPT_COLUMNS} FROM attempt WHERE import_sequence = (SELECT sequence FROM import WHERE id = :id)"
-            " ORDER BY number"
+            " AND number > :after ORDER BY number LIMIT :limit"
         )
-        return await self._database.read(
-            lambda connection: rows.attempts(connection, sql, {"id": str(import_id)})
+        no_limit = -1  # https://www.sqlite.org/lang_select.html#limitoffset
+        parameters = {
+            "id": str(import_id),
+            "after": after_number,
+            "limit": no_limit if limit is None else limit,
+        }
+        return await self._database.read(lambda connection: rows.attempts(connection, sql, parameters))
+
+    async def attempt_log(self, import_id: UUID, number: int) -> str | None:
+        """Return the end of an attempt's stderr, empty while it runs; None: there is no such attempt."""
+        sql = (
+            "SELECT log FROM attempt WHERE import_sequence = (SELECT sequence FROM import WHERE id = :id)"
+            " AND number = :number"
         )
+        found = await self._database.read(
+            lambda connection: rows.select(connection, sql, {"id": str(import_id), "number": number})
+        )
+        return None if not found else found[0][0]
 
     async def page(self, *, state: State | None, limit: int, before_sequence: int | None) -> list[Import]:
         """Return at most `limit` imports, newest first, only those in this state and with a lower sequence than this."""

@@ -36,13 +36,13 @@ def probed_text(message: Probed) -> str:
     return "\n".join(map(printable, lines + [f"  note: {note}" for note in message.notes]))
 
 
-def receipt_text(receipt: Receipt) -> str:
+def receipt_text(receipt: Receipt, source_title: str = "source") -> str:
     """Return a receipt as a short table."""
     rate = receipt.source_bytes / receipt.seconds if receipt.seconds else 0
     verified = "" if receipt.length_verified else " (length unverified)"
     rows = [
         ("published", f"import {receipt.import_id} (import_key {receipt.import_key})"),
-        ("source", receipt.source),
+        (source_title, receipt.source),
         ("validator", receipt.validator or "none"),
         (
             "bytes",

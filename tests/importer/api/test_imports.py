@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 
 from loader.schema import COLUMNS, LAYOUT_COLUMN_COUNTS
@@ -72,6 +73,7 @@ def test_a_submitted_import_succeeds_with_a_receipt(
     assert ended["error"] is None
     assert ended["created_at"] <= ended["started_at"] <= ended["finished_at"]
     receipt = ended["receipt"]
+    assert receipt["url"] == ended["url"] == source.url
     assert receipt["rows_published"] == receipt["rows_parsed"] == ended["progress"]["rows_loaded"]
     assert row_count(service.database_url) == before + receipt["rows_published"]
 
@@ -84,7 +86,14 @@ def test_credentials_and_query_of_a_url_are_shown_nowhere(service: LiveService, 
     assert source.requests[0].target == "/trips.csv?X-Signature=canary-signature"
     assert ended["url"] == source.url
     import_path = f"/imports/{ended['id']}"
-    for path in (import_path, f"{import_path}/attempts", f"{import_path}/events", "/imports", "/metrics"):
+    for path in (
+        import_path,
+        f"{import_path}/attempts",
+        f"{import_path}/attempts/1/log",
+        f"{import_path}/events",
+        "/imports",
+        "/metrics",
+    ):
         assert "canary" not in service.client.get(path).text
     assert "canary" not in service.log.read_text()
 
@@ -102,6 +111,19 @@ def test_a_body_sent_twice_with_one_idempotency_key_makes_one_import(service: Li
 
 
 @pytest.mark.usefixtures("stalled")
+def test_a_replay_of_an_idempotency_key_says_so_in_a_header(service: LiveService) -> None:
+    def submit() -> httpx.Response:
+        body = {"url": "http://localhost/march.csv"}
+        return service.client.post("/imports", json=body, headers={"Idempotency-Key": "march"})
+
+    first, second = submit(), submit()
+    assert "idempotent-replayed" not in first.headers
+    assert second.headers["idempotent-replayed"] == "true"
+    assert first.headers["location"] == second.headers["location"]
+    cancel(service, first.json()["id"])
+
+
+@pytest.mark.usefixtures("stalled")
 def test_an_idempotency_key_of_another_body_is_refused(service: LiveService) -> None:
     headers = {"Idempotency-Key": "february"}
     first = service.submit("http://localhost/february.csv", headers=headers)
@@ -115,12 +137,12 @@ def test_an_idempotency_key_of_another_body_is_refused(service: LiveService) -> 
 def test_imports_are_listed_newest_first_page_by_page(service: LiveService, stalled: Json) -> None:
     submitted = [service.submit(f"http://localhost/{number}.csv")["id"] for number in range(5)]
     first = service.client.get("/imports", params={"state": "queued", "limit": 2}).json()
-    second = service.client.get(first["links"]["next"]).json()
-    third = service.client.get(
-        "/imports", params={"state": "queued", "limit": 2, "cursor": second["next_cursor"]}
-    ).json()
-    assert [each["id"] for page in (first, second, third) for each in page["imports"]] == submitted[::-1]
-    assert (third["next_cursor"], third["links"]["next"]) == (None, None)
+    pages = [first]
+    while cursor := pages[-1]["next_cursor"]:
+        query = {"state": "queued", "limit": 2, "cursor": cursor}
+        pages.append(service.client.get("/imports", params=query).json())
+    assert [each["id"] for page in pages for each in page["imports"]] == submitted[::-1]
+    assert len(pages) == 3
     running = service.client.get("/imports", params={"state": "running"}).json()
     assert [each["id"] for each in running["imports"]] == [stalled["id"]]
     for import_id in submitted:
@@ -137,7 +159,7 @@ def test_a_queued_import_is_cancelled_at_once_also_by_many_requests(service: Liv
 
     with ThreadPoolExecutor(16) as threads:
         assert set(threads.map(once, range(50))) == {(202, "cancelled")}
-    assert service.get(queued["id"])["attempt"] == 0
+    assert service.get(queued["id"])["attempts"] == 0
 
 
 def test_an_import_that_waits_for_its_source_is_cancelled(service: LiveService, stalled: Json) -> None:
@@ -154,7 +176,8 @@ def test_a_cancel_of_an_ended_import_is_a_problem_with_its_state(
 ) -> None:
     source.rule = lambda _: Fault(status=404)
     ended = service.until_state(service.submit(source.url)["id"], "failed")
-    answer = service.client.post(ended["links"]["cancel"])
+    assert ended["links"]["cancel"] is None
+    answer = service.client.post(f"/imports/{ended['id']}/cancel")
     problem = assert_problem(answer, 409, "wrong_state")
     assert problem["state"] == "failed"
     assert "failed" in problem["detail"]
@@ -174,28 +197,51 @@ def test_a_failed_import_can_be_retried_and_keeps_its_attempts(
     assert answer.status_code == 202
     assert answer.json()["error"] is None
     ended = service.until_state(submitted["id"], "succeeded")
-    assert ended["attempt"] == 2
-    attempts = service.client.get(ended["links"]["attempts"]).json()
+    assert ended["attempts"] == 2
+    path = ended["links"]["attempts"]
+    first = service.client.get(path, params={"limit": 1}).json()
+    second = service.client.get(path, params={"limit": 1, "cursor": first["next_cursor"]}).json()
+    assert second["next_cursor"] is None
+    attempts = [*first["attempts"], *second["attempts"]]
     assert [(each["number"], each["exit_code"]) for each in attempts] == [(1, 66), (2, 0)]
     assert attempts[0]["error"]["code"] == "source_forbidden"
     assert attempts[1]["error"] is None
+    assert service.client.get(path).json() == {"attempts": attempts, "next_cursor": None}
 
-    answer = service.client.post(ended["links"]["retry"])
+    assert ended["links"]["retry"] is None
+    answer = service.client.post(f"/imports/{ended['id']}/retry")
     assert assert_problem(answer, 409, "wrong_state")["state"] == "succeeded"
+
+
+def test_the_log_of_an_attempt_is_a_text_by_itself(service: LiveService, stalled: Json) -> None:
+    (attempt,) = service.client.get(stalled["links"]["attempts"]).json()["attempts"]
+    assert attempt["links"]["log"] is None
+    path = f"{stalled['links']['attempts']}/1/log"
+    assert service.client.get(path).text == ""  # it runs
+    cancel(service, stalled["id"])
+    (attempt,) = service.client.get(stalled["links"]["attempts"]).json()["attempts"]
+    assert attempt["links"]["log"] == path
+    assert service.client.get(path).headers["content-type"] == "text/plain; charset=utf-8"
+
+
+@pytest.mark.parametrize("number", ["2", "0", "-1", "last", "9999999999999999999"])
+def test_the_log_of_an_unknown_attempt_is_a_problem(service: LiveService, stalled: Json, number: str) -> None:
+    answer = service.client.get(f"{stalled['links']['attempts']}/{number}/log")
+    assert number in assert_problem(answer, 404, "attempt_not_found")["detail"]
 
 
 def test_rejects_are_a_csv_like_the_imported_file_or_json(service: LiveService, sample: bytes) -> None:
     rows = sample.split(b"\n")
     bad = [rows[1].replace(b",", b";"), b"caf\xe9," + rows[2]]
     with HttpServer(b"\n".join([*rows[:3], *bad, *rows[3:]])) as server:
-        ended = service.until_state(service.submit(server.url, max_rejects=2)["id"], "succeeded")
+        ended = service.until_state(service.submit(server.url, max_rejects="2")["id"], "succeeded")
     assert ended["progress"]["rows_rejected"] == 2
 
-    answer = service.client.get(ended["links"]["rejects"])
+    answer = service.client.get(ended["links"]["rejects_csv"])
     assert answer.headers["content-type"].startswith("text/csv")
     assert answer.content.split(b"\n") == [HEADER, *bad, b""]
 
-    answer = service.client.get(ended["links"]["rejects"], headers={"Accept": "application/json"})
+    answer = service.client.get(ended["links"]["rejects"])
     assert answer.headers["content-type"] == "application/json"
     assert [each["line"] for each in answer.json()] == [4, 5]
     assert answer.json()[1]["original"].startswith("caf\\xe9,")
@@ -204,9 +250,8 @@ def test_rejects_are_a_csv_like_the_imported_file_or_json(service: LiveService, 
 
 def test_an_import_without_rejects_has_an_empty_listing(service: LiveService, source: HttpServer) -> None:
     ended = service.until_state(service.submit(source.url + "?clean", force=True)["id"], "succeeded")
-    assert service.client.get(ended["links"]["rejects"]).content == HEADER + b"\n"
-    answer = service.client.get(ended["links"]["rejects"], headers={"Accept": "application/json"})
-    assert answer.json() == []
+    assert service.client.get(ended["links"]["rejects_csv"]).content == HEADER + b"\n"
+    assert service.client.get(ended["links"]["rejects"]).json() == []
 
 
 def test_a_client_that_aborts_a_listing_leaves_no_database_connection(
@@ -220,7 +265,7 @@ def test_a_client_that_aborts_a_listing_leaves_no_database_connection(
         statement = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'loader % rejects'"
         return query(service.database_url, statement)
 
-    with service.client.stream("GET", ended["links"]["rejects"]) as answer:
+    with service.client.stream("GET", ended["links"]["rejects_csv"]) as answer:
         received = answer.iter_bytes()
         assert next(received).startswith(HEADER)
         assert len(backends()) == 1
@@ -228,7 +273,8 @@ def test_a_client_that_aborts_a_listing_leaves_no_database_connection(
 
 
 def test_rejects_of_an_import_without_rows_are_a_problem(service: LiveService, stalled: Json) -> None:
-    answer = service.client.get(stalled["links"]["rejects"])
+    assert stalled["links"]["rejects"] is stalled["links"]["rejects_csv"] is None
+    answer = service.client.get(f"/imports/{stalled['id']}/rejects")
     assert assert_problem(answer, 409, "nothing_loaded")["state"] == "running"
 
 
@@ -259,15 +305,51 @@ def test_a_long_poll_returns_at_its_time_limit(service: LiveService, stalled: Js
     assert answer.json()["state"] == "running"
 
 
-@pytest.mark.parametrize("action", ["", "/attempts", "/events", "/rejects"])
-def test_a_get_with_an_unknown_id_is_a_problem(service: LiveService, action: str) -> None:
-    problem = assert_problem(service.client.get(f"/imports/{UNKNOWN}{action}"), 404, "import_not_found")
-    assert UNKNOWN in problem["detail"]
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", ""),
+        ("GET", "/attempts"),
+        ("GET", "/attempts/1/log"),
+        ("GET", "/events"),
+        ("GET", "/rejects"),
+        ("GET", "/rejects.csv"),
+        ("POST", "/cancel"),
+        ("POST", "/retry"),
+        ("DELETE", ""),
+    ],
+)
+@pytest.mark.parametrize("import_id", [UNKNOWN, "not-a-uuid", "17", f"{UNKNOWN}0"])
+def test_an_unknown_id_is_a_problem_whatever_its_form(
+    service: LiveService, method: str, path: str, import_id: str
+) -> None:
+    answer = service.client.request(method, f"/imports/{import_id}{path}")
+    assert import_id in assert_problem(answer, 404, "import_not_found")["detail"]
 
 
-@pytest.mark.parametrize("action", ["cancel", "retry"])
-def test_an_action_with_an_unknown_id_is_a_problem(service: LiveService, action: str) -> None:
-    assert_problem(service.client.post(f"/imports/{UNKNOWN}/{action}"), 404, "import_not_found")
+def test_links_lead_to_what_can_be_done_in_the_state(service: LiveService, sample: bytes) -> None:
+    def possible(found: Json) -> set[str]:
+        return {name for name, link in found["links"].items() if link is not None}
+
+    always = {"self", "events", "attempts"}
+    with HttpServer(sample) as source:
+        source.rule = lambda _: STALL
+        running = service.submit(source.url + "?links", force=True)
+        queued = service.submit("http://localhost/queued.csv")
+        assert possible(queued) == always | {"cancel"}
+        assert possible(service.until_phase(running["id"], "probing")) == always | {"cancel"}
+        cancelled = cancel(service, queued["id"])
+        assert possible(cancelled) == always | {"retry", "remove"}
+        source.rule = lambda _: Fault(status=404)
+        source.drop_connections()
+        failed = service.until_state(running["id"], "failed")
+        assert possible(failed) == always | {"retry", "remove"}
+        source.rule = lambda _: None
+        service.client.post(failed["links"]["retry"])
+        succeeded = service.until_state(running["id"], "succeeded")
+    assert possible(succeeded) == always | {"rejects", "rejects_csv", "remove"}
+    for name in ("self", "events", "attempts", "rejects", "rejects_csv"):
+        assert service.client.get(succeeded["links"][name]).status_code == 200
 
 
 def test_a_running_service_is_live_and_ready(service: LiveService) -> None:

@@ -49,20 +49,21 @@ def control_db(service: LiveService) -> Generator[sqlite3.Connection]:
         (b'{"url": "\\ud800"}', None),
         (b"[" * 60_000, None),
         (b'{"url":' * 8_000, None),
-        (b"null", ""),
-        (b"[]", ""),
-        (b"{}", ""),
+        (b"null", None),
+        (b"[]", None),
+        (b"{}", "url"),
         (b'{"url": null}', "url"),
         (b'{"url": ""}', "url"),
         (b'{"url": "http://localhost/%s"}' % (b"a" * 8000), "url"),
         (b'{"url": "http://localhost/", "mode": "truncate"}', "mode"),
-        (b'{"url": "http://localhost/", "max_rejects": -1}', "max_rejects"),
+        (b'{"url": "http://localhost/", "max_rejects": 5}', "max_rejects"),
+        (b'{"url": "http://localhost/", "max_rejects": "-1"}', "max_rejects"),
         (b'{"url": "http://localhost/", "max_rejects": "101%"}', "max_rejects"),
         (b'{"url": "http://localhost/", "max_rejects": "1\\n"}', "max_rejects"),
         (b'{"url": "http://localhost/", "workers": 0}', "workers"),
         (b'{"url": "http://localhost/", "workers": "2"}', "workers"),
         (b'{"url": "http://localhost/", "force": 1}', "force"),
-        (b'{"url": "http://localhost/", "database_url": "postgresql://elsewhere"}', ""),
+        (b'{"url": "http://localhost/", "database_url": "postgresql://elsewhere"}', "database_url"),
     ],
 )
 def test_an_invalid_body_is_refused_and_the_problem_names_the_field(
@@ -71,6 +72,16 @@ def test_an_invalid_body_is_refused_and_the_problem_names_the_field(
     answer = service.client.post("/imports", content=body, headers=JSON)
     problem = assert_problem(answer, 400, "invalid_request")
     assert [error["field"] for error in problem.get("errors", [])] == ([] if field is None else [field])
+
+
+def test_the_problem_of_a_body_has_each_of_its_errors(service: LiveService) -> None:
+    answer = service.client.post("/imports", json={"max_rejects": 5, "workers": 0, "delimiter": ";"})
+    problem = assert_problem(answer, 400, "invalid_request")
+    errors = {error["field"]: error["message"] for error in problem["errors"]}
+    assert set(errors) == {"url", "max_rejects", "workers", "delimiter"}
+    assert "percentage" in errors["max_rejects"]
+    assert "max_rejects" in errors["delimiter"]
+    assert all(message in problem["detail"] for message in errors.values())
 
 
 @pytest.mark.parametrize(
@@ -121,10 +132,11 @@ def test_a_body_that_is_too_large_is_refused_with_and_without_its_length(service
         ("limit=0", "limit"),
         ("limit=201", "limit"),
         ("limit=many", "limit"),
-        ("cursor=-1", "cursor"),
-        ("cursor=1%00", "cursor"),
-        ("cursor=1%0A", "cursor"),
-        ("cursor=9999999999999999999", "cursor"),
+        ("cursor=12", "cursor"),
+        ("cursor=AAAAAAAAAA%0A", "cursor"),
+        ("cursor=AAAAAAAAAA!", "cursor"),
+        ("cursor=AAAAAAAAAAAAAAAA", "cursor"),
+        ("cursor=%C3%A4", "cursor"),
     ],
 )
 def test_the_problem_of_an_invalid_parameter_has_its_name(
@@ -146,6 +158,7 @@ def test_the_problem_of_an_invalid_parameter_has_its_name(
         ("POST", "/imports?mode=replace", "mode", "takes no parameters"),
         ("DELETE", f"/imports/{UNKNOWN}?force=true", "force", "takes no parameters"),
         ("GET", f"/imports/{UNKNOWN}/rejects?format=csv", "format", "takes no parameters"),
+        ("GET", f"/imports/{UNKNOWN}/attempts?wait=1", "wait", "takes limit, cursor"),
         ("GET", "/health/ready?verbose", "verbose", "takes no parameters"),
     ],
 )
@@ -178,7 +191,7 @@ def test_a_wait_out_of_range_is_refused(service: LiveService, wait: str) -> None
 
 @pytest.mark.parametrize(
     "path",
-    ["/", "/import", "/imports/17", f"/imports/{UNKNOWN}/cancel/now", "/schema/x", "/schema/assets/..%2fx"],
+    ["/", "/import", f"/imports/{UNKNOWN}/cancel/now", "/schema/x", "/schema/assets/..%2fx"],
 )
 def test_an_unknown_path_is_a_problem(service: LiveService, path: str) -> None:
     assert_problem(service.client.get(path), 404, "path_not_found")
@@ -310,7 +323,7 @@ def test_a_database_that_is_away_is_reported_by_readiness_and_rejects(
 
             assert_problem(wait_for("the probe to look again", probe), 503, "not_ready")
             assert service.metric("importer_database_up") == 0
-            answer = service.client.get(ended["links"]["rejects"])
+            answer = service.client.get(f"/imports/{ended['id']}/rejects")
             assert_problem(answer, 503, "database_unavailable")
             assert service.client.get("/health/live").status_code == 200
             assert service.get(ended["id"])["state"] == "failed"

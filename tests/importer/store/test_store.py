@@ -358,9 +358,13 @@ async def test_imports_and_attempts_are_unchanged_after_a_restart(path: Path, cl
     begin = one.created_at
     seconds = [begin + timedelta(seconds=number) for number in range(5)]
     assert attempts == [
-        Attempt(1, seconds[1], seconds[2], 70, FAILURE, "the end of stderr"),
-        Attempt(2, seconds[3], seconds[4], 0, None, "the end of stderr"),
+        Attempt(1, seconds[1], seconds[2], 70, FAILURE),
+        Attempt(2, seconds[3], seconds[4], 0, None),
     ]
+    assert await store.attempts(one.id, limit=1) == attempts[:1]
+    assert await store.attempts(one.id, limit=9, after_number=1) == attempts[1:]
+    assert await store.attempt_log(one.id, 2) == "the end of stderr"
+    assert await store.attempt_log(one.id, 3) is None
     await store.close()
 
     store = await Store.open(path, clock)

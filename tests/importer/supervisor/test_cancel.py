@@ -162,7 +162,8 @@ async def test_the_attempt_of_a_cancelled_import_keeps_its_own_failure(
         (attempt,) = await harness.attempts(import_id)
         assert attempt.error is not None
         assert attempt.error.code is FailureCode.SOURCE_UNREACHABLE
-        assert (attempt.exit_code, attempt.log) == (66, "that is all\n")
+        log = await harness.store.attempt_log(import_id, attempt.number)
+        assert (attempt.exit_code, log) == (66, "that is all\n")
 
 
 @pytest.mark.parametrize("is_seen", [True, False], ids=["its end was seen", "nobody saw its end"])
@@ -186,7 +187,8 @@ async def test_a_cancelled_import_that_was_published_shows_no_failure(
     assert (found.state, found.error, found.receipt) == (State.SUCCEEDED, None, receipt)
     (attempt,) = await store.attempts(import_id)
     expected = (-9, "the log") if is_seen else (None, "")
-    assert (attempt.exit_code, attempt.log, attempt.error) == (*expected, None)
+    log = await store.attempt_log(import_id, attempt.number)
+    assert (attempt.exit_code, log, attempt.error) == (*expected, None)
     await cleanup.stop(DEADLINE_SECONDS)
     await store.close()
 

@@ -69,7 +69,9 @@ def test_an_import_whose_signature_has_expired_resumes_from_a_new_url(
     assert_nothing_is_left(live.database_url)
 
     shown = live.client.get(f"/imports/{failed['id']}").text
-    shown += live.client.get(failed["links"]["attempts"]).text + live.log.read_text() + said.stderr
+    for path in (failed["links"]["attempts"], f"{failed['links']['attempts']}/1/log"):
+        shown += live.client.get(path).text
+    shown += live.log.read_text() + said.stderr
     assert "canary" not in shown
 
     # The key still identifies the submitting request after the URL has changed.
