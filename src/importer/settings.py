@@ -14,7 +14,7 @@ import msgspec
 from loader.embedded.server import default_data_folder
 from loader.errors import LoaderError
 from loader.http.address_policy import AddressPolicy
-from loader.postgres.connection import parse_url
+from loader.postgres.database_url import parse_url
 
 LogFormat = Literal["auto", "json", "console"]
 
@@ -152,7 +152,7 @@ def _database_url(text: str) -> str:
     try:
         parse_url(text)
     except LoaderError as error:
-        raise ValueError from error
+        raise ValueError(error.failure.message.rstrip(".")) from error
     return text
 
 

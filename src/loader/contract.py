@@ -200,7 +200,7 @@ FAILURE_KINDS: dict[FailureCode, FailureKind] = {
     FailureCode.DATABASE_CONFIGURATION: FailureKind(
         ExitCode.CONFIGURATION,
         False,
-        "The server refuses the role, password, database or TLS, lacks the schema public, or has too low a limit.",
+        "The first connection or a statement is refused, the schema public is missing, or a limit is too low.",
     ),
     FailureCode.EMBEDDED_DATABASE: FailureKind(
         ExitCode.CONFIGURATION, False, "The embedded PostgreSQL could not be started."

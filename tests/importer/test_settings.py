@@ -158,12 +158,13 @@ def test_all_faults_are_in_one_message() -> None:
         f"postgresql://me:{CANARY}%zz@db/taxi",
         f"postgresql://me:7/{CANARY} @db/taxi",
         f"postgresql://me:{CANARY}/@db/taxi",
-        f"postgresql://me@db/taxi?{CANARY}=1",
+        f"postgresql://me@db/taxi?schema={CANARY}",
+        f"jdbc:postgresql://db/taxi?user=me&password={CANARY}",
     ],
 )
 def test_a_message_never_has_a_password(url: str) -> None:
     message = fault(DATABASE_URL=url)
-    assert message.startswith("DATABASE_URL can't be read: ")
+    assert message.startswith("DATABASE_URL can't be read (The database's URL ")
     assert CANARY not in message
 
 

@@ -51,4 +51,4 @@ class Readiness:
 
     async def _target_fault(self) -> str | None:
         fault = await self._probe.check()
-        return None if fault is None else fault.message
+        return None if fault is None else f"{fault.message} {fault.hint}"

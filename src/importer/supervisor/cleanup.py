@@ -79,7 +79,7 @@ class Cleanup:
                 if isinstance(state, Receipt) and not await self._ledger.is_in_trips(import_id):
                     return state  # a user detached the table, and owns it
         except LoaderError as error:
-            raise _pending(error.failure.message) from error
+            raise _pending(error.failure.message, error.failure.hint) from error
         if _is_left(state, published=published):
             raise _pending(output.strip() or "`loader drop` gave no reason")
         return state if isinstance(state, Receipt) else None
@@ -92,7 +92,7 @@ class Cleanup:
                 return await self.clear(import_id, published=published)
             except LoaderError as error:
                 failure = error.failure
-            log.warning("cleanup pending", import_id=str(import_id), error=failure.message)
+            log.warning("cleanup pending", import_id=str(import_id), error=failure.message, hint=failure.hint)
             await until_stored(lambda failure=failure: self._store.show_cleanup_failure(import_id, failure))
             await asyncio.sleep(next(pauses))
 
@@ -134,10 +134,12 @@ def _is_left(state: LedgerState, *, published: bool) -> bool:
     return isinstance(state, Staged) or (published and isinstance(state, Receipt))
 
 
-def _pending(reason: str) -> LoaderError:
+def _pending(reason: str, hint: str = "") -> LoaderError:
+    """Return the error for what is left. `hint`: of the database's error; that of `loader drop` is in its output."""
     return LoaderError(
         FailureCode.CLEANUP_PENDING,
         f"The import's data could not be removed from the database yet: {reason}",
         "The service tries again, at least twice a minute, until nothing is left. If the reason names an object of the"
-        " database, such as a foreign key or a view, drop that object; otherwise check that the database runs.",
+        " database, such as a foreign key or a view, drop that object; otherwise check that the database runs."
+        f" {hint}".rstrip(),
     )

@@ -65,6 +65,6 @@ class DatabaseProbe:
             if failure is None:
                 log.info("database available")
             else:
-                log.warning("database unavailable", error=failure.message)
+                log.warning("database unavailable", error=failure.message, hint=failure.hint)
             self._on_change()
         return failure

@@ -6,7 +6,7 @@ import contextlib
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from loader.contract import Job
-from loader.postgres.connection import parse_url
+from loader.postgres.database_url import parse_url
 
 # Room for some tracebacks.
 LOG_BYTES = 64 * 1024

@@ -63,8 +63,10 @@ class Reconciler:
                 await self._delete_records(await self._ledger.unpublished())
                 if is_all_dropped:
                     seconds = _INTERVAL_SECONDS
-            except (StoreError, LoaderError) as error:
-                log.warning("reconciliation postponed", error=str(error))
+            except StoreError as error:
+                log.warning("reconciliation postponed", error=error.message, hint=error.hint)
+            except LoaderError as error:
+                log.warning("reconciliation postponed", error=error.failure.message, hint=error.failure.hint)
             # Not wait_for: before Python 3.12 it loses a cancellation that comes together with `wake`, and `stop` would wait
             # for ever.
             with contextlib.suppress(TimeoutError):
@@ -89,7 +91,13 @@ class Reconciler:
                 try:
                     await self._cleanup.clear(import_id, published=False)
                 except LoaderError as error:
-                    log.warning("staging not dropped", import_id=str(import_id), error=error.failure.message)
+                    failure = error.failure
+                    log.warning(
+                        "staging not dropped",
+                        import_id=str(import_id),
+                        error=failure.message,
+                        hint=failure.hint,
+                    )
                     is_all_dropped = False
         return is_all_dropped
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 import psycopg
 from psycopg import Copy, Cursor, sql
@@ -20,7 +21,7 @@ from loader.encoding.encoder import COPY_HEADER, COPY_TRAILER, Chunk, Encoder
 from loader.errors import LoaderError
 from loader.postgres import import_lock, import_tables, indexing, ledger
 from loader.postgres.connection import Connection
-from loader.postgres.errors import is_row_fault, row_error
+from loader.postgres.errors import is_row_fault, row_error, user_code_translated
 from loader.postgres.import_lock import Attempt
 from loader.postgres.ledger import BlockRow
 from loader.postgres.target_table import STATISTICS_TARGET
@@ -97,19 +98,6 @@ class Part:
         block's bytes are no longer needed. Raises Stopped, IMPORT_BUSY when another loader has taken over, BAD_ROW for a row
         fault (errors.py), and what the database raises.
         """
-        try:
-            return self._load(blocks)
-        except psycopg.Error as error:
-            if not is_row_fault(error):
-                raise
-            raise row_error(
-                FailureCode.BAD_ROW,
-                "A row breaks a constraint, an index or a column that was added to trips",
-                "Drop what was added, or correct the file. PostgreSQL does not report which row of the file it is.",
-                error,
-            ) from error
-
-    def _load(self, blocks: Iterator[Block]) -> int:
         connection, import_key = self._connection, self._attempt.import_key
         with connection.transaction():
             number = ledger.insert_part(connection, import_key)
@@ -125,7 +113,8 @@ class Part:
                 row_count += rows
             self._record(number)
             ledger.complete_part(connection, number, row_count)
-            indexing.copy_indexes(connection, ledger.import_table(import_key), table)
+            with _row_faults(), user_code_translated():
+                indexing.copy_indexes(connection, ledger.import_table(import_key), table)
             connection.execute(f"SET LOCAL default_statistics_target = {STATISTICS_TARGET}".encode())
             connection.execute(sql.SQL("ANALYZE {}").format(table))
             import_lock.check_attempt(connection, import_key, self._attempt.number)
@@ -157,7 +146,7 @@ class Part:
         # FREEZE: no vacuum has to rewrite it later. https://www.postgresql.org/docs/current/sql-copy.html
         command = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT binary, FREEZE)").format(table, columns)
         rows, more = 0, False
-        with self._connection.cursor() as cursor:
+        with _row_faults(), self._connection.cursor() as cursor:
             writer = ErrorAwareWriter(cursor)
             with cursor.copy(command, writer=writer) as copy:
                 copy.write(COPY_HEADER)
@@ -188,6 +177,22 @@ class Part:
         self._rejects.clear()
         self._reject_bytes = 0
         self._blocks.clear()
+
+
+@contextlib.contextmanager
+def _row_faults() -> Generator[None]:
+    """Raise BAD_ROW for a row fault (errors.py)."""
+    try:
+        yield
+    except psycopg.Error as error:
+        if not is_row_fault(error):
+            raise
+        raise row_error(
+            FailureCode.BAD_ROW,
+            "A row breaks a constraint, an index or a column that was added to trips",
+            "Drop what was added, or correct the file. PostgreSQL does not report which row of the file it is.",
+            error,
+        ) from error
 
 
 def _compare(sent: int, copied: int) -> None:

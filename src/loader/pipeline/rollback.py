@@ -129,13 +129,12 @@ class FailedRun:
     def _cleanup_pending(self, error: LoaderError) -> Failure:
         failure = self._failure
         if failure.code not in (FailureCode.TERMINATED, FailureCode.INTERRUPTED):
-            return msgspec.structs.replace(
-                failure, hint=f"{failure.hint} The staging could not be removed ({error}): run `loader gc`."
-            )
+            left = f"The staging could not be removed ({error}): run `loader gc`. {error.failure.hint}"
+            return msgspec.structs.replace(failure, hint=f"{failure.hint} {left}")
         return LoaderError(
             FailureCode.CLEANUP_PENDING,
             f"Loading was stopped, but the staging could not be removed: {error}",
-            "When the database is back, run `loader gc`, or `loader drop` with the import's id.",
+            f"When the database is back, run `loader gc`, or `loader drop` with the import's id. {error.failure.hint}",
         ).failure
 
     def _retried(self, action: Callable[[Callable[[], None]], R]) -> R:

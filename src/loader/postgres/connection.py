@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import secrets
 import socket
 import threading
@@ -12,7 +11,6 @@ from collections.abc import Generator
 
 import psycopg
 from psycopg import errors as pg
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 from psycopg.rows import scalar_row
 
@@ -20,7 +18,8 @@ from loader.contract import FailureCode
 from loader.errors import LoaderError
 from loader.limits import DEFAULT_LIMITS, Limits
 from loader.postgres.connect_refusal import refusal
-from loader.postgres.errors import refused, server_message, translated
+from loader.postgres.database_url import parse_url
+from loader.postgres.errors import refused, translated
 
 # A peer that is silent for 25 s (idle + interval x count) is taken for lost.
 KEEPALIVES_IDLE_SECONDS = 10
@@ -35,8 +34,6 @@ _RUN = secrets.token_hex(4)
 
 # psycopg logs what it can't send to an aborted connection, in addition to raising an exception.
 logging.getLogger("psycopg").setLevel(logging.CRITICAL)
-
-_PORTS = re.compile(r"[0-9,]*")  # one per host
 
 Connection = psycopg.Connection[tuple[object, ...]]
 
@@ -71,7 +68,7 @@ class Database:
 
     def __init__(self, url: str, limits: Limits = DEFAULT_LIMITS, *, was_admitted: bool = False) -> None:
         """`was_admitted`: the server has accepted this role before, so that a refusal now counts as an outage."""
-        self.url = url
+        self.url = url.strip()  # pasted, or from a file that ends with a newline
         self._limits = limits
         self._was_admitted = was_admitted
         self._lock = threading.Lock()
@@ -83,7 +80,7 @@ class Database:
         """Yield a connection in autocommit mode; pg_stat_activity shows `purpose`.
 
         Raises LoaderError, also for psycopg errors in the block; DATABASE_CONFIGURATION if the first connection is refused
-        for its role, password, database, options or TLS.
+        for its host, role, password, database, options or TLS.
         """
         with translated():
             connection = self._connect(purpose)
@@ -122,6 +119,12 @@ class Database:
             connection = self._open_connection(purpose)
         except pg.ConnectionTimeout:
             raise
+        except UnicodeError as error:  # psycopg encodes it by IDNA; that of the URL was checked
+            raise LoaderError(
+                FailureCode.DATABASE_CONFIGURATION,
+                "The name of the database's host is not valid.",
+                "Correct the environment variable PGHOST, then run the same command again.",
+            ) from error
         except psycopg.OperationalError as error:
             if (
                 self._was_admitted
@@ -129,7 +132,7 @@ class Database:
                 or (found := refusal(self.url, self._limits.connect_timeout_seconds)) is None
             ):
                 raise
-            raise refused(found(server_message(error))) from error
+            raise refused(error, found) from error
         self._was_admitted = True
         return connection
 
@@ -183,26 +186,6 @@ class Database:
         with self._lock:
             for connection in self._open:
                 _shut_down(connection)
-
-
-def parse_url(url: str) -> dict[str, str]:
-    """Return the text parameters of a libpq URL or DSN (libpq-connect, "Connection Strings").
-
-    Raises USAGE. The message quotes nothing of the URL: libpq quotes what it can't parse, which is often a password with an
-    unescaped character. Such a character also turns a piece of the password into a host or a port.
-    """
-    try:
-        given = {name: value for name, value in conninfo_to_dict(url).items() if isinstance(value, str)}
-    except psycopg.Error:
-        given = None
-    if given is None or "@" in given.get("host", "")[1:] or not _PORTS.fullmatch(given.get("port", "")):
-        raise LoaderError(
-            FailureCode.USAGE,
-            "The database's URL is not valid.",
-            "Write it as postgresql://user:password@host:port/database, and escape special characters: %40 for @, %2F for /,"
-            " %3A for :, %25 for %, %3F for ?, %23 for #.",
-        ) from None
-    return given
 
 
 def write_early(connection: Connection) -> None:

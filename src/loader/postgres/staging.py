@@ -18,7 +18,12 @@ from loader.errors import LoaderError
 from loader.limits import Limits
 from loader.postgres import import_tables, indexing, ledger, target_table
 from loader.postgres.connection import Connection
-from loader.postgres.errors import server_message, with_server_hint
+from loader.postgres.errors import (
+    is_of_user_code,
+    server_message,
+    user_code_translated,
+    with_server_hint,
+)
 from loader.postgres.lock_retry import retry_while_locked
 from loader.postgres.target_check import TRIPS
 
@@ -35,7 +40,7 @@ def table_changes() -> Generator[None]:
     except pg.InsufficientPrivilege:
         raise
     except psycopg.Error as error:
-        if (error.sqlstate or "")[:2] not in _TABLE_CHANGED_CLASSES:
+        if (error.sqlstate or "")[:2] not in _TABLE_CHANGED_CLASSES or is_of_user_code(error):
             raise
         raise table_changed(server_message(error), error) from error
 
@@ -50,7 +55,7 @@ def create_import_table(
     table = ledger.import_table(import_key)
 
     def create() -> None:
-        with connection.transaction():
+        with user_code_translated(), connection.transaction():
             place = import_tables.import_place(connection, import_key)
             if place is not None and place.has_own_name:
                 return

@@ -56,6 +56,80 @@ def test_a_row_that_violates_an_addition_to_trips_is_a_bad_row(
     assert_nothing_is_left(whole_import.database_url)
 
 
+# The event of a trigger, and the statement of its function.
+REFUSALS = {
+    "an import's table": (
+        "ddl_command_start WHEN TAG IN ('CREATE TABLE')",
+        "RAISE 'ask Bob' USING HINT = 'He knows.'",
+    ),
+    "an index of a part": (
+        "ddl_command_start WHEN TAG IN ('CREATE INDEX')",
+        "RAISE 'ask Bob' USING HINT = 'He knows.', ERRCODE = 'check_violation'",
+    ),
+    "a lock that is none": (
+        "ddl_command_end WHEN TAG IN ('CREATE TABLE')",
+        "RAISE 'ask Bob' USING HINT = 'He knows.', ERRCODE = 'feature_not_supported'",
+    ),
+    "a code of its own": (
+        "ddl_command_end WHEN TAG IN ('ALTER TABLE')",
+        "RAISE 'ask Bob' USING HINT = 'He knows.', ERRCODE = 'MY001'",
+    ),
+    "an outage that is none": (
+        "ddl_command_start WHEN TAG IN ('CREATE TABLE')",
+        "RAISE 'ask Bob' USING HINT = 'He knows.', ERRCODE = 'admin_shutdown'",
+    ),
+    "an assertion": ("ddl_command_start WHEN TAG IN ('ALTER TABLE')", "ASSERT false, 'ask Bob'"),
+    "a broken function": ("ddl_command_start WHEN TAG IN ('ALTER TABLE')", "PERFORM 'ask Bob'::integer"),
+    "a missing table": ("ddl_command_end WHEN TAG IN ('CREATE TABLE')", 'PERFORM FROM "ask Bob"'),
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_a_trigger_that_refuses_a_statement_is_quoted(
+    refusal: str, whole_import: WholeImport, source: Job
+) -> None:
+    event, statement = REFUSALS[refusal]
+    create_trips(whole_import.database_url)
+    execute(
+        whole_import.database_url,
+        "CREATE INDEX mine ON trips (trip_miles)",
+        f"CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN {statement}; END $$",
+        f"CREATE EVENT TRIGGER refuse ON {event} EXECUTE FUNCTION refuse()",
+    )
+    failure = whole_import.fails(source, FailureCode.DATABASE_CONFIGURATION)
+    assert not failure.retryable
+    assert "ask Bob" in failure.message
+    assert "trigger" in failure.hint
+    if "HINT" in statement:
+        assert "refuse()" in failure.message
+        assert "He knows." in failure.hint
+    execute(whole_import.database_url, "DROP EVENT TRIGGER refuse")
+    whole_import.succeeds(source)
+
+
+GUARDS = {
+    "a trigger of the ledger": "CREATE TRIGGER mine BEFORE INSERT ON loader.block EXECUTE FUNCTION refuse()",
+    "a default of trips": "ALTER TABLE trips ADD mine integer DEFAULT refused()",
+}
+
+
+@pytest.mark.parametrize("guard", GUARDS)
+def test_a_trigger_of_the_ledger_or_a_default_that_fails_is_quoted(
+    guard: str, whole_import: WholeImport, source: Job
+) -> None:
+    create_trips(whole_import.database_url)
+    execute(
+        whole_import.database_url,
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'ask Bob'; END $$",
+        'CREATE FUNCTION refused() RETURNS integer LANGUAGE plpgsql AS $$ BEGIN RETURN count(*) FROM "ask Bob"; END $$',
+    )
+    execute(whole_import.database_url, GUARDS[guard])
+    end = whole_import.ends(source)
+    assert isinstance(end, Failed), end
+    assert end.failure.code is FailureCode.DATABASE_CONFIGURATION, end
+    assert "ask Bob" in end.failure.message
+
+
 def test_the_hint_of_the_server_is_passed_on(whole_import: WholeImport, source: Job, sample: bytes) -> None:
     create_trips(whole_import.database_url)
     execute(whole_import.database_url, "CREATE INDEX mine ON trips (dispatching_base_num)")
