@@ -161,6 +161,7 @@ def test_operations_list_only_errors_that_clients_handle(document: Json) -> None
         }
         for name, operation in operations(document)
     }
+    of_rejects = {"import_not_found", "nothing_loaded", "too_busy", "database_unavailable"}
     assert problems == {
         "post /imports": {"invalid_url", "idempotency_conflict"},
         "get /imports": set(),
@@ -168,12 +169,9 @@ def test_operations_list_only_errors_that_clients_handle(document: Json) -> None
         "delete /imports/{import_id}": {"import_not_found", "wrong_state"},
         "get /imports/{import_id}/attempts": {"import_not_found"},
         "get /imports/{import_id}/events": {"import_not_found", "too_busy"},
-        "get /imports/{import_id}/rejects": {
-            "import_not_found",
-            "nothing_loaded",
-            "too_busy",
-            "database_unavailable",
-        },
+        "get /imports/{import_id}/attempts/{number}/log": {"import_not_found", "attempt_not_found"},
+        "get /imports/{import_id}/rejects": of_rejects,
+        "get /imports/{import_id}/rejects.csv": of_rejects,
         "post /imports/{import_id}/cancel": {"import_not_found", "wrong_state"},
         "post /imports/{import_id}/retry": {"import_not_found", "wrong_state", "invalid_url"},
         "get /health/live": set(),
