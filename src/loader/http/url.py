@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import string
 from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
 import msgspec
@@ -10,6 +11,9 @@ import msgspec
 DEFAULT_PORTS = {"http": 80, "https": 443}
 # RFC 3986's reserved characters and the percent sign stay as given: a URL is not encoded twice.
 _UNQUOTED = "%/:?#[]@!$&'()*+,;=~"
+
+_C0_AND_SPACE = "".join(map(chr, range(0x21)))
+_REMOVED = dict.fromkeys(map(ord, "\t\r\n"))
 
 
 class InvalidUrl(ValueError):
@@ -42,15 +46,14 @@ class HttpUrl(msgspec.Struct, frozen=True):
         return f"HttpUrl({self.location!r})"
 
     def follow(self, reference: str) -> HttpUrl:
-        """Resolve a Location header against this URL. Raises InvalidUrl.
+        """Resolve a Location header against this URL, as browsers do. Raises InvalidUrl.
 
         Credentials stay with their origin; https never becomes http.
         """
         host = f"[{self.host}]" if ":" in self.host else self.host
         base = f"{self.scheme}://{host}:{self.port}{self.target}"
         try:
-            # http.client reads headers as Latin-1; what is not ASCII in them is UTF-8 in practice
-            url = parse_url(urljoin(base, reference.encode("latin-1").decode("utf-8")))
+            url = parse_url(urljoin(base, _encoded_reference(reference)))
         except InvalidUrl:
             raise
         except ValueError:
@@ -84,6 +87,25 @@ def parse_url(text: str) -> HttpUrl:
         path=path,
         target=path + query,
         authorization=_authorization(parts),
+    )
+
+
+def _encoded_reference(header: str) -> str:
+    """Return a Location header with its raw characters encoded, as browsers do (https://url.spec.whatwg.org/#url-parsing).
+
+    Spaces at its ends, tabs and line ends are removed; a backslash before the query is a slash; spaces and control
+    characters are percent-encoded. http.client reads headers as Latin-1; they are UTF-8 in practice, and other bytes are
+    percent-encoded, too.
+    """
+    raw = header.strip(_C0_AND_SPACE).translate(_REMOVED).encode("latin-1")
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        text = quote(raw, safe=string.printable)
+    path, mark, query = text.partition("?")
+    return "".join(
+        each if each.isprintable() and each not in " \\" else quote(each)
+        for each in path.replace("\\", "/") + mark + query
     )
 
 

@@ -80,3 +80,34 @@ def test_a_redirect_keeps_credentials_only_within_the_origin() -> None:
     assert address.follow("c").target == "/a/c"
     assert address.follow("https://example.com:444/").authorization is None
     assert address.follow("//other.example/").authorization is None
+
+
+@pytest.mark.parametrize(
+    ("reference", "target"),
+    [
+        ("/two words.csv?a=b c#d e", "/two%20words.csv?a=b%20c"),
+        ("  /x.csv \t", "/x.csv"),
+        ("/a\r\n b\tc", "/a%20bc"),
+        ("/a\x01b\x7f", "/a%01b%7F"),
+        ("/caf\xc3\xa9?\xc3\xa9", "/caf%C3%A9?%C3%A9"),  # UTF-8
+        ("/caf\xe9?\xe9", "/caf%E9?%E9"),  # Latin-1
+        ("/a\xe2\x80\x8bb", "/a%E2%80%8Bb"),  # a character that is not printable
+        ("c\\d?e\\f", "/a/c/d?e%5Cf"),
+        ('/"<>`{|}^', "/%22%3C%3E%60%7B%7C%7D%5E"),
+        ("/100%/a%20b%2Fc", "/100%/a%20b%2Fc"),
+        ("?x=[1]", "/a/b?x=[1]"),
+    ],
+)
+def test_raw_characters_of_a_redirect_are_encoded(reference: str, target: str) -> None:
+    assert parse_url("https://example.com/a/b").follow(reference).target == target
+
+
+@pytest.mark.parametrize("reference", ["http://a b/", "//a b/", "//user@\x01/", "http:\\\\a b/"])
+def test_a_redirect_to_a_host_with_raw_characters_is_refused(reference: str) -> None:
+    with pytest.raises(InvalidUrl):
+        parse_url("http://example.com/").follow(reference)
+
+
+def test_a_redirect_with_a_name_beyond_ascii_leads_to_that_name() -> None:
+    address = parse_url("http://example.com/").follow("//m\xc3\xbcller.example/")
+    assert address.host == "xn--mller-kva.example"
