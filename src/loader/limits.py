@@ -34,8 +34,9 @@ class RetryPolicy(msgspec.Struct, frozen=True):
 
     # Per address of a name. Lets the third retransmission of a lost SYN (1, 3, 7 s) still succeed.
     connect_seconds: float = 10
-    # Without any byte. Longer than a server's longest pause under load.
-    silence_seconds: float = 30
+    # Without any byte, also before the first one. Longer than a server's longest pause under load; --read-timeout raises it
+    # for servers that make the file only when it is requested.
+    read_timeout_seconds: float = 30
     # A server that sends a few bytes at a time never reaches the limit above. A rate below this one, over this much time
     # spent waiting, is a failure, too. At this rate 300 GB would take ten years.
     low_speed_limit_bytes_per_second: float = 1024
@@ -46,8 +47,11 @@ class RetryPolicy(msgspec.Struct, frozen=True):
     probe_attempts: int = 4
     first_delay_seconds: float = 0.5
     max_delay_seconds: float = 30
-    # A server may ask for an hour; the run ends instead, with a retryable failure.
+    # A server may ask for an hour; it is asked again earlier.
     max_retry_after_seconds: float = 120
+    # All waits in a row that the server requests, by Retry-After or by 202; they are no failed attempts. Long enough to make
+    # a report or to restart, and half of what the service takes for a hang. Then the run ends with a retryable failure.
+    max_requested_wait_seconds: float = 900
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,6 +115,18 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     rollback_seconds: float = 10
     # For one step of either. The longest drops a part of some GB, which takes a second.
     rollback_step_seconds: float = 60
+
+    def with_read_timeout(self, seconds: int | None) -> Limits:
+        """Return the limits with another read timeout; None: unchanged."""
+        if seconds is None:
+            return self
+        policy = self.retry_policy
+        # a pause that the read timeout allows is no low speed
+        window_seconds = max(policy.low_speed_window_seconds, seconds)
+        policy = msgspec.structs.replace(
+            policy, read_timeout_seconds=seconds, low_speed_window_seconds=window_seconds
+        )
+        return msgspec.structs.replace(self, retry_policy=policy)
 
 
 DEFAULT_LIMITS = Limits()

@@ -30,12 +30,17 @@ class Read:
 
 @contextlib.contextmanager
 def opened(
-    location: str, connections: int = 2, retry_policy: RetryPolicy = QUICK, limits: Limits = DEFAULT_LIMITS
+    location: str,
+    connections: int = 2,
+    retry_policy: RetryPolicy = QUICK,
+    limits: Limits = DEFAULT_LIMITS,
+    *,
+    ignore_etag: bool = False,
 ) -> Generator[Source]:
     """Open a source, read by `connections` at first; close it in the end."""
     parallelism = Parallelism(at_start=connections)
     limits = msgspec.structs.replace(limits, http_connections=parallelism, retry_policy=retry_policy)
-    source = open_source(location, limits)
+    source = open_source(location, limits, ignore_etag=ignore_etag)
     try:
         yield source
     finally:

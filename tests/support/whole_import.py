@@ -17,7 +17,7 @@ from tests.support.source_reading import QUICK
 
 # RetryPolicy at once; a silence or a trickle ends soon, though not on a machine that stalls.
 HASTY = msgspec.structs.replace(
-    QUICK, silence_seconds=1, low_speed_limit_bytes_per_second=100_000, low_speed_window_seconds=0.5
+    QUICK, read_timeout_seconds=1, low_speed_limit_bytes_per_second=100_000, low_speed_window_seconds=0.5
 )
 # Of segments and parts so small that a test's file has many.
 SMALL = Limits(segment_bytes=64 * 1024, one_part_bytes=0, min_part_bytes=256 * 1024)

@@ -6,19 +6,14 @@ import functools
 import http.client
 import ssl
 import threading
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from loader.cancellation import raise_if_closed
 from loader.contract import FailureCode
 from loader.errors import LoaderError
 from loader.http.connection import Dialer, HttpConnection
-from loader.http.response import (
-    announced_length,
-    check_status,
-    protocol_error,
-    request_error,
-    truncated_body,
-)
+from loader.http.request_error import request_error
+from loader.http.response import announced_length, check_status, protocol_error, truncated_body
 from loader.http.retry import TransientError
 from loader.http.url import HttpUrl, InvalidUrl
 from loader.limits import RetryPolicy
@@ -71,7 +66,7 @@ class Response:
             while filled < len(view) and (count := self._response.readinto(view[filled:])):
                 filled += count
         except (OSError, http.client.HTTPException) as error:
-            raise request_error(error, self.url.location) from error
+            raise self._client.broken(error, self.url) from error
         self._received_bytes += filled
         if self.announced_bytes is not None:
             missing_bytes = self.announced_bytes - self._received_bytes
@@ -104,14 +99,15 @@ class HttpClient:
         self._idle: list[HttpConnection] = []
         self._busy: set[HttpConnection] = set()
 
-    def get(self, headers: Mapping[str, str]) -> Response:
-        """Send one request, and follow redirects. Returns responses with status 200, 206, 412 or 416.
+    def get(self, headers: Mapping[str, str], accepted: Container[int] = ()) -> Response:
+        """Send one request, and follow redirects. Returns responses with status 200, 204, 206, 412 or 416.
 
-        Raises TransientError for a failure that may pass, LoaderError for any other, SourceClosed.
+        `accepted`: more status codes that are returned. Raises TransientError for a failure that may pass, LoaderError for
+        any other, SourceClosed.
         """
         start = self._target
         try:
-            response = self._follow(start, headers)
+            response = self._follow(start, headers, accepted)
         except TransientError:
             self._target = self._url
             raise
@@ -120,7 +116,8 @@ class HttpClient:
             if start is not self._url and error.code in _EXPIRED:
                 raise TransientError(error) from error
             raise
-        self._target = response.url
+        # a server that refuses a request is not asked again without the redirect that led to it
+        self._target = self._url if response.status in accepted else response.url
         return response
 
     def close(self) -> None:
@@ -143,12 +140,13 @@ class HttpClient:
                 connection = self._idle.pop(0)
         connection.close()
 
-    def _follow(self, url: HttpUrl, headers: Mapping[str, str]) -> Response:
+    def _follow(self, url: HttpUrl, headers: Mapping[str, str], accepted: Container[int]) -> Response:
         for _ in range(MAX_REDIRECTS + 1):
             response = self._request(url, headers)
             try:
                 if response.status not in _REDIRECTS:
-                    check_status(response.status, response.headers, url.location)
+                    if response.status not in accepted:
+                        check_status(response.status, response.headers, url)
                     return response
                 url = url.follow(response.headers.get("Location", ""))
             except InvalidUrl as error:
@@ -174,10 +172,16 @@ class HttpClient:
                 raise_if_closed(self._closed)
                 # a server may close an idle connection at any time: no failure, the next connection is used
                 if not was_idle or isinstance(error, TimeoutError):
-                    raise request_error(error, url.location) from error
+                    raise self.broken(error, url) from error
             except BaseException:
                 self.release(connection, reusable=False)
                 raise
+
+    def broken(
+        self, error: OSError | http.client.HTTPException, url: HttpUrl
+    ) -> TransientError | LoaderError:
+        """Return the error of a request that has no complete response."""
+        return request_error(error, url, self._retry_policy)
 
     def _acquire(self, url: HttpUrl) -> HttpConnection:
         with self._lock:

@@ -36,6 +36,14 @@ _WIRE_BYTES_PER_BYTE = 16
 _WIRE_SLACK_BYTES = 64 * 1024
 
 
+class ConnectTimeout(TimeoutError):
+    """No connection within the time limit."""
+
+
+class LowSpeed(TimeoutError):
+    """The server sends, but fewer bytes than the low speed limit."""
+
+
 def resolve_name(host: str, port: int) -> list[tuple[socket.AddressFamily, SocketAddress]]:
     """Resolve a name to all its addresses. Raises OSError."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -80,6 +88,9 @@ def _connect(
         adopt(candidate)
         candidate.settimeout(timeout_seconds)
         candidate.connect(address)
+    except TimeoutError as error:
+        candidate.close()
+        raise ConnectTimeout from error
     except BaseException:
         candidate.close()
         raise
@@ -93,7 +104,9 @@ class _LowSpeedMonitor(io.RawIOBase):
         super().__init__()
         self._raw = raw
         self._retry_policy = retry_policy
-        self._waited_seconds = 0.0  # for the server; pauses of the reader do not count
+        # for the server, since its first byte: that alone has the read timeout; pauses of the reader do not count
+        self._waited_seconds = 0.0
+        self._has_started = False
         self._received_bytes = 0
         self._allowed_bytes = 0
         self.has_ended = False  # the server has closed its side
@@ -108,7 +121,9 @@ class _LowSpeedMonitor(io.RawIOBase):
     def readinto(self, buffer: WriteableBuffer) -> int | None:
         began = time.monotonic()
         count = self._raw.readinto(buffer) or 0
-        self._waited_seconds += time.monotonic() - began
+        if self._has_started:
+            self._waited_seconds += time.monotonic() - began
+        self._has_started = True
         self._received_bytes += count
         self._allowed_bytes -= count
         self.has_ended = count == 0
@@ -119,7 +134,7 @@ class _LowSpeedMonitor(io.RawIOBase):
                 self._received_bytes
                 < self._retry_policy.low_speed_limit_bytes_per_second * self._waited_seconds
             ):
-                raise TimeoutError(errno.ETIMEDOUT, "below the low speed limit")
+                raise LowSpeed
             self._waited_seconds, self._received_bytes = 0.0, 0
         return count
 
@@ -182,7 +197,7 @@ class HttpConnection(http.client.HTTPConnection):
     def connect(self) -> None:
         """Dial, and do the TLS handshake. Raises OSError (ssl.SSLError is one), SOURCE_REFUSED and SourceClosed."""
         connected = self._dialer.dial(self.host, self.port, self._retry_policy.connect_seconds, self._adopt)
-        connected.settimeout(self._retry_policy.silence_seconds)
+        connected.settimeout(self._retry_policy.read_timeout_seconds)
         try:
             if self._tls is not None:
                 connected = self._tls.wrap_socket(

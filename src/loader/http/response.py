@@ -1,4 +1,4 @@
-"""Headers and failures of HTTP responses: ranges, encodings, lengths, status codes, broken connections.
+"""Headers and failures of HTTP responses: ranges, encodings, lengths, status codes.
 
 Section numbers are those of RFC 9110.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import http.client
 import re
-import ssl
 from email.message import Message
 
 import msgspec
@@ -15,6 +14,7 @@ import msgspec
 from loader.contract import FailureCode
 from loader.errors import LoaderError
 from loader.http.retry import TransientError, retry_after_seconds
+from loader.http.url import HttpUrl
 
 # Of a server's header in a message: headers may be 64 KiB long.
 _MAX_SHOWN_CHARACTERS = 80
@@ -89,56 +89,36 @@ def truncated_body(location: str, missing_bytes: int) -> TransientError:
     )
 
 
-def check_status(status: int, headers: Message, location: str) -> None:
-    """Return for 200, 206, 412 and 416. Raises TransientError for a status that may pass, LoaderError for the others."""
-    message = f"{location} responds with {status} {http.client.responses.get(status, '')}".rstrip()
-    if status in (200, 206, 412, 416):
+def check_status(status: int, headers: Message, url: HttpUrl) -> None:
+    """Return for 200, 204, 206, 412 and 416. Raises TransientError for a status that may pass, LoaderError for others."""
+    message = f"{url.location} responds with {status} {http.client.responses.get(status, '')}".rstrip()
+    if status in (200, 204, 206, 412, 416):
         return
     if status in (404, 410):
         raise LoaderError(FailureCode.SOURCE_NOT_FOUND, message, "Check the URL.")
     if status in (401, 403, 407, 451):
         hint = "A signed URL may have expired: get a new one. Otherwise check the credentials and the file's permissions."
         raise LoaderError(FailureCode.SOURCE_FORBIDDEN, message, hint)
-    if status in (408, 425, 429) or status >= 500:
+    if status in (202, 408, 425, 429) or status >= 500:
+        hint = "Run the same command again later to resume."
+        if status == 202:
+            message += ": the file is not ready yet"
         raise TransientError(
-            LoaderError(
-                FailureCode.SOURCE_UNREACHABLE, message, "Run the same command again later to resume."
-            ),
+            LoaderError(FailureCode.SOURCE_UNREACHABLE, message, hint),
             retry_after_seconds=retry_after_seconds(headers.get("Retry-After")),
             is_overloaded=status in (429, 503),
+            is_pending=status == 202,
         )
-    raise LoaderError(
-        FailureCode.SOURCE_PROTOCOL, message, "Try the URL with another client, such as curl --include."
-    )
+    hint = "Try the URL with another client, such as curl --include."
+    if status == 400 and url.scheme == "http":  # as many servers respond to HTTP where they expect TLS
+        hint = f"If the server expects TLS on port {url.port}, start the URL with https://. Otherwise: {hint}"
+    raise LoaderError(FailureCode.SOURCE_PROTOCOL, message, hint)
 
 
 def protocol_error(location: str, what: str) -> LoaderError:
     """Return the error of a server whose responses can't be trusted."""
     hint = "Try another URL of the file, or download it and import the copy."
     return LoaderError(FailureCode.SOURCE_PROTOCOL, f"{location}: {what}", hint)
-
-
-def request_error(error: OSError | http.client.HTTPException, location: str) -> TransientError | LoaderError:
-    """Return the error of a broken request, by the exception's type: its text may quote the URL or the server."""
-    code, hint = (
-        FailureCode.SOURCE_UNREACHABLE,
-        "Check the URL and the network, then run the same command again.",
-    )
-    match error:
-        case ssl.SSLCertVerificationError():
-            message = f"{location}: its certificate is not trusted ({error.verify_message})"
-            return LoaderError(code, message, "Set SSL_CERT_FILE to the certificate of its authority.")
-        case http.client.IncompleteRead():
-            code, what = FailureCode.SOURCE_TRUNCATED, "the response ends before its last chunk"
-        case http.client.RemoteDisconnected():
-            what = "the server closed the connection without a response"
-        case http.client.HTTPException():
-            what = "the response is not HTTP, or its headers do not end"
-        case TimeoutError():
-            what = "the server is too slow, or silent"
-        case _:
-            what = error.strerror or type(error).__name__
-    return TransientError(LoaderError(code, f"{location}: {what}", hint))
 
 
 def shown(header: str) -> str:

@@ -18,10 +18,14 @@ from loader.http.retry import RetryBudget, TransientError
 from loader.http.url import HttpUrl
 from loader.limits import SEQUENTIAL, Limits, Parallelism
 from loader.source.base import TAIL_BYTES, RawInfo, digest_of
-from loader.source.http_identity import FileIdentity, validator_of
+from loader.source.http_identity import FileIdentity, NodesDisagree, strong_date, strong_etag
 from loader.source.http_ranges import HttpRanges, checked_range, receive_range
 from loader.source.http_stream import HttpStream, open_stream
+from loader.text import warn
 
+# Servers refuse a range with 416 (15.5.17 of RFC 9110), those that know none with 400, 405 or 501, firewalls with 403 or
+# 406. The whole file is then requested, once, and the response to that counts. 416 and 206 may also be of an empty file.
+_RANGE_REFUSALS = frozenset({400, 403, 405, 406, 416, 501})
 # For the last bytes, which only distinguish files: a person waits for the probe, and a silent server takes half a minute
 # for each attempt.
 _TAIL_ATTEMPTS = 2
@@ -32,11 +36,20 @@ Result = TypeVar("Result")
 class HttpSource:
     """See RawSource."""
 
-    def __init__(self, url: HttpUrl, dialer: Dialer, limits: Limits, closed: threading.Event) -> None:
+    def __init__(
+        self,
+        url: HttpUrl,
+        dialer: Dialer,
+        limits: Limits,
+        closed: threading.Event,
+        *,
+        ignore_etag: bool = False,
+    ) -> None:
         self._client = HttpClient(url, dialer, limits.retry_policy, closed)
         self._limits = limits
         self._retry_policy = limits.retry_policy
         self._closed = closed
+        self._ignore_etag = ignore_etag
         self._identity = FileIdentity(url.location)
         self._ranges: HttpRanges | None = None
         self._stream: HttpStream | None = None
@@ -101,17 +114,23 @@ class HttpSource:
 
     def _retried(self, attempt: Callable[[], Result], attempts: int) -> Result:
         budget = RetryBudget(self._retry_policy, attempts, self._closed)
+        has_warned = False
         while True:
             try:
                 return attempt()
             except TransientError as failure:
+                if failure.requests_wait and not has_warned:
+                    minutes = self._retry_policy.max_requested_wait_seconds / 60
+                    warn(f"{failure.error}; waiting for up to {minutes:.0f} minutes")
+                    has_warned = True
                 budget.spend(failure)
 
     def _probe_head(self) -> tuple[bytes, bool]:
         """Return the first bytes, and whether they are all; choose between ranges and a stream."""
-        response = self._client.get({"Range": f"bytes=0-{self._limits.head_bytes - 1}"})
-        if response.status == 416 and unsatisfied_total(response.headers) != 0:
-            response.finish()  # a server may refuse ranges this way (15.5.17): request the whole file
+        range_header = {"Range": f"bytes=0-{self._limits.head_bytes - 1}"}
+        response = self._client.get(range_header, _RANGE_REFUSALS)
+        if _refuses_ranges(response):
+            response.finish()
             response = self._client.get({})
         try:
             check_encoding(response.headers, self._identity.location)
@@ -120,8 +139,9 @@ class HttpSource:
                     return self._probe_range(response)
                 case 200:
                     return self._probe_stream(response)
+                case 204:
+                    return b"", True
                 case 416 if unsatisfied_total(response.headers) == 0:
-                    self._identify(response, 0, b"")
                     return b"", True
                 case status:
                     what = f"{status} for a request of its first bytes"
@@ -150,8 +170,9 @@ class HttpSource:
         return head[:head_bytes], len(head) <= head_bytes
 
     def _identify(self, response: Response, size_bytes: int | None, head: bytes) -> None:
-        validator = validator_of(response.headers)
-        self._identity = FileIdentity(self._identity.location, size_bytes, validator, head)
+        modified = strong_date(response.headers)
+        validator = modified if self._ignore_etag else strong_etag(response.headers) or modified
+        self._identity = FileIdentity(self._identity.location, size_bytes, validator, head, modified)
 
     def _read_ends(self, ranges: HttpRanges, head: bytes) -> tuple[bytes, bytes]:
         """Return the whole head, of which the server may have sent a part, and the last bytes behind it.
@@ -164,8 +185,17 @@ class HttpSource:
         tail = bytearray(min(TAIL_BYTES, size_bytes - len(head) - len(rest)))
         try:
             ranges.read_at(size_bytes - len(tail), memoryview(tail), _TAIL_ATTEMPTS)
+        except NodesDisagree:
+            raise
         except LoaderError as error:
             if error.code is FailureCode.SOURCE_CHANGED:
                 raise
             tail = b""
         return head + rest, bytes(tail)
+
+
+def _refuses_ranges(response: Response) -> bool:
+    """Whether the whole file has to be requested: ranges are refused, or the range of an empty file has no bytes."""
+    if response.status == 206:
+        return response.announced_bytes == 0 or response.headers.get("Content-Range", "").endswith("/0")
+    return response.status in _RANGE_REFUSALS and unsatisfied_total(response.headers) != 0

@@ -7,15 +7,29 @@ from __future__ import annotations
 
 import email.utils
 import time
+from collections.abc import Mapping
 from email.message import Message
 
 import msgspec
 
 from loader.contract import FailureCode
 from loader.errors import LoaderError
-from loader.http.client import Response
-from loader.http.response import check_encoding, protocol_error, unsatisfied_total
+from loader.http.client import HttpClient, Response
+from loader.http.response import check_encoding, content_range, protocol_error, shown, unsatisfied_total
 from loader.http.retry import TransientError
+
+
+class NodesDisagree(LoaderError):
+    """A server sends different ETags for a file of equal size and date."""
+
+    def __init__(self, location: str, etag: str, other: str) -> None:
+        super().__init__(
+            FailureCode.SOURCE_PROTOCOL,
+            f"{location}: the server sends different ETags, {shown(etag)} and {shown(other)}, with equal size and"
+            " Last-Modified, as the nodes behind a load balancer may do",
+            "If the nodes have the same file, start a new import with --ignore-etag (`ignore_etag` in a request): size,"
+            " Last-Modified and the first and last bytes then identify the file. Otherwise use the URL of one node.",
+        )
 
 
 class FileIdentity(msgspec.Struct, frozen=True):
@@ -25,8 +39,17 @@ class FileIdentity(msgspec.Struct, frozen=True):
     size_bytes: int | None = None
     validator: str | None = None
     head: bytes = b""  # its first bytes, as the probe read them
+    modified: str | None = None  # its strong Last-Modified, also if that is not the validator
 
-    def precondition(self) -> dict[str, str]:
+    def request(self, client: HttpClient, headers: Mapping[str, str]) -> Response:
+        """Send a request for the file. Raises as `HttpClient.get`; `check_response` is left to the caller."""
+        response = client.get({**headers, **self._precondition()})
+        if response.status == 412:  # its headers do not say what differs; those of the file do
+            response.finish()
+            response = client.get(headers)
+        return response
+
+    def _precondition(self) -> dict[str, str]:
         """Return the header that makes the server respond with 412 if the file has changed (13.1.1, 13.1.4)."""
         if self.validator is None:
             return {}
@@ -46,12 +69,22 @@ class FileIdentity(msgspec.Struct, frozen=True):
             if not found:
                 raise TransientError(protocol_error(self.location, f"a response lacks {header}"))
             if found != self.validator:
-                raise self.changed("its ETag or date differs")
+                raise self._other_validator(response, header, found)
 
     def check_size(self, size_bytes: int | None) -> None:
         """Compare the announced size of the whole file; None on either side: not announced."""
         if self.size_bytes is not None and size_bytes not in (None, self.size_bytes):
             raise self.changed(f"it had {self.size_bytes:,} bytes and now has {size_bytes:,}")
+
+    def _other_validator(self, response: Response, header: str, found: str) -> LoaderError:
+        """Return the error of another ETag or date. A server of several nodes may have an ETag for each of them."""
+        span = content_range(response.headers)
+        size_bytes = response.announced_bytes if span is None else span.total
+        modified = response.headers.get("Last-Modified", "").strip()
+        known = self.validator or ""
+        if header == "ETag" and self.modified == modified and self.size_bytes == size_bytes is not None:
+            return NodesDisagree(self.location, known, found)
+        return self.changed(f"its {header} was {shown(known)} and is {shown(found)}")
 
     def changed(self, what: str) -> LoaderError:
         """Return the error of a file that is not the probed one."""
@@ -59,16 +92,14 @@ class FileIdentity(msgspec.Struct, frozen=True):
         return LoaderError(FailureCode.SOURCE_CHANGED, f"{self.location} has changed: {what}", hint)
 
 
-def validator_of(headers: Message) -> str | None:
-    """Return the strong ETag (8.8.3), else the strong Last-Modified (8.8.2), else None: a weak one proves no bytes."""
+def strong_etag(headers: Message) -> str | None:
+    """Return the ETag if it is a strong one (8.8.3): a weak one proves no bytes."""
     etag = headers.get("ETag", "").strip()
-    validator = etag if etag.startswith('"') else _strong_date(headers)
-    # it is sent back and stored, so a folded header or one with control characters does not count
-    return validator if validator and validator.isprintable() else None
+    return etag if etag.startswith('"') and _is_storable(etag) else None
 
 
-def _strong_date(headers: Message) -> str | None:
-    """Return the Last-Modified if it is at least a second older than the response's Date (8.8.2.2).
+def strong_date(headers: Message) -> str | None:
+    """Return the Last-Modified if it is at least a second older than the response's Date, and so a strong one (8.8.2.2).
 
     Within a younger second the file may change once more. Without a Date the response is of now (6.6.1).
     """
@@ -79,7 +110,12 @@ def _strong_date(headers: Message) -> str | None:
         )
     except (ValueError, OverflowError):
         return None
-    return modified if age_seconds >= 1 else None
+    return modified if age_seconds >= 1 and _is_storable(modified) else None
+
+
+def _is_storable(validator: str) -> bool:
+    """Whether it can be sent back and stored: a folded header or one with control characters can not."""
+    return validator.isprintable()
 
 
 def _timestamp(date: str | None) -> float:

@@ -53,7 +53,7 @@ class HttpRanges:
         """Request a range once; fill `view` and yield after each step how many bytes. The response may be shorter."""
         range_header = {"Range": f"bytes={offset}-{offset + len(view) - 1}"}
         with self._concurrency_limit.slot():
-            response = self._client.get({**range_header, **self._identity.precondition()})
+            response = self._identity.request(self._client, range_header)
             try:
                 self._identity.check_response(response)
                 if response.status == 200:

@@ -69,7 +69,7 @@ class HttpStream:
 
 def open_stream(client: HttpClient, identity: FileIdentity) -> HttpStream:
     """Request the whole file, once. Raises LoaderError and TransientError."""
-    response = client.get(identity.precondition())
+    response = identity.request(client, {})
     try:
         identity.check_response(response)
         if response.status != 200:

@@ -120,7 +120,9 @@ class _OpenedSource:
             self._decompression = Decompression(self._raw, raw, compression, self._limits, self._closed)
         if is_whole and not head:
             raise LoaderError(
-                FailureCode.EMPTY_FILE, f"{raw.location} is empty", "Check the source of the file."
+                FailureCode.EMPTY_FILE,
+                f"{raw.location} is empty",
+                "Check whether the export that writes it failed, or is not finished.",
             )
         return SourceInfo(
             location=raw.location,
@@ -157,10 +159,11 @@ def open_source(
     limits: Limits = DEFAULT_LIMITS,
     *,
     allowed_hosts: list[str] | None = None,
+    ignore_etag: bool = False,
 ) -> Source:
     """Open a URL (http:// or https://), - for stdin, or a path.
 
-    `allowed_hosts` as in Job. Raises LoaderError.
+    `allowed_hosts` and `ignore_etag` as in Job. Raises LoaderError.
     """
     closed = threading.Event()
     policy = None if allowed_hosts is None else AddressPolicy(allowed_hosts)
@@ -174,7 +177,8 @@ def open_source(
         others = ", a path, or - for stdin" if policy is None else ""
         hint = f"Use a URL that starts with http:// or https://{others}."
         raise LoaderError(FailureCode.USAGE, f"The URL can't be used: {error}", hint) from None
-    return _OpenedSource(HttpSource(url, Dialer(policy), limits, closed), limits, closed)
+    raw = HttpSource(url, Dialer(policy), limits, closed, ignore_etag=ignore_etag)
+    return _OpenedSource(raw, limits, closed)
 
 
 def shown_location(source: str) -> str | None:

@@ -38,7 +38,7 @@ from tests.support.source_reading import QUICK, read
 
 CONTENT = b"hvfhs_license_num,dispatching_base_num\n" * 2_000
 # Where nothing would respond: a failing test ends soon.
-HASTY = msgspec.structs.replace(QUICK, probe_attempts=1, silence_seconds=10)
+HASTY = msgspec.structs.replace(QUICK, probe_attempts=1, read_timeout_seconds=10)
 # Public, and never connected to.
 PUBLIC, PUBLIC_6 = "93.184.215.14", "2606:2800:21f::1"
 

@@ -99,7 +99,15 @@ def test_a_fresh_redirect_target_that_refuses_is_forbidden() -> None:
             redirect("/signed") if request.target == "/trips.csv" else Fault(status=403)
         )
         assert failure_of(server.url).code is FailureCode.SOURCE_FORBIDDEN
-    assert len(server.requests) == 2
+    # once more without a range, which the server may have refused
+    assert [request.target for request in server.requests] == 2 * ["/trips.csv", "/signed"]
+
+
+def test_a_redirect_with_raw_characters_is_followed_as_browsers_do() -> None:
+    with HttpServer(CONTENT) as server:
+        server.faults = [redirect("/trips of 2024.csv?name=two words")]
+        assert probe_and_read(server.url)[1].data == CONTENT
+    assert server.requests[1].target == "/trips%20of%202024.csv?name=two%20words"
 
 
 @pytest.mark.parametrize("location", ["ftp://localhost/x", "http://a b/", "//[::1", "http://\x85/"])
@@ -187,20 +195,6 @@ def test_a_body_cut_off_under_tls_is_retried(authority: trustme.CA) -> None:
     with HttpServer(CONTENT, tls=tls_context(authority)) as server:
         server.faults = [None, Fault(body_bytes=1_000), Fault(before="reset")]
         assert probe_and_read(server.url)[1].data == CONTENT
-
-
-def test_a_certificate_that_is_not_trusted_is_reported_at_once() -> None:
-    with HttpServer(CONTENT, tls=tls_context(trustme.CA())) as server:
-        error = failure_of(server.url)
-        assert error.code is FailureCode.SOURCE_UNREACHABLE
-        assert "certificate" in error.failure.message
-        assert "SSL_CERT_FILE" in error.failure.hint
-
-
-def test_a_certificate_of_another_name_is_not_trusted(authority: trustme.CA) -> None:
-    with HttpServer(CONTENT, tls=tls_context(authority, "elsewhere.example")) as server:
-        assert "certificate" in failure_of(server.url).failure.message
-        assert not server.requests
 
 
 def test_proxies_in_the_environment_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,34 @@ def test_the_server_can_not_ask_for_more_than_the_limit() -> None:
     RetryBudget(retry_policy, 2, threading.Event()).spend(TransientError(ERROR, retry_after_seconds=1e9))
 
 
+@pytest.mark.parametrize(
+    "failure",
+    [TransientError(ERROR, retry_after_seconds=0.001), TransientError(ERROR, is_pending=True)],
+    ids=["Retry-After", "pending"],
+)
+def test_a_wait_that_the_server_requests_is_no_failed_attempt(failure: TransientError) -> None:
+    budget = RetryBudget(HASTY, 2, threading.Event())
+    for _ in range(10):
+        budget.spend(failure)
+    budget.spend(TransientError(ERROR))
+    with pytest.raises(LoaderError):
+        budget.spend(TransientError(ERROR))
+
+
+def test_the_waits_that_the_server_requests_have_a_limit_in_total() -> None:
+    retry_policy = RetryPolicy(
+        first_delay_seconds=0.001, max_retry_after_seconds=0.01, max_requested_wait_seconds=0.025
+    )
+    budget = RetryBudget(retry_policy, 2, threading.Event())
+    failure = TransientError(ERROR, retry_after_seconds=60)
+    for _ in range(3):
+        budget.spend(failure)
+    with pytest.raises(LoaderError):
+        budget.spend(failure)
+    budget.refill()
+    budget.spend(failure)
+
+
 def test_a_closed_source_does_not_wait() -> None:
     closed = threading.Event()
     closed.set()

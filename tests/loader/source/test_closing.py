@@ -35,7 +35,7 @@ def fetch_threads_end() -> bool:
 @pytest.mark.parametrize("fault", [Fault(before="stall"), Fault(body_bytes=1_000, then="stall")])
 @pytest.mark.parametrize("ranges", [True, False])
 def test_closing_ends_a_wait_for_the_server(fault: Fault, ranges: bool) -> None:
-    patient = msgspec.structs.replace(QUICK, silence_seconds=NEVER)
+    patient = msgspec.structs.replace(QUICK, read_timeout_seconds=NEVER)
     # without an ETag the stream is a second request
     with HttpServer(CONTENT, etag='"v1"' if ranges else None) as server:
         with opened(server.url, retry_policy=patient) as source:
@@ -70,7 +70,7 @@ def test_closing_ends_a_wait_for_a_free_buffer() -> None:
 
 
 def test_closing_ends_a_probe_that_waits_for_a_response() -> None:
-    patient = msgspec.structs.replace(QUICK, silence_seconds=NEVER)
+    patient = msgspec.structs.replace(QUICK, read_timeout_seconds=NEVER)
     with HttpServer(CONTENT) as server, opened(server.url, retry_policy=patient) as source:
         server.faults = [Fault(before="stall")]
         close_soon(source)

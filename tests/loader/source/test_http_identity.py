@@ -81,7 +81,7 @@ def test_the_digest_is_the_same_however_the_bytes_are_served(content: bytes, tmp
     ],
 )
 def test_a_server_that_does_not_send_the_tail_fails_no_import(faults: list[Fault]) -> None:
-    impatient = msgspec.structs.replace(QUICK, silence_seconds=0.5)
+    impatient = msgspec.structs.replace(QUICK, read_timeout_seconds=0.5)
     with HttpServer(CONTENT) as server:
         server.faults = [None, *faults]
         info, whole = probe_and_read(server.url, impatient)
@@ -120,3 +120,53 @@ def test_a_restarted_stream_must_start_with_the_probed_bytes() -> None:
         with pytest.raises(LoaderError) as caught:
             read(source)
     assert caught.value.code is FailureCode.SOURCE_CHANGED
+
+
+# --- nodes that disagree on the ETag
+
+MODIFIED = "Mon, 01 Jan 2024 00:00:00 GMT"
+
+
+def node(etag: str, **headers: str) -> Fault:
+    return Fault(headers={"ETag": etag, **headers})
+
+
+def test_etags_that_differ_by_node_are_reported_with_a_way_out() -> None:
+    with HttpServer(CONTENT, last_modified=MODIFIED) as server:
+        server.faults = [None, node('"v2"')]
+        with pytest.raises(LoaderError) as caught:
+            probed(server.url)
+    failure = caught.value.failure
+    assert failure.code is FailureCode.SOURCE_PROTOCOL
+    assert '"v1"' in failure.message
+    assert '"v2"' in failure.message
+    assert "--ignore-etag" in failure.hint
+
+
+def test_another_etag_with_another_date_is_source_changed() -> None:
+    with HttpServer(CONTENT, last_modified=MODIFIED) as server:
+        server.faults = [None, node('"v2"', **{"Last-Modified": "Tue, 02 Jan 2024 00:00:00 GMT"})]
+        with pytest.raises(LoaderError) as caught:
+            probed(server.url)
+    assert caught.value.code is FailureCode.SOURCE_CHANGED
+
+
+def test_without_etags_the_date_identifies_the_file_of_all_nodes() -> None:
+    with HttpServer(CONTENT, last_modified=MODIFIED) as server:
+        server.rule = lambda request: node(f'"of node {request.number}"')
+        with opened(server.url, ignore_etag=True) as source:
+            info = source.probe()
+            assert (info.validator, info.resumable) == (MODIFIED, True)
+            assert read(source).data == CONTENT
+            server.last_modified = "Tue, 02 Jan 2024 00:00:00 GMT"
+            with pytest.raises(LoaderError) as caught:
+                read(source)
+    assert caught.value.code is FailureCode.SOURCE_CHANGED
+    assert all("if-match" not in request.headers for request in server.requests)
+
+
+def test_without_etags_and_date_nothing_identifies_the_file() -> None:
+    with HttpServer(CONTENT) as server, opened(server.url, ignore_etag=True) as source:
+        info = source.probe()
+        assert (info.validator, info.resumable) == (None, False)
+        assert read(source).data == CONTENT

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import pytest
 
 from loader.buffers import SEGMENT_BYTES
 from loader.contract import FailureCode
 from loader.errors import LoaderError
-from tests.support.http_server import Fault, HttpServer
-from tests.support.source_reading import HEAD_BYTES, opened, probe_and_read, read
+from tests.support.http_server import Fault, HttpServer, Request
+from tests.support.source_reading import HEAD_BYTES, QUICK, opened, probe_and_read, read
 
 CONTENT = random.Random(2).randbytes(SEGMENT_BYTES + 3_000_001)
 SMALL = CONTENT[:50_000]
@@ -76,13 +77,50 @@ def test_a_date_less_than_a_second_old_proves_nothing(
     assert whole.data == SMALL
 
 
-def test_a_server_that_refuses_ranges_is_read_as_one_stream() -> None:
+@pytest.mark.parametrize("status", [400, 403, 405, 406, 416, 501])
+def test_a_server_that_refuses_ranges_is_read_as_one_stream(status: int) -> None:
     with HttpServer(CONTENT) as server:
-        server.rule = lambda request: None if request.first is None else Fault(status=416)
+        server.rule = lambda request: (
+            None if request.first is None else Fault(status=status, body=b"no ranges")
+        )
         info, whole = probe_and_read(server.url)
-    assert (info.validator, info.resumable) == ('"v1"', True)
+    assert (info.size_bytes, info.validator, info.resumable) == (len(CONTENT), '"v1"', True)
     assert (whole.data, whole.length_verified) == (CONTENT, True)
     assert [request.first for request in server.requests] == [0, None]
+
+
+def test_a_refusal_behind_a_redirect_starts_again_from_the_url() -> None:
+    def rule(request: Request) -> Fault | None:
+        if request.target == "/trips.csv":
+            return Fault(status=302, headers={"Location": f"/signed/{request.number}"})
+        return None if request.first is None else Fault(status=403)
+
+    with HttpServer(SMALL) as server:
+        server.rule = rule
+        assert probe_and_read(server.url)[1].data == SMALL
+    targets = [request.target for request in server.requests]
+    assert targets == ["/trips.csv", "/signed/0", "/trips.csv", "/signed/2"]
+
+
+@pytest.mark.parametrize("headers", [{"Retry-After": "0"}, {}])
+def test_a_file_that_is_not_ready_is_waited_for(
+    headers: dict[str, str | None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with HttpServer(SMALL) as server:
+        server.faults = [*(QUICK.probe_attempts + 2) * [Fault(status=202, headers=headers, body=b"{}")]]
+        info, whole = probe_and_read(server.url)
+    assert (info.size_bytes, whole.data) == (len(SMALL), SMALL)
+    assert "202 Accepted" in capsys.readouterr().err
+
+
+def test_a_file_that_does_not_become_ready_ends_the_wait_as_retryable() -> None:
+    short = msgspec.structs.replace(QUICK, max_requested_wait_seconds=0.1)
+    with HttpServer(SMALL) as server:
+        server.rule = lambda _: Fault(status=202)
+        with pytest.raises(LoaderError) as caught:
+            probe_and_read(server.url, short)
+    assert caught.value.code is FailureCode.SOURCE_UNREACHABLE
+    assert "not ready" in caught.value.failure.message
 
 
 def test_the_middle_of_a_stream_is_reached_by_skipping() -> None:
