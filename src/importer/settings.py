@@ -11,6 +11,7 @@ from typing import Literal, TypeVar, get_args
 
 import msgspec
 
+from loader.contract import MAX_READ_TIMEOUT_SECONDS
 from loader.embedded.server import default_data_folder
 from loader.errors import LoaderError
 from loader.http.address_policy import AddressPolicy
@@ -42,6 +43,8 @@ class Settings(msgspec.Struct, frozen=True):
     slots: int = 2  # imports that run in parallel
     workers: int | None = None  # database connections of an import; None: the loader's default
     allowed_hosts: tuple[str, ...] = ()  # beyond public addresses, see address_policy.py
+    # how long a source's server may send no byte, also before the first one; None: the loader's default
+    read_timeout_seconds: int | None = None
     grace_seconds: int = 30  # between SIGTERM and SIGKILL of a loader
     history_days: int = 30  # how long the record of a finished import is kept
     log_format: LogFormat = "auto"  # auto: console on a terminal, else json
@@ -80,6 +83,9 @@ class Settings(msgspec.Struct, frozen=True):
                 default.allowed_hosts,
                 _allowed_hosts,
                 "a comma-separated list of names, IP addresses and networks, such as 127.0.0.1:8192,10.0.0.0/8",
+            ),
+            read_timeout_seconds=read.number(
+                "IMPORTER_READ_TIMEOUT_SECONDS", default.read_timeout_seconds, MAX_READ_TIMEOUT_SECONDS
             ),
             grace_seconds=read.number("IMPORTER_GRACE_SECONDS", default.grace_seconds, _MAX_GRACE_SECONDS),
             history_days=read.number("IMPORTER_HISTORY_DAYS", default.history_days, _MAX_HISTORY_DAYS),

@@ -228,6 +228,9 @@ FAILURE_KINDS: dict[FailureCode, FailureKind] = {
 }
 
 
+# The probe may wait for a response six times, and a supervisor ends a loader that makes no progress for half an hour.
+MAX_READ_TIMEOUT_SECONDS = 300
+
 _UUID = r"^(?i:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})(?!\n)$"
 
 
@@ -243,6 +246,11 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     max_rejects: str = "0"  # a count, or a percentage such as "0.5%"
     force: bool = False  # import even if this file is published already
     require_verified_length: bool = False  # fail rather than publish with `length_verified: false`
+    ignore_etag: bool = (
+        False  # identify the file by size, Last-Modified and digest: its server's nodes disagree on the ETag
+    )
+    # how long the source's server may send no byte, also before the first one; None: 30 s
+    read_timeout_seconds: Annotated[int, msgspec.Meta(ge=1, le=MAX_READ_TIMEOUT_SECONDS)] | None = None
     on_sigterm: Literal["roll_back", "suspend"] = "roll_back"
     database_url: str | None = None  # None: DATABASE_URL, else the embedded server
     # A list, even an empty one: only http(s), and only public addresses and these names, IP addresses and CIDRs, each with

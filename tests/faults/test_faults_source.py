@@ -113,6 +113,15 @@ def test_a_slow_network_costs_time_and_nothing_else(whole_import: WholeImport, s
     assert whole_import.succeeds(Job(server.url)).attempts == 1
 
 
+def test_a_slow_first_byte_needs_a_longer_read_timeout(whole_import: WholeImport, server: HttpServer) -> None:
+    server.rule = lambda request: Fault(latency_seconds=1.5) if request.number == 0 else None
+    once_only = msgspec.structs.replace(HASTY, probe_attempts=1)
+    failure = whole_import.fails(Job(server.url), FailureCode.SOURCE_UNREACHABLE, once_only)
+    assert "--read-timeout" in failure.hint
+    server.requests.clear()
+    whole_import.succeeds(Job(server.url, read_timeout_seconds=60), once_only)
+
+
 def test_a_retry_after_of_the_server_is_respected(whole_import: WholeImport, server: HttpServer) -> None:
     asked: list[float] = []
 

@@ -192,6 +192,17 @@ def test_nodes_that_disagree_on_the_etag_are_not_mixed(whole_import: WholeImport
     whole_import.fails(Job(server.url), FailureCode.SOURCE_CHANGED)
 
 
+def test_nodes_of_equal_date_are_imported_without_their_etags(
+    whole_import: WholeImport, server: HttpServer
+) -> None:
+    server.last_modified = "Mon, 01 Jan 2024 00:00:00 GMT"
+    server.rule = lambda request: Fault(headers={"ETag": f'"of node {request.number % 3}"'})
+    failure = whole_import.fails(Job(server.url), FailureCode.SOURCE_PROTOCOL)
+    assert "--ignore-etag" in failure.hint
+    receipt = whole_import.succeeds(Job(server.url, ignore_etag=True))
+    assert receipt.validator == server.last_modified
+
+
 def test_an_export_that_grows_while_it_is_read_is_source_changed(
     whole_import: WholeImport, server: HttpServer, sample: bytes
 ) -> None:

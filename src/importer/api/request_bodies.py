@@ -75,6 +75,13 @@ class NewImport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             description="Refuse a file without an announced length: a truncated download can't be detected."
         ),
     ] = False
+    ignore_etag: Annotated[
+        bool,
+        Meta(
+            description="Identify the file by its size, Last-Modified and ends, if the nodes of its server send different"
+            " ETags."
+        ),
+    ] = False
 
     def job(self, import_id: UUID) -> Job:
         """Return the job as the control DB keeps it."""
@@ -86,6 +93,7 @@ class NewImport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             max_rejects=self.max_rejects,
             force=self.force,
             require_verified_length=self.require_verified_length,
+            ignore_etag=self.ignore_etag,
         )
 
 

@@ -163,6 +163,7 @@ class Import(msgspec.Struct, frozen=True):
     workers: Annotated[int | None, Meta(description="As requested.")]
     force: Annotated[bool, Meta(description="As requested.")]
     require_verified_length: Annotated[bool, Meta(description="As requested.")]
+    ignore_etag: Annotated[bool, Meta(description="As requested.")]
     state: State
     phase: Annotated[
         Phase | None,
@@ -196,6 +197,7 @@ class Import(msgspec.Struct, frozen=True):
             workers=job.workers,
             force=job.force,
             require_verified_length=job.require_verified_length,
+            ignore_etag=job.ignore_etag,
             state=stored.state,
             phase=None if stored.phase is None else Phase(stored.phase),
             attempts=stored.attempt_count,

@@ -102,6 +102,7 @@ def _new_import(options: argparse.Namespace) -> dict[str, object]:
         "max_rejects": options.max_rejects,
         "force": options.force,
         "require_verified_length": options.require_verified_length,
+        "ignore_etag": options.ignore_etag,
     }
 
 

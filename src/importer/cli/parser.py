@@ -151,4 +151,9 @@ def _add_submit_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="refuse a file without an announced length: a truncated download can't be detected",
     )
+    option(
+        "--ignore-etag",
+        action="store_true",
+        help="identify the file by its size, Last-Modified and ends, if the nodes of its server send different ETags",
+    )
     option("--idempotency-key", metavar="KEY", help="submitting twice with the same key makes one import")

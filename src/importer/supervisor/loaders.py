@@ -30,6 +30,7 @@ class Loaders(msgspec.Struct, frozen=True):
     allowed_hosts: Sequence[str] = ()
     command: Sequence[str] = LOADER
     limits: SupervisorLimits = LIMITS
+    read_timeout_seconds: int | None = None
 
     def run(self, job: Job) -> LoaderProcess:
         """Start a loader for a job. Its stdin stays open: if the service is killed, the loader suspends."""
@@ -38,6 +39,7 @@ class Loaders(msgspec.Struct, frozen=True):
             database_url=self.database_url,
             workers=job.workers or self.workers,
             allowed_hosts=list(self.allowed_hosts),
+            read_timeout_seconds=self.read_timeout_seconds,
         )
         return LoaderProcess(
             [*self.command, "run", "--progress", "json"],

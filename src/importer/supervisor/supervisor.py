@@ -57,7 +57,14 @@ class Supervisor:
         self._store = store
         self._settings = settings
         self._retry_policy = retry_policy
-        self._loaders = Loaders(database_url, settings.workers, settings.allowed_hosts, command, limits)
+        self._loaders = Loaders(
+            database_url,
+            settings.workers,
+            settings.allowed_hosts,
+            command,
+            limits,
+            settings.read_timeout_seconds,
+        )
         self._ledger = LedgerReader(database_url)
         self.probe = DatabaseProbe(database_url, self.wake)
         self.unhandled_errors = UnhandledErrors()

@@ -31,9 +31,9 @@ from loader.rejects import Reject
 from loader.text import json_line, printable, printable_chunks
 
 
-def check(source: str) -> None:
+def check(source: str, limits: Limits, *, ignore_etag: bool) -> None:
     """Print size, validator, estimated rows, columns and first rows of a source."""
-    sys.stdout.write(preview_text(source) + "\n")
+    sys.stdout.write(preview_text(source, limits, ignore_etag=ignore_etag) + "\n")
 
 
 def sample(out: str, rows: int, seed: int) -> None:

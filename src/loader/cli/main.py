@@ -38,7 +38,11 @@ def _dispatch(options: argparse.Namespace, limits: Limits) -> ExitCode:
 
     match options.command:
         case "check":
-            commands.check(options.source)
+            commands.check(
+                options.source,
+                limits.with_read_timeout(options.read_timeout),
+                ignore_etag=options.ignore_etag,
+            )
         case "sample":
             commands.sample(options.out, options.rows, options.seed)
         case "postgres":
@@ -127,6 +131,8 @@ def _job_from(options: argparse.Namespace) -> Job:
         max_rejects=options.max_rejects,
         force=options.force,
         require_verified_length=options.require_verified_length,
+        ignore_etag=options.ignore_etag,
+        read_timeout_seconds=options.read_timeout,
         on_sigterm=options.on_sigterm,
     )
 

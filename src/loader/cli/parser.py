@@ -10,7 +10,9 @@ from pathlib import Path
 from uuid import UUID
 
 from loader.cli.program import Program, positive
+from loader.contract import MAX_READ_TIMEOUT_SECONDS
 from loader.embedded.server import default_data_folder
+from loader.limits import RetryPolicy
 
 EXAMPLES = {
     "": """
@@ -71,6 +73,7 @@ def make_program() -> Program:
     _add_run_options(add("run", "import a file"))
     check = add("check", "show what a source is; writes nothing", database=False)
     check.add_argument("source", metavar="URL|PATH|-", help="the file")
+    _add_source_options(check)
     imports = add("imports", "list the imports in the ledger")
     imports.add_argument("--json", action="store_true", help="one JSON object a line")
     sample = add("sample", "write generated trips, to try things out", database=False)
@@ -130,6 +133,7 @@ def _add_run_options(run_parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="refuse a source that announces no length, such as stdin, whose truncation can't be detected",
     )
+    _add_source_options(run_parser)
     option(
         "--progress",
         choices=("auto", "bar", "json", "none"),
@@ -144,6 +148,28 @@ def _add_run_options(run_parser: argparse.ArgumentParser) -> None:
         default="roll_back",
         help="the effect of SIGTERM (default roll_back); suspend if a scheduler evicts and restarts the loader",
     )
+
+
+def _add_source_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--ignore-etag",
+        action="store_true",
+        help="identify the file by its size, Last-Modified and ends, if the nodes of its server send different ETags",
+    )
+    parser.add_argument(
+        "--read-timeout",
+        type=_read_timeout,
+        metavar="SECONDS",
+        help=f"how long the server may send nothing, also before its first byte: 1 to {MAX_READ_TIMEOUT_SECONDS}"
+        f" (default {RetryPolicy().read_timeout_seconds:.0f})",
+    )
+
+
+def _read_timeout(text: str) -> int:
+    seconds = positive(text)
+    if seconds > MAX_READ_TIMEOUT_SECONDS:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than {MAX_READ_TIMEOUT_SECONDS}")
+    return seconds
 
 
 def _add(program: Program, name: str, summary: str, *, database: bool = True) -> argparse.ArgumentParser:

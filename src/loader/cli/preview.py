@@ -10,7 +10,7 @@ from rich.table import Table
 from loader.cli.formatting import size_text
 from loader.encoding.header import Header, first_records, first_rejects, read_header
 from loader.encoding.rows import split_record
-from loader.limits import DEFAULT_LIMITS
+from loader.limits import DEFAULT_LIMITS, Limits
 from loader.rejects import Reason, Reject
 from loader.schema import COLUMNS, POSTGRES_TYPES
 from loader.source.open import SourceInfo, open_source
@@ -20,9 +20,9 @@ _SHOWN_ROWS = 3
 _SHOWN_CHARACTERS = 24
 
 
-def preview_text(location: str) -> str:
+def preview_text(location: str, limits: Limits = DEFAULT_LIMITS, *, ignore_etag: bool = False) -> str:
     """Return a description of the file at a location, of which only the ends are read. Raises LoaderError."""
-    source = open_source(location)
+    source = open_source(location, limits, ignore_etag=ignore_etag)
     try:
         info = source.probe()
     finally:

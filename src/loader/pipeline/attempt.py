@@ -59,7 +59,13 @@ class ImportAttempt:
     def run(self) -> Receipt:
         """Publish the import, or find it published; return the receipt. Raises LoaderError, Stopped."""
         self._meter.enter("probing")
-        source = open_source(self._job.source, self._limits, allowed_hosts=self._job.allowed_hosts)
+        job = self._job
+        source = open_source(
+            job.source,
+            self._limits.with_read_timeout(job.read_timeout_seconds),
+            allowed_hosts=job.allowed_hosts,
+            ignore_etag=job.ignore_etag,
+        )
         database = Database(self._context.database_url, self._limits, was_admitted=self._state.is_owned)
         with contextlib.ExitStack() as stack:
             stack.callback(source.close)

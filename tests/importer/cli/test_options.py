@@ -24,6 +24,9 @@ RUN = (
     *(
         "--force",
         "--require-verified-length",
+        "--ignore-etag",
+        "--read-timeout",
+        "60",
         "--on-sigterm",
         "suspend",
         "--database-url",
@@ -42,12 +45,13 @@ SUBMIT = (
         "1%",
         "--force",
         "--require-verified-length",
+        "--ignore-etag",
     ),
     *("--idempotency-key", "key", "--watch", "--json", "--server", "http://importer:8000"),
 )
 BODY = (
     b'{"url": "https://example.org/trips.csv", "mode": "replace", "max_rejects": "1%", "workers": 3, "force": true,'
-    b' "require_verified_length": true}'
+    b' "require_verified_length": true, "ignore_etag": true}'
 )
 
 RUN_OPTIONS_NOT_IN_THE_JOB = {
@@ -64,6 +68,7 @@ JOB_FIELDS_WITHOUT_A_RUN_OPTION = {
 }
 JOB_FIELDS_NOT_IN_THE_BODY = {
     "import_id": "the service chooses it",
+    "read_timeout_seconds": "a setting of the service",
     "on_sigterm": "the service cancels by SIGTERM and suspends by SIGHUP",
     "database_url": "a setting of the service",
     "allowed_hosts": "a setting of the service",
@@ -77,6 +82,7 @@ SUBMIT_OPTIONS_NOT_IN_THE_BODY = {
     "server": "where the client sends the request",
 }
 # Where the names differ: of an option or a field, and of the field that it becomes.
+RENAMED_OF_RUN = {"read_timeout": "read_timeout_seconds"}
 RENAMED_OF_SUBMIT = {"replace": "mode"}
 RENAMED_OF_THE_BODY = {"url": "source"}
 
@@ -113,7 +119,9 @@ def test_the_arguments_of_these_tests_use_every_option() -> None:
 
 def test_each_option_of_loader_run_is_a_field_of_the_job_or_has_a_reason() -> None:
     options = set(run_options(*RUN)) - set(RUN_OPTIONS_NOT_IN_THE_JOB)
-    assert options == set(Job.__struct_fields__) - set(JOB_FIELDS_WITHOUT_A_RUN_OPTION)
+    assert {RENAMED_OF_RUN.get(name, name) for name in options} == set(Job.__struct_fields__) - set(
+        JOB_FIELDS_WITHOUT_A_RUN_OPTION
+    )
 
 
 def test_each_option_of_loader_run_reaches_the_job() -> None:
