@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import islice, zip_longest
 
 import msgspec
 
 from loader.contract import FailureCode
+from loader.encoding.foreign_format import foreign_format
 from loader.encoding.rows import Fault, encode_row, reject_of, split_record, without_line_end
 from loader.errors import LoaderError
 from loader.rejects import Reason, Reject
@@ -15,24 +17,23 @@ from loader.schema import COLUMNS, LAYOUT_COLUMN_COUNTS
 from loader.text import value_text
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-# Other formats that people send, by their first bytes.
-_FOREIGN_FORMATS = {
-    b"<": "HTML or XML, perhaps an error page",
-    b"{": "JSON",
-    b"[": "JSON",
-    b"PAR1": "a Parquet file",
-    b"PK\x03\x04": "a zip archive or a spreadsheet",
-    b"\xff\xfe": "UTF-16 text",
-    b"\xfe\xff": "UTF-16 text",
-    b"BZh": "a bzip2 file",
-    b"\xfd7zXZ": "an xz file",
-    b"%PDF": "a PDF file",
-}
 # Why a first line can't be split into names.
 _UNREADABLE = {
     Reason.CARRIAGE_RETURN: "its first line contains a carriage return; lines must end in LF or CRLF",
     Reason.QUOTE: "a quote in its first line is not closed",
 }
+_LOOK_AT_IT = (
+    "Open the URL in a browser, or look at it with `curl -r 0-500 URL`."
+    " The file must be CSV in UTF-8: plain, gzip or zstd."
+)
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+# Excel writes and reads this line, which no standard knows.
+_EXCEL_SEPARATOR = re.compile(rb'"?sep=([\t ;:,|^~])"?,*', re.IGNORECASE)
+# With what the loader needs itself; the values stay as they are.
+_CONVERT = (
+    "python3 -c 'import csv, sys; csv.writer(sys.stdout).writerows(csv.reader(sys.stdin, delimiter=\"{}\"))'"
+    " < FILE > NEW_FILE"
+)
 # A wrong file may have any number of columns.
 _MAX_SHOWN_DIFFERENCES = 30
 
@@ -55,14 +56,15 @@ def read_header(head: bytes, *, is_whole: bool) -> Header:
     _refuse_foreign(head, line)
     if not newline and not is_whole:
         raise _not_csv(f"its first {len(head):,} bytes contain no line end", line)
-    names = _names(line.removesuffix(b"\r").removeprefix(_BYTE_ORDER_MARK))
+    names_line = line.removesuffix(b"\r").removeprefix(_BYTE_ORDER_MARK)
+    names = _names(names_line)
     if not rest and is_whole:
         raise LoaderError(
             FailureCode.EMPTY_FILE,
             "The file has a header and no rows." if head.strip() else "The file is empty.",
             "Check whether the export that writes it failed. Nothing was imported.",
         )
-    notes = _compare(names)
+    notes = _compare(names, names_line)
     return Header(len(names), len(line) + len(newline), notes)
 
 
@@ -102,25 +104,51 @@ def _names(line: bytes) -> list[str]:
 
 
 def _refuse_foreign(head: bytes, line: bytes) -> None:
-    for magic, name in _FOREIGN_FORMATS.items():
-        if head.lstrip().startswith(magic):
-            raise _not_csv(f"it looks like {name}", line)
+    if (found := foreign_format(head)) is not None:
+        raise _not_csv(f"it looks like {found.name}", line, found.hint)
     if b"\0" in line:
-        raise _not_csv("its first line contains NUL bytes, as binary files and UTF-16 text do", line)
+        raise _not_csv("its first line contains NUL bytes, as binary files do", line)
 
 
-def _not_csv(reason: str, line: bytes) -> LoaderError:
+def _not_csv(reason: str, line: bytes, hint: str = _LOOK_AT_IT) -> LoaderError:
     return LoaderError(
         FailureCode.NOT_CSV,
         f"This is not the CSV: {reason}.",
-        "Open the URL in a browser, or look at it with `curl -r 0-500`. The file must be CSV in UTF-8: plain, gzip or zstd.",
+        hint,
         line=1,
         byte_offset=0,
         value=value_text(line),
     )
 
 
-def _compare(names: list[str]) -> list[str]:
+def _refuse_separator(line: bytes) -> None:
+    """Raise HEADER_MISMATCH for a first line of another separator than the comma, or that names one for Excel."""
+    excel = _EXCEL_SEPARATOR.fullmatch(line)
+    separator = excel[1].decode() if excel else max(_SEPARATORS, key=lambda each: line.count(each.encode()))
+    if not excel and line.count(separator.encode()) <= line.count(b","):
+        return
+    message, hint = "", ""
+    if excel:
+        message = f"Its first line is {line.decode()!r}, which only Excel reads."
+        hint = "Remove that line: `tail -n +2 FILE > NEW_FILE`."
+    if separator != ",":
+        name = _SEPARATORS.get(separator, repr(separator))
+        escaped = separator.encode("unicode_escape").decode()
+        message += f" Its fields are separated by {name}, not by commas."
+        hint += f" Export the file with commas, or convert it: `{_CONVERT.format(escaped)}`."
+        if separator == ";":
+            hint += " Numbers must have a decimal point, not a comma."
+    raise LoaderError(
+        FailureCode.HEADER_MISMATCH,
+        f"The file can't be read as it is. {message.strip()}",
+        hint.strip(),
+        line=1,
+        byte_offset=0,
+        value=value_text(line),
+    )
+
+
+def _compare(names: list[str], line: bytes) -> list[str]:
     """Return notes on unexpected names that are accepted. Raises HEADER_MISMATCH."""
     unexpected = [
         (position, name, column.header)
@@ -128,6 +156,7 @@ def _compare(names: list[str]) -> list[str]:
         if name.lower() != column.name
     ]
     if len(names) not in LAYOUT_COLUMN_COUNTS or len(unexpected) > 1:
+        _refuse_separator(line)
         raise LoaderError(
             FailureCode.HEADER_MISMATCH,
             f"The header has {len(names)} columns, {len(unexpected)} of them with an unexpected name; a trips file has"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
+import sys
+
 import pytest
 
 from loader.contract import FailureCode
@@ -102,6 +106,41 @@ def test_a_file_in_another_format_is_not_csv(head: bytes) -> None:
     assert (failure.code, failure.line, failure.byte_offset) == (FailureCode.NOT_CSV, 1, 0)
     assert failure.value
     assert failure.value[0] == head.decode(errors="backslashreplace")[0]
+
+
+@pytest.mark.parametrize(
+    ("separator", "name", "shown"),
+    [(b";", "semicolons", ";"), (b"\t", "tabs", r"\t"), (b"|", "vertical bars", "|")],
+)
+@pytest.mark.parametrize("names", [OLD, b"VendorID,pickup"], ids=["trips", "another table"])
+def test_another_separator_is_named_with_a_way_to_convert_it(
+    separator: bytes, name: str, shown: str, names: bytes
+) -> None:
+    error = refusal(names.replace(b",", separator) + b"\r\nx")
+    assert error.code is FailureCode.HEADER_MISMATCH
+    assert name in error.failure.message
+    assert f'delimiter="{shown}"' in error.failure.hint
+
+
+def test_the_conversion_in_the_hint_makes_a_file_with_commas() -> None:
+    command = refusal(OLD.replace(b",", b"\t") + b"\nx").failure.hint.split("`")[1]
+    program = command.split(" < FILE")[0].replace("python3", shlex.quote(sys.executable))
+    given = b'a\tb "c", d\t\r\n"e\tf"\t007\t1.50\n'
+    result = subprocess.run(program, shell=True, input=given, stdout=subprocess.PIPE, check=True)
+    assert result.stdout == b'a,"b ""c"", d",\r\ne\tf,007,1.50\r\n'
+
+
+@pytest.mark.parametrize(
+    ("line", "is_separated_by_commas"),
+    [(b"sep=,", True), (b"sep=;", False), (b'"sep=;"', False), (b"SEP=\t", False)],
+)
+def test_a_line_for_excel_is_named(line: bytes, is_separated_by_commas: bool) -> None:
+    for start in (b"", b"\xef\xbb\xbf"):
+        failure = refusal(start + line + b"\r\n" + OLD + b"\n" + ROW).failure
+        assert failure.code is FailureCode.HEADER_MISMATCH
+        assert "only Excel reads" in failure.message
+        assert "tail -n +2" in failure.hint
+        assert ("delimiter=" not in failure.hint) == is_separated_by_commas
 
 
 def test_a_head_without_a_line_end_is_not_csv() -> None:

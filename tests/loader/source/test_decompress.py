@@ -12,6 +12,7 @@ import zstandard
 
 from loader.buffers import SEGMENT_BYTES
 from loader.contract import FailureCode
+from loader.encoding.header import read_header
 from loader.errors import LoaderError
 from loader.source.decompress import RATIO_GRACE_BYTES
 from tests.support.http_server import Fault, HttpServer
@@ -192,3 +193,17 @@ def test_a_zstd_frame_that_asks_for_too_much_memory_is_refused(path: Path) -> No
     compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
     path.write_bytes(compressor.compress(CONTENT) + compressor.flush())
     assert failure_of(path).code is FailureCode.SOURCE_CORRUPT
+
+
+@pytest.mark.parametrize("compress", COMPRESSORS)
+@pytest.mark.parametrize("inner", COMPRESSORS)
+def test_the_head_of_a_file_that_was_compressed_twice_is_named(
+    path: Path, compress: Compressor, inner: Compressor
+) -> None:
+    path.write_bytes(compress(inner(CONTENT)))
+    with opened(str(path)) as source:
+        info = source.probe()
+    with pytest.raises(LoaderError) as caught:
+        read_header(info.head, is_whole=info.head_is_whole)
+    assert caught.value.code is FailureCode.NOT_CSV
+    assert "compressed twice" in caught.value.failure.message
