@@ -8,19 +8,22 @@ import msgspec
 
 
 class Reason(enum.StrEnum):
-    """Why a row can't be stored. The ledger stores it, and messages show it."""
+    """Why a row can't be stored. The ledger stores the text, and messages show it."""
 
-    FIELD_COUNT = "wrong number of fields"
+    FIELD_COUNT = "wrong number of fields"  # followed by the counts
     QUOTE = "unterminated quoted field"
     CARRIAGE_RETURN = "unquoted carriage return within the row"
     NUL = "NUL byte"
     ENCODING = "invalid UTF-8"
-    TIMESTAMP_SYNTAX = "not a timestamp"
+    QUOTED_EMPTY = "a quoted empty field is text, not null"
+    TIMESTAMP_SYNTAX = "not a timestamp (YYYY-MM-DD HH:MM:SS)"
+    TIMESTAMP_VALUE = "no such date or time"
     TIMESTAMP_RANGE = "timestamp out of range"
     INTEGER_SYNTAX = "not an integer"
-    INTEGER_RANGE = "integer out of range"
+    INTEGER_RANGE = "out of range for integer"
+    BIGINT_RANGE = "out of range for bigint"
     DOUBLE_SYNTAX = "not a number"
-    DOUBLE_RANGE = "number out of range"
+    DOUBLE_RANGE = "out of range for double precision"
 
 
 class Reject(msgspec.Struct, frozen=True):
@@ -30,5 +33,6 @@ class Reject(msgspec.Struct, frozen=True):
     byte_offset: int  # of the record's first byte in the (decompressed) file
     column: str | None  # name in Postgres; None if the row as a whole is bad
     value: str  # the field, or the whole row where that is at fault, as text.value_text shows it
-    reason: Reason
+    reason: str  # for people: the kind, for FIELD_COUNT with the counts
     original: bytes  # the record without its line end
+    kind: Reason | None = None  # None: read from the ledger, which has the text only

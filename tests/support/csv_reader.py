@@ -41,7 +41,13 @@ def is_rejected_on_purpose(kind: Kind, value: str) -> bool:
             return False
 
 
-RANGE_REASONS = {Reason.INTEGER_RANGE, Reason.DOUBLE_RANGE, Reason.TIMESTAMP_RANGE}
+RANGE_REASONS = {
+    Reason.INTEGER_RANGE,
+    Reason.BIGINT_RANGE,
+    Reason.DOUBLE_RANGE,
+    Reason.TIMESTAMP_VALUE,
+    Reason.TIMESTAMP_RANGE,
+}
 # numeric_value_out_of_range, datetime_field_overflow, invalid_time_zone_displacement_value
 RANGE_SQLSTATES = {"22003", "22008", "22009"}
 

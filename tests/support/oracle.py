@@ -16,7 +16,7 @@ import msgspec
 import psycopg
 
 from loader.rejects import Reason
-from loader.schema import COLUMNS, LAYOUT_COLUMN_COUNTS, POSTGRES_TYPES
+from loader.schema import COLUMNS, LAYOUT_COLUMN_COUNTS, POSTGRES_TYPES, Kind
 from loader.text import VALUE_CHARACTERS
 from tests.support.csv_reader import RANGE_REASONS, RANGE_SQLSTATES, is_rejected_on_purpose, tuples_in
 from tests.support.dialects import BYTE_ORDER_MARK
@@ -139,11 +139,13 @@ class Oracle:
             kind = COLUMNS[index].kind
             if value is None or (sqlstate is None and not is_rejected_on_purpose(kind, value)):
                 continue
-            reasons = {
-                reason for reason in Reason if reason.name.startswith(kind.name.replace("BIGINT", "INTEGER"))
-            }
+            reasons = {reason for reason in Reason if reason.name.startswith(kind.name)}
+            if kind is Kind.BIGINT:
+                reasons.add(Reason.INTEGER_SYNTAX)
             if sqlstate not in RANGE_SQLSTATES:
                 reasons -= RANGE_REASONS
+            if not value:
+                reasons = {Reason.QUOTED_EMPTY}
             return ExpectedReject(_NAMES[index], _shown(value.encode()), frozenset(reasons))
         return None
 

@@ -271,7 +271,7 @@ class Reject(msgspec.Struct, frozen=True):
     value: Annotated[
         str | None, Meta(description="The beginning of the field, or of the row; undecodable bytes as \\xNN.")
     ]
-    reason: Annotated[str, Meta(description="Why it was rejected, for people.", examples=["not a timestamp"])]
+    reason: Annotated[str, Meta(description="Why it was rejected, for people.", examples=["not a number"])]
     original: Annotated[str, Meta(description="The whole row; undecodable bytes as \\xNN.")]
 
 

@@ -114,8 +114,11 @@ def rejects(database_url: str, import_id: UUID, *, as_json: bool) -> None:
 def _reject_lines(rejects: Iterator[Reject], *, as_json: bool) -> Iterator[bytes]:
     for reject in rejects:
         if as_json:
-            original = reject.original.decode(errors="backslashreplace")
-            yield json_line({**msgspec.structs.asdict(reject), "original": original})
+            shown = msgspec.structs.asdict(reject) | {
+                "original": reject.original.decode(errors="backslashreplace")
+            }
+            del shown["kind"]  # the ledger does not have it
+            yield json_line(shown)
         else:
             yield reject.original + b"\n"
 

@@ -48,32 +48,34 @@ _TIMESTAMP_END = 9_223_371_331_200_000_000
 def encode_field(kind: Kind, value: bytes) -> bytes | Reason:
     """Return the binary value of a field that is not null, in the format of Postgres' typsend functions: big-endian.
 
-    `value` is without quotes, valid UTF-8 and without NUL bytes.
+    `value` is without quotes, valid UTF-8 and without NUL bytes. It is empty only if the field was quoted.
     """
+    if not value and kind is not Kind.TEXT:
+        return Reason.QUOTED_EMPTY
     match kind:
         case Kind.TEXT:
             return value
         case Kind.TIMESTAMP:
             return _encode_timestamp(value)
         case Kind.INTEGER:
-            return _encode_signed(value, 4)
+            return _encode_signed(value, 4, Reason.INTEGER_RANGE)
         case Kind.BIGINT:
-            return _encode_signed(value, 8)
+            return _encode_signed(value, 8, Reason.BIGINT_RANGE)
         case Kind.DOUBLE:
             return _encode_double(value)
 
 
-def _encode_signed(value: bytes, width_bytes: int) -> bytes | Reason:
+def _encode_signed(value: bytes, width_bytes: int, beyond: Reason) -> bytes | Reason:
     match = _INTEGER.fullmatch(value.strip())
     if match is None:
         return Reason.INTEGER_SYNTAX
     digits = match[2].lstrip(b"0")
     if len(digits) > _INT64_DIGITS:  # int() raises from 4,300 digits on
-        return Reason.INTEGER_RANGE
+        return beyond
     try:
         return int(match[1] + (digits or b"0")).to_bytes(width_bytes, "big", signed=True)
     except OverflowError:
-        return Reason.INTEGER_RANGE
+        return beyond
 
 
 def _encode_double(value: bytes) -> bytes | Reason:
@@ -98,6 +100,8 @@ def _encode_timestamp(value: bytes) -> bytes | Reason:
             return Reason.TIMESTAMP_SYNTAX
         microseconds = _microseconds_since_2000(match)
         if microseconds is None:
+            return Reason.TIMESTAMP_VALUE
+        if microseconds >= _TIMESTAMP_END:
             return Reason.TIMESTAMP_RANGE
     return microseconds.to_bytes(8, "big", signed=True)
 
@@ -114,8 +118,7 @@ def _microseconds_since_2000(match: re.Match[bytes]) -> int | None:
     days = _days_since_2000(year, month, day)
     if days is None:
         return None
-    microseconds = days * _DAY_MICROSECONDS + time
-    return microseconds if microseconds < _TIMESTAMP_END else None
+    return days * _DAY_MICROSECONDS + time
 
 
 def _days_since_2000(year: int, month: int, day: int) -> int | None:

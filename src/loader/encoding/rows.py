@@ -29,6 +29,9 @@ class Fault(msgspec.Struct, frozen=True):
     column_index: int | None  # into schema.COLUMNS; None: the whole row
     value: bytes | None  # the field without its quotes
     reason: Reason
+    counts: tuple[int, int] | None = (
+        None  # with FIELD_COUNT: the fields found, and those of the file's layout
+    )
 
 
 def encode_row(record: bytes, column_count: int) -> bytes | Fault:
@@ -43,7 +46,7 @@ def encode_row(record: bytes, column_count: int) -> bytes | Fault:
     if isinstance(fields, Reason):
         return Fault(None, None, fields)
     if len(fields) != column_count:
-        return Fault(None, None, Reason.FIELD_COUNT)
+        return Fault(None, None, Reason.FIELD_COUNT, (_field_count(record), column_count))
     if fault := _text_fault(record, fields):
         return fault
     parts = [column_count.to_bytes(2, "big")]
@@ -65,7 +68,8 @@ def reject_of(fault: Fault, record: bytes, line: int, byte_offset: int) -> Rejec
     """
     column = None if fault.column_index is None else COLUMNS[fault.column_index].name
     value = value_text(record if fault.value is None else fault.value)
-    return Reject(line, byte_offset, column, value, fault.reason, original=record)
+    counts = "" if fault.counts is None else ": {:,} instead of {:,}".format(*fault.counts)
+    return Reject(line, byte_offset, column, value, f"{fault.reason}{counts}", record, fault.reason)
 
 
 def without_line_end(record: bytes) -> bytes:
@@ -80,6 +84,11 @@ def split_record(record: bytes, column_count: int) -> list[bytes | None] | Reaso
     if b"\r" in record:
         return Reason.CARRIAGE_RETURN
     return [field or None for field in record.split(b",", column_count)]
+
+
+def _field_count(record: bytes) -> int:
+    """Return the number of fields of a record whose quotes are all closed."""
+    return _QUOTED.sub(b"", record).count(b",") + 1
 
 
 def field_end(record: bytes, start: int) -> int:

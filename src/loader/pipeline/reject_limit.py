@@ -19,10 +19,12 @@ _MIN_ROW_BYTES = LAYOUT_COLUMN_COUNTS[0]
 _TOO_MANY_HINT = (
     "Check whether this is the right file; increase --max-rejects if so many bad rows are expected."
 )
-# The faults of a record that is truncated before its last field.
-_TRUNCATION_FAULTS = {
-    Reason.FIELD_COUNT: "the wrong number of fields",
-    Reason.QUOTE: "a quote that is never closed",
+# The faults of a record that is truncated before its last field, each with its article.
+_TRUNCATION_FAULTS = {Reason.FIELD_COUNT: "the", Reason.QUOTE: "an"}
+# What to do about a fault, beside what applies to all.
+_REMEDIES = {
+    Reason.ENCODING: "Convert the file to UTF-8, such as with `iconv -f WINDOWS-1252 -t UTF-8`. Or correct it",
+    Reason.QUOTED_EMPTY: "Write null as an empty field without quotes",
 }
 
 
@@ -101,8 +103,8 @@ class RejectCount:
         for a truncated last record, whatever the limit: more of the file may be missing.
         """
         for reject in rejects:
-            if reject.reason in _TRUNCATION_FAULTS and reject.byte_offset + len(reject.original) == end:
-                raise _truncated(reject)
+            if reject.kind in _TRUNCATION_FAULTS and reject.byte_offset + len(reject.original) == end:
+                raise _truncated(reject, _TRUNCATION_FAULTS[reject.kind])
             with self._lock:
                 self.rejects += 1
                 self._new_rejects += 1
@@ -127,7 +129,10 @@ class RejectCount:
     def _refusal(self, count: int, reject: Reject) -> LoaderError:
         if self._allowance.count == 0:
             message = f"A row can't be stored: {_shown(reject)}."
-            hint = "Correct the file, or allow rejects with --max-rejects N or P%."
+            remedy = (
+                "Correct the file" if reject.kind is None else _REMEDIES.get(reject.kind, "Correct the file")
+            )
+            hint = f"{remedy}, or allow rejects with --max-rejects N or P%."
             return _failure(FailureCode.BAD_ROW, message, hint, reject)
         read = "" if self._allowance.share is None else f" of {self._records:,} read so far"
         message = f"{count:,} rows{read} rejected, {self._allowance} allowed; the last: {_shown(reject)}."
@@ -153,9 +158,9 @@ def _failure(code: FailureCode, message: str, hint: str, reject: Reject) -> Load
     )
 
 
-def _truncated(reject: Reject) -> LoaderError:
+def _truncated(reject: Reject, article: str) -> LoaderError:
     message = (
-        f"The file seems truncated: its last record has no line end, and {_TRUNCATION_FAULTS[reject.reason]}"
+        f"The file seems truncated: its last record has no line end, and has {article} {reject.reason}"
         f" (line {reject.line:,}, byte {reject.byte_offset:,})."
     )
     hint = "Get the complete file; if it is meant to end there, remove its last line."

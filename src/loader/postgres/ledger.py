@@ -214,4 +214,5 @@ def insert_rejects(connection: Connection, import_key: int, part: int, rejected:
         "COPY loader.reject (import_key, part, line, byte_offset, column_name, value, reason, original) FROM STDIN"
     ) as copy:
         for reject in rejected:
-            copy.write_row((import_key, part, *msgspec.structs.astuple(reject)))
+            *row, _kind = msgspec.structs.astuple(reject)
+            copy.write_row((import_key, part, *row))

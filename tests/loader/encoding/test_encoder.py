@@ -185,7 +185,7 @@ def test_a_carriage_return_at_the_end_of_the_file_is_no_line_end() -> None:
     encoded, _ = encode(b"\n".join(sample_rows(3)) + b"\r", COLUMN_COUNT)
 
     assert encoded.rows == 2
-    assert [reject.reason for reject in encoded.rejects] == [Reason.CARRIAGE_RETURN]
+    assert [reject.kind for reject in encoded.rejects] == [Reason.CARRIAGE_RETURN]
 
 
 def test_the_lines_and_offsets_of_rejects_count_newlines_within_quotes() -> None:

@@ -59,19 +59,23 @@ def test_a_timestamp_counts_microseconds_since_2000(value: bytes, microseconds: 
 @pytest.mark.parametrize(
     "value",
     [
-        b"0000-01-01", b"2023-02-29", b"2024-02-30", b"2024-13-01", b"2024-00-01", b"2024-01-32", b"294277-01-01",
-        b"294276-12-31 24:00:00", b"2024-01-05 24:00:01", b"2024-01-05 12:60:00", b"2024-01-05 12:00:61",
+        b"0000-01-01", b"2023-02-29", b"2024-02-30", b"2024-13-01", b"2024-00-01", b"2024-01-32", b"2024-01-05 24:00:01", b"2024-01-05 12:60:00", b"2024-01-05 12:00:61",
         b"2024-01-05 12:00:00+16", b"2024-01-05 12:00:00+05:60",
     ],
 )  # fmt: skip
-def test_a_timestamp_that_does_not_exist_is_out_of_range(value: bytes) -> None:
+def test_a_timestamp_that_does_not_exist_is_rejected(value: bytes) -> None:
+    assert encode_field(Kind.TIMESTAMP, value) is Reason.TIMESTAMP_VALUE
+
+
+@pytest.mark.parametrize("value", [b"294277-01-01", b"294276-12-31 24:00:00", b"999999-12-31"])
+def test_a_timestamp_beyond_those_of_postgres_is_out_of_range(value: bytes) -> None:
     assert encode_field(Kind.TIMESTAMP, value) is Reason.TIMESTAMP_RANGE
 
 
 @pytest.mark.parametrize(
     "value",
     [
-        b"", b"now", b"today", b"epoch", b"01/05/2024", b"Jan 5 2024", b"20240105", b"99-01-05", b"2024-01-05T",
+        b" ", b"now", b"today", b"epoch", b"01/05/2024", b"Jan 5 2024", b"20240105", b"99-01-05", b"2024-01-05T",
         b"2024-01-05 12", b"2024-01-05 12:00:00 BC", b"2024-01-05 12:00:00 EST", b"2024-01-05x12:00:00",
         b"2024-01-05 12:00:00." + b"1" * 101,
     ],
@@ -81,19 +85,21 @@ def test_a_timestamp_in_another_spelling_is_rejected(value: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "layout", "limit"), [(Kind.INTEGER, ">i", 1 << 31), (Kind.BIGINT, ">q", 1 << 63)]
+    ("kind", "layout", "limit", "reason"),
+    [
+        (Kind.INTEGER, ">i", 1 << 31, Reason.INTEGER_RANGE),
+        (Kind.BIGINT, ">q", 1 << 63, Reason.BIGINT_RANGE),
+    ],
 )
-def test_integers_reach_to_their_limits(kind: Kind, layout: str, limit: int) -> None:
+def test_integers_reach_to_their_limits(kind: Kind, layout: str, limit: int, reason: Reason) -> None:
     for number in (-limit, -1, 0, 1, limit - 1):
         assert encode_field(kind, b" %d\n" % number) == struct.pack(layout, number)
     for beyond in (b"%d" % (-limit - 1), b"%d" % limit, b"9" * 5000):
-        assert encode_field(kind, beyond) is Reason.INTEGER_RANGE
+        assert encode_field(kind, beyond) is reason
     assert encode_field(kind, b"+" + b"0" * 5000 + b"7") == struct.pack(layout, 7)
 
 
-@pytest.mark.parametrize(
-    "value", [b"", b" ", b"-", b"1.0", b"1e3", b"- 1", b"0x1F", b"1_000", b"1,000", b"N"]
-)
+@pytest.mark.parametrize("value", [b" ", b"-", b"1.0", b"1e3", b"- 1", b"0x1F", b"1_000", b"1,000", b"N"])
 def test_an_integer_is_digits_with_or_without_a_sign(value: bytes) -> None:
     assert encode_field(Kind.INTEGER, value) is Reason.INTEGER_SYNTAX
 
@@ -126,7 +132,7 @@ def test_a_double_too_large_or_too_near_to_zero_is_out_of_range(value: bytes) ->
 
 
 @pytest.mark.parametrize(
-    "value", [b"", b".", b"e5", b"1e", b"1,5", b"1_0", b"--1", b"0x1p3", b"nan(1)", b"$1"]
+    "value", [b" ", b".", b"e5", b"1e", b"1,5", b"1_0", b"--1", b"0x1p3", b"nan(1)", b"$1"]
 )
 def test_a_double_is_decimal(value: bytes) -> None:
     assert encode_field(Kind.DOUBLE, value) is Reason.DOUBLE_SYNTAX

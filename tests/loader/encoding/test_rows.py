@@ -109,13 +109,17 @@ def test_a_text_field_is_read_as_csv(field: bytes, text: bytes | None) -> None:
     ],
 )
 def test_a_row_broken_as_a_whole_is_a_fault_without_a_column(record: bytes, reason: Reason) -> None:
-    assert encode_row(record, OLD_COUNT) == Fault(None, None, reason)
+    fault = encode_row(record, OLD_COUNT)
+    assert isinstance(fault, Fault)
+    assert (fault.column_index, fault.value, fault.reason) == (None, None, reason)
 
 
 @pytest.mark.parametrize("column_count", LAYOUT_COLUMN_COUNTS)
 def test_a_row_of_another_layout_has_the_wrong_number_of_fields(column_count: int) -> None:
     for other in set(LAYOUT_COLUMN_COUNTS) - {column_count}:
-        assert encode_row(b"," * (other - 1), column_count) == Fault(None, None, Reason.FIELD_COUNT)
+        assert encode_row(b"," * (other - 1), column_count) == Fault(
+            None, None, Reason.FIELD_COUNT, (other, column_count)
+        )
 
 
 @pytest.mark.parametrize(
@@ -125,10 +129,14 @@ def test_a_row_of_another_layout_has_the_wrong_number_of_fields(column_count: in
         ("trip_miles", b"1\0", b"1\0", Reason.NUL),
         ("hvfhs_license_num", b"caf\xe9", b"caf\xe9", Reason.ENCODING),
         ("trip_time", b"\xff\xfe1", b"\xff\xfe1", Reason.ENCODING),
-        ("pickup_datetime", b'"2024-02-30 00:00:00"', b"2024-02-30 00:00:00", Reason.TIMESTAMP_RANGE),
+        ("pickup_datetime", b'"2024-02-30 00:00:00"', b"2024-02-30 00:00:00", Reason.TIMESTAMP_VALUE),
         ("on_scene_datetime", b"tomorrow", b"tomorrow", Reason.TIMESTAMP_SYNTAX),
         ("pulocationid", b"2147483648", b"2147483648", Reason.INTEGER_RANGE),
-        ("trip_time", b'""', b"", Reason.INTEGER_SYNTAX),
+        ("trip_time", b'""', b"", Reason.QUOTED_EMPTY),
+        ("request_datetime", b'""', b"", Reason.QUOTED_EMPTY),
+        ("tolls", b'""', b"", Reason.QUOTED_EMPTY),
+        ("trip_time", b'" "', b" ", Reason.INTEGER_SYNTAX),
+        ("trip_time", b"9223372036854775808", b"9223372036854775808", Reason.BIGINT_RANGE),
         ("tips", b'"1,5"', b"1,5", Reason.DOUBLE_SYNTAX),
         ("driver_pay", b"1e400", b"1e400", Reason.DOUBLE_RANGE),
     ],
@@ -142,6 +150,27 @@ def test_a_bad_field_is_a_fault_with_its_column_and_value(
     assert (COLUMNS[fault.column_index].name, fault.value, fault.reason) == (column, value, reason)
 
 
+@pytest.mark.parametrize(
+    ("record", "found"),
+    [
+        (b"", "1"),
+        (b"," * 22, "23"),
+        (b"," * 5_000, "5,001"),
+        (b'"a,b","c ""d"", e",f' + b"," * 30, "33"),
+        (b'a"b,c"d,"\n,"', "2"),
+        (b'"' + REAL_ROW + b'"', "1"),
+    ],
+)
+def test_a_reject_of_another_length_says_how_many_fields_it_has(record: bytes, found: str) -> None:
+    fault = encode_row(record, OLD_COUNT)
+    assert isinstance(fault, Fault)
+    reject = reject_of(fault, record, 7, 1_000)
+    assert (reject.reason, reject.kind) == (
+        f"wrong number of fields: {found} instead of 24",
+        Reason.FIELD_COUNT,
+    )
+
+
 def test_of_several_faults_the_one_that_explains_most_is_reported() -> None:
     record = row_with({"pulocationid": b"x", "trip_miles": b"y", "tips": b"\xff", "driver_pay": b"\0"})
     too_many = record + b","
@@ -150,7 +179,7 @@ def test_of_several_faults_the_one_that_explains_most_is_reported() -> None:
     column = [column.name for column in COLUMNS].index
     assert encode_row(unterminated, OLD_COUNT) == Fault(None, None, Reason.QUOTE)
     assert encode_row(with_return, OLD_COUNT) == Fault(None, None, Reason.CARRIAGE_RETURN)
-    assert encode_row(too_many, OLD_COUNT) == Fault(None, None, Reason.FIELD_COUNT)
+    assert encode_row(too_many, OLD_COUNT) == Fault(None, None, Reason.FIELD_COUNT, (25, 24))
     assert encode_row(record, OLD_COUNT) == Fault(column("tips"), b"\xff", Reason.ENCODING)
     decoded = record.replace(b"\xff", b"0").replace(b"\0", b"0")
     assert encode_row(decoded, OLD_COUNT) == Fault(column("pulocationid"), b"x", Reason.INTEGER_SYNTAX)
@@ -165,7 +194,9 @@ def test_a_reject_shows_the_beginning_of_a_long_value() -> None:
 def test_a_reject_shows_bytes_that_are_no_text_as_escapes() -> None:
     fault = Fault(1, b"B\0\xff3\xc3\xa9", Reason.NUL)
     reject = reject_of(fault, b"the row", line=7, byte_offset=1_000)
-    assert reject == Reject(7, 1_000, "dispatching_base_num", r"B\x00\xff3é", Reason.NUL, b"the row")
+    assert reject == Reject(
+        7, 1_000, "dispatching_base_num", r"B\x00\xff3é", "NUL byte", b"the row", Reason.NUL
+    )
     assert reject_of(Fault(None, None, Reason.QUOTE), b'"', 8, 1_200) == Reject(
-        8, 1_200, None, '"', Reason.QUOTE, b'"'
+        8, 1_200, None, '"', "unterminated quoted field", b'"', Reason.QUOTE
     )

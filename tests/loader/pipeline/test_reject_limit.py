@@ -39,6 +39,20 @@ def test_the_first_bad_row_of_a_strict_import_is_reported_with_its_place() -> No
     assert (failure.line, failure.byte_offset, failure.column, failure.value) == (2, 20, "tolls", "x")
 
 
+@pytest.mark.parametrize(
+    ("kind", "advice"),
+    [
+        (Reason.QUOTED_EMPTY, "without quotes"),
+        (Reason.ENCODING, "iconv"),
+        (Reason.DOUBLE_SYNTAX, "Correct the file,"),
+    ],
+)
+def test_the_hint_of_a_bad_row_says_how_to_correct_it(kind: Reason, advice: str) -> None:
+    with pytest.raises(LoaderError) as caught:
+        RejectCount(parse_allowance("0"), 0, None).add([Reject(2, 20, "tolls", "", kind, b"row", kind)], END)
+    assert advice in caught.value.failure.hint
+
+
 def test_a_count_is_exact_and_includes_earlier_attempts() -> None:
     counted = RejectCount(parse_allowance("5"), 2, None)
     counted.add(rejects(3), END)
@@ -148,7 +162,7 @@ def test_all_rows_may_be_rejected_with_100_percent() -> None:
 def test_a_last_record_that_is_cut_off_is_a_truncation_however_many_may_be_rejected(
     reason: Reason, allowed: str
 ) -> None:
-    cut_off = Reject(9, 100, None, "HV0003,B034", reason, b"HV0003,B034")
+    cut_off = Reject(9, 100, None, "HV0003,B034", reason, b"HV0003,B034", reason)
     with pytest.raises(LoaderError) as caught:
         RejectCount(parse_allowance(allowed), 0, None).add([cut_off], 111)
     failure = caught.value.failure
@@ -158,6 +172,7 @@ def test_a_last_record_that_is_cut_off_is_a_truncation_however_many_may_be_rejec
 
 def test_a_last_record_with_a_line_end_or_all_its_fields_is_a_reject_like_any_other() -> None:
     counted = RejectCount(parse_allowance("2"), 0, None)
-    counted.add([Reject(9, 100, None, "HV0003,B034", Reason.FIELD_COUNT, b"HV0003,B034")], 112)
+    reason = Reason.FIELD_COUNT
+    counted.add([Reject(9, 100, None, "HV0003,B034", reason, b"HV0003,B034", reason)], 112)
     counted.add([Reject(9, 100, "tolls", "x", Reason.DOUBLE_SYNTAX, b"row")], 103)
     assert counted.rejects == 2
