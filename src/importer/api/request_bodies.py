@@ -153,6 +153,8 @@ def _read(request: AnyRequest, body: bytes, body_type: type[T]) -> T:
     if not isinstance(decoded, dict):
         raise RequestProblem(ProblemCode.INVALID_REQUEST, "The body is not a JSON object.")
     fields = cast("dict[str, object]", decoded)
+    if isinstance(url := fields.get("url"), str):
+        fields["url"] = url.strip()  # pasted
     errors = list(_field_errors(fields, body_type))
     if errors:
         detail = "; ".join(f"{printable(each.field[:100])}: {each.message}" for each in errors)

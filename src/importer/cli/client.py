@@ -73,7 +73,7 @@ class Client:
         """`server`: its http or https URL. Ignores proxy variables; trusts the system's certificates."""
         try:
             self._http = httpx.Client(
-                base_url=server,
+                base_url=server.strip(),
                 timeout=_TIMEOUT_SECONDS,
                 trust_env=False,
                 verify=ssl.create_default_context(),

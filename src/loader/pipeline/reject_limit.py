@@ -58,7 +58,7 @@ def parse_allowance(text: str) -> Allowance:
     raise LoaderError(
         FailureCode.USAGE,
         f"--max-rejects {text!r} is neither a count nor a percentage.",
-        "Write a whole number such as 100, or a percentage from 0% to 100% such as 0.5%.",
+        "Write a count such as 5, or a percentage such as 0.5%.",
     )
 
 

@@ -165,6 +165,7 @@ def open_source(
 
     `allowed_hosts` and `ignore_etag` as in Job. Raises LoaderError.
     """
+    location = _trimmed(location)
     closed = threading.Event()
     policy = None if allowed_hosts is None else AddressPolicy(allowed_hosts)
     if policy is None and location == STDIN:
@@ -183,6 +184,7 @@ def open_source(
 
 def shown_location(source: str) -> str | None:
     """Return the location of a source in the ledger; None: it is stdin, or no valid source."""
+    source = _trimmed(source)
     if source == STDIN:
         return None
     if _SCHEME.match(source) is None:
@@ -191,3 +193,9 @@ def shown_location(source: str) -> str | None:
         return parse_url(source).location
     except InvalidUrl:
         return None
+
+
+def _trimmed(source: str) -> str:
+    """Return a source without the white space around a pasted URL; that around a path is part of its name."""
+    trimmed = source.strip()
+    return trimmed if _SCHEME.match(trimmed) else source

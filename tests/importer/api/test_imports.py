@@ -58,7 +58,7 @@ def test_a_submitted_import_succeeds_with_a_receipt(
     service: LiveService, source: HttpServer, sample: bytes
 ) -> None:
     before = row_count(service.database_url)
-    answer = service.client.post("/imports", json={"url": source.url})
+    answer = service.client.post("/imports", json={"url": f" {source.url}\n"})  # pasted
     assert answer.status_code == 202
     submitted = answer.json()
     assert answer.headers["location"] == submitted["links"]["self"] == f"/imports/{submitted['id']}"

@@ -16,7 +16,8 @@ import pytest
 from loader.buffers import SEGMENT_BYTES
 from loader.contract import FailureCode
 from loader.errors import LoaderError
-from loader.source.open import Source
+from loader.source.open import Source, shown_location
+from tests.support.http_server import HttpServer
 from tests.support.paths import ROOT
 from tests.support.source_reading import HEAD_BYTES, opened, probe_and_read, read
 
@@ -35,6 +36,17 @@ def failure_of(location: str) -> LoaderError:
     with pytest.raises(LoaderError) as caught:
         probe_and_read(location)
     return caught.value
+
+
+def test_white_space_around_a_url_is_no_part_of_it_but_around_a_path_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert shown_location(" https://example.org/trips.csv\n") == "https://example.org/trips.csv"
+    with HttpServer(CONTENT[:1000]) as server:
+        assert probe_and_read(f"\t{server.url} ")[1].data == CONTENT[:1000]
+    monkeypatch.chdir(tmp_path)
+    Path(" trips.csv").write_bytes(CONTENT[:1000])
+    assert probe_and_read(" trips.csv")[1].data == CONTENT[:1000]
 
 
 @pytest.fixture
