@@ -20,9 +20,9 @@ _TOO_MANY_HINT = (
     "Check whether this is the right file; increase --max-rejects if so many bad rows are expected."
 )
 # The faults of a record that is truncated before its last field, each with its article.
-_TRUNCATION_FAULTS = {Reason.FIELD_COUNT: "the", Reason.QUOTE: "an"}
+_TRUNCATION_FAULTS: dict[Reason | None, str] = {Reason.FIELD_COUNT: "the", Reason.QUOTE: "an"}
 # What to do about a fault, beside what applies to all.
-_REMEDIES = {
+_REMEDIES: dict[Reason | None, str] = {
     Reason.ENCODING: "Convert the file to UTF-8, such as with `iconv -f WINDOWS-1252 -t UTF-8`. Or correct it",
     Reason.QUOTED_EMPTY: "Write null as an empty field without quotes",
 }
@@ -129,9 +129,7 @@ class RejectCount:
     def _refusal(self, count: int, reject: Reject) -> LoaderError:
         if self._allowance.count == 0:
             message = f"A row can't be stored: {_shown(reject)}."
-            remedy = (
-                "Correct the file" if reject.kind is None else _REMEDIES.get(reject.kind, "Correct the file")
-            )
+            remedy = _REMEDIES.get(reject.kind, "Correct the file")
             hint = f"{remedy}, or allow rejects with --max-rejects N or P%."
             return _failure(FailureCode.BAD_ROW, message, hint, reject)
         read = "" if self._allowance.share is None else f" of {self._records:,} read so far"
