@@ -13,7 +13,7 @@ from loader.contract import FailureCode
 from loader.errors import LoaderError
 from loader.http.connection import ConnectTimeout, LowSpeed
 from loader.http.retry import TransientError
-from loader.http.url import HttpUrl
+from loader.http.url import DEFAULT_PORTS, HttpUrl
 from loader.limits import RetryPolicy
 
 # X509_V_ERR_* of OpenSSL's x509_vfy.h, as in `SSLCertVerificationError.verify_code`.
@@ -29,7 +29,6 @@ _OLD_TLS = frozenset({"TLSV1_ALERT_PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL"})
 _CLIENT_CERTIFICATE = frozenset({"TLSV13_ALERT_CERTIFICATE_REQUIRED"})
 # The first bytes of a TLS alert: type 21, version 3.x (RFC 8446, 5.1). http.client takes them for the status line.
 _TLS_ALERT = "\x15\x03"
-_HTTPS_PORTS = frozenset({443, 8443})
 
 _RUN_AGAIN = "Check the URL and the network, then run the same command again."
 
@@ -98,10 +97,7 @@ def _tls_error(reason: str, url: HttpUrl) -> TransientError | LoaderError:
 
 def _certificate_error(error: ssl.SSLCertVerificationError, url: HttpUrl) -> LoaderError:
     number = error.verify_code
-    trust = (
-        "If you trust this server, set SSL_CERT_FILE to a PEM file with the certificate of its authority; the file replaces"
-        " the system's list."
-    )
+    trust = "If you trust this server, set SSL_CERT_FILE to a PEM file with the certificate of its authority."
     if number in (_EXPIRED, _NOT_YET_VALID):
         now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
         what = "has expired" if number == _EXPIRED else "is not valid yet"
@@ -134,6 +130,8 @@ def _other_scheme(url: HttpUrl, what: str, scheme: str) -> LoaderError:
 
 def _hint_of_no_response(url: HttpUrl) -> str:
     """Many servers close a connection on which they expect TLS and get an HTTP request."""
-    if url.scheme == "http" and url.port in _HTTPS_PORTS:
-        return f"Start the URL with https://, which is usual on port {url.port}."
-    return _RUN_AGAIN
+    if url.scheme == "https" or url.port == DEFAULT_PORTS["http"]:
+        return _RUN_AGAIN
+    return (
+        f"If the server expects TLS on port {url.port}, start the URL with https://. Otherwise: {_RUN_AGAIN}"
+    )

@@ -151,6 +151,16 @@ def test_each_option_of_importer_submit_reaches_the_request_body() -> None:
     assert msgspec.convert(body, NewImport) == msgspec.json.decode(BODY, type=NewImport)
 
 
+@pytest.mark.parametrize("command", ["run", "check"])
+@pytest.mark.parametrize("seconds", ["0", "301", "1.5"])
+def test_the_read_timeout_of_the_loader_has_bounds(
+    command: str, seconds: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run_options(command, URL, "--read-timeout", seconds)
+    assert "argument --read-timeout: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("number", ["0", "-1", "two", "1.5"])
 def test_workers_of_importer_submit_is_a_number_from_1_on(
     number: str, capsys: pytest.CaptureFixture[str]

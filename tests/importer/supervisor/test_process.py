@@ -30,6 +30,7 @@ MISBEHAVING = Loaders(
     workers=3,
     allowed_hosts=("10.0.0.0/8",),
     command=(sys.executable, str(PROGRAMS / "misbehaving_loader.py")),
+    read_timeout_seconds=60,
 )
 # Far longer than any of these takes.
 PATIENCE_SECONDS = 30.0
@@ -221,6 +222,7 @@ async def test_secrets_in_a_loaders_output_are_not_logged() -> None:
     assert "canary" not in end.log
     assert '"workers":3' in end.log  # the rest is logged
     assert '"allowed_hosts":["10.0.0.0/8"]' in end.log
+    assert 'out_seconds":60' in end.log  # the name of read_timeout_seconds has the user's, me
 
 
 async def test_a_drop_gets_the_database_url_in_its_environment() -> None:

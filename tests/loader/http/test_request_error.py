@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import http.client
 import socket
+import socketserver
 import ssl
 import threading
 from collections.abc import Generator
@@ -54,20 +55,19 @@ def served_with(certificate: trustme.LeafCert) -> HttpServer:
 @contextlib.contextmanager
 def responding(response: bytes) -> Generator[int]:
     """Yield the port of a server that sends this to everybody, whatever comes."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
 
-        def serve() -> None:
-            with contextlib.suppress(OSError):  # the listener is closed
-                while True:
-                    connected, _ = listener.accept()
-                    with connected:
-                        connected.recv(65_536)
-                        connected.sendall(response)
+    class Handler(socketserver.BaseRequestHandler):
+        request: socket.socket
 
-        thread = threading.Thread(target=serve, daemon=True)
+        def handle(self) -> None:
+            self.request.recv(65_536)
+            self.request.sendall(response)
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
-        yield listener.getsockname()[1]
-        listener.shutdown(socket.SHUT_RDWR)
+        yield server.server_address[1]
+        server.shutdown()
         thread.join()
 
 
@@ -153,9 +153,10 @@ def test_a_bad_request_over_http_may_be_for_https() -> None:
 
 @pytest.mark.parametrize("error", [ConnectionResetError(), http.client.RemoteDisconnected("")])
 @pytest.mark.parametrize(
-    ("location", "is_suspect"), [("http://a:443/", True), ("http://a:80/", False), ("https://a/", False)]
+    ("location", "is_suspect"),
+    [("http://a:443/", True), ("http://a:8443/", True), ("http://a/", False), ("https://a:8443/", False)],
 )
-def test_no_response_to_http_on_port_443_may_be_for_https(
+def test_no_response_to_http_on_another_port_may_be_for_https(
     error: OSError, location: str, is_suspect: bool
 ) -> None:
     failure = request_error(error, parse_url(location), RetryPolicy())
