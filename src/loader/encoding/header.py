@@ -17,19 +17,22 @@ from loader.schema import COLUMNS, LAYOUT_COLUMN_COUNTS
 from loader.text import value_text
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-# Why a first line can't be split into names.
-_UNREADABLE = {
-    Reason.CARRIAGE_RETURN: "its first line contains a carriage return; lines must end in LF or CRLF",
-    Reason.QUOTE: "a quote in its first line is not closed",
-}
 _LOOK_AT_IT = (
     "Open the URL in a browser, or look at it with `curl -r 0-500 URL`."
     " The file must be CSV in UTF-8: plain, gzip or zstd."
 )
+# Why a first line can't be split into names, and what to do.
+_UNREADABLE = {
+    Reason.CARRIAGE_RETURN: (
+        "its first line contains a carriage return; lines must end in LF or CRLF",
+        r"If its lines end in a carriage return alone, convert it: `tr '\r' '\n' < FILE > NEW_FILE`.",
+    ),
+    Reason.QUOTE: ("a quote in its first line is not closed", _LOOK_AT_IT),
+}
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 # Excel writes and reads this line, which no standard knows.
 _EXCEL_SEPARATOR = re.compile(rb'"?sep=([\t ;:,|^~])"?,*', re.IGNORECASE)
-# With what the loader needs itself; the values stay as they are.
+# Python is there, as the loader needs it; the values stay as they are.
 _CONVERT = (
     "python3 -c 'import csv, sys; csv.writer(sys.stdout).writerows(csv.reader(sys.stdin, delimiter=\"{}\"))'"
     " < FILE > NEW_FILE"
@@ -96,11 +99,13 @@ def _names(line: bytes) -> list[str]:
     """Return the names in a first line, which is read as a row is. Raises NOT_CSV."""
     fields = split_record(line, len(line))
     if isinstance(fields, Reason):
-        raise _not_csv(_UNREADABLE[fields], line)
+        reason, hint = _UNREADABLE[fields]
+        raise _not_csv(reason, line, hint)
     try:
         return [(field or b"").decode().strip() for field in fields]
     except UnicodeDecodeError:
-        raise _not_csv("its first line is not UTF-8", line) from None
+        hint = "Convert it; if it is from Excel on Windows: `iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW_FILE`."
+        raise _not_csv("its first line is not UTF-8", line, hint) from None
 
 
 def _refuse_foreign(head: bytes, line: bytes) -> None:

@@ -143,6 +143,20 @@ def test_a_line_for_excel_is_named(line: bytes, is_separated_by_commas: bool) ->
         assert ("delimiter=" not in failure.hint) == is_separated_by_commas
 
 
+@pytest.mark.parametrize(
+    ("head", "command"),
+    [
+        ("fährte,ausgang\n1,2\n".encode("windows-1252"), "iconv -f WINDOWS-1252"),
+        (OLD + b"\r" + ROW + b"\r", r"tr '\r' '\n'"),
+    ],
+    ids=["windows-1252", "carriage returns"],
+)
+def test_another_encoding_or_line_end_has_a_command_that_converts_it(head: bytes, command: str) -> None:
+    error = refusal(head)
+    assert error.code is FailureCode.NOT_CSV
+    assert command in error.failure.hint
+
+
 def test_a_head_without_a_line_end_is_not_csv() -> None:
     with pytest.raises(LoaderError) as caught:
         read_header(b"x" * 1000, is_whole=False)

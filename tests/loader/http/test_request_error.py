@@ -22,7 +22,7 @@ from loader.http.connection import ConnectTimeout, LowSpeed
 from loader.http.request_error import request_error
 from loader.http.retry import TransientError
 from loader.http.url import parse_url
-from loader.limits import RetryPolicy
+from loader.limits import Limits, RetryPolicy
 from tests.support.http_server import Fault, HttpServer
 from tests.support.source_reading import QUICK, probe_and_read
 
@@ -206,6 +206,12 @@ def test_a_slow_first_byte_is_no_low_speed() -> None:
     with HttpServer(CONTENT) as server:
         server.rule = lambda _: Fault(latency_seconds=0.3)
         assert probe_and_read(server.url, policy)[1].data == CONTENT
+
+
+@pytest.mark.parametrize(("seconds", "window_seconds"), [(60, 60), (10, 30)])
+def test_a_pause_that_the_read_timeout_allows_is_no_low_speed(seconds: int, window_seconds: int) -> None:
+    policy = Limits().with_read_timeout(seconds).retry_policy
+    assert (policy.read_timeout_seconds, policy.low_speed_window_seconds) == (seconds, window_seconds)
 
 
 def test_each_time_limit_has_its_own_message() -> None:
