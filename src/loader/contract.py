@@ -290,6 +290,9 @@ class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
     attempts: int
     seconds: float  # of the last attempt
     published_at: str  # ISO 8601, UTC
+    database: str | None = (
+        None  # name, host and port, or the embedded server's folder; None: of an older version
+    )
     notes: list[str] = msgspec.field(default_factory=lambda: list[str]())
 
 
@@ -323,6 +326,7 @@ class Probed(msgspec.Struct, frozen=True, tag_field="type", tag="probed", omit_d
     compression: Literal["gzip", "zstd"] | None
     attempt: int
     resumed: bool  # part of it was committed by an earlier attempt
+    database: str  # as in the receipt
     notes: list[str]
 
 

@@ -163,6 +163,21 @@ def test_what_is_odd_but_has_a_meaning_is_stored_as_postgres_stores_it(
     assert published(loader, file_with(record), "0") == 0
 
 
+def test_a_time_zone_that_is_not_stored_is_in_the_receipt_with_its_first_line(loader: WholeLoader) -> None:
+    with_zone = with_field("pickup_datetime", b"2024-01-01 00:21:47+02:00")
+    for csv, line in (
+        (file_with(with_zone) + with_zone + b"\n", LINE),
+        (HEADER + with_zone + b"\n" + AFTER, 2),
+    ):
+        last = loader.run(loader.on_disk(csv), "0", workers=2)
+        assert isinstance(last, Published), last
+        (note,) = [note for note in last.receipt.notes if "zone" in note]
+        assert f"line {line}, column pickup_datetime, has '2024-01-01 00:21:47+02:00'" in note
+    last = loader.run(loader.on_disk(file_with(ROW)), "0", workers=2)
+    assert isinstance(last, Published), last
+    assert "zone" not in str(last.receipt.notes)
+
+
 def test_a_quote_that_is_never_closed_is_named_when_the_file_ends(loader: WholeLoader) -> None:
     csv = file_with(with_field("wav_match_flag", b'"N'))[
         : BYTE_OFFSET + 2_000

@@ -79,6 +79,7 @@ _SUCCEEDED = msgspec.structs.replace(
         attempts=1,
         seconds=30.6,
         published_at="2026-01-30T08:15:30.700000+00:00",
+        database="taxi at db.example.org:5432",
     ),
 )
 _CANCELLING = msgspec.structs.replace(_RUNNING, state=State.CANCELLING, version=58)

@@ -112,6 +112,14 @@ class Receipt(msgspec.Struct, frozen=True):
     attempts: Annotated[int, Meta(description="Number of attempts.")]
     seconds: Annotated[float, Meta(description="Duration of the last attempt.")]
     published_at: Annotated[Time, Meta(description="When its rows became visible.")]
+    database: Annotated[
+        str | None,
+        Meta(
+            description="Where its rows are: name, host and port, or the embedded server's folder; null: published by an"
+            " older version.",
+            examples=["taxi at db.example.org:5432"],
+        ),
+    ]
     notes: Annotated[list[str], Meta(description="Remarks about the file, for people.")]
 
     @classmethod

@@ -19,7 +19,9 @@ from importer.server import client_connections
 from importer.server.lifespan import open_service
 from importer.settings import Settings
 from importer.supervisor.ledger import LedgerReader
+from loader.embedded.database_text import database_text
 from loader.errors import LoaderError
+from loader.postgres.database_url import place_of
 from loader.version import versions
 
 # At a stop, the time for clients to read their responses. Long polls and event streams are answered before it.
@@ -64,7 +66,9 @@ async def _serve(settings: Settings, listener: socket.socket, announce: Callable
         _on_signal(server.stop)
         url = _url(listener)
         announce(url)
-        logging_versions = asyncio.create_task(_log_versions(url, LedgerReader(service.database_url)))
+        logging_versions = asyncio.create_task(
+            _log_versions(url, LedgerReader(service.database_url), service.database_url)
+        )
         unhandled_error = asyncio.create_task(service.supervisor.unhandled_errors.seen.wait())
         unhandled_error.add_done_callback(lambda _: server.stop())
         await server.serve([listener])
@@ -158,18 +162,20 @@ def _url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-async def _log_versions(url: str, ledger: LedgerReader) -> None:
-    """Log the versions of what the service uses, which a bug report needs."""
+async def _log_versions(url: str, ledger: LedgerReader, database_url: str) -> None:
+    """Log which database the service uses, and the versions of all it uses, which a bug report needs."""
+    postgresql, database = await _postgresql_version(ledger, database_url)
     _log.info(
         "service started",
         url=url,
-        postgresql=await _postgresql_version(ledger),
+        database=database,
+        postgresql=postgresql,
         **versions(),
     )
 
 
-async def _postgresql_version(ledger: LedgerReader) -> str:
+async def _postgresql_version(ledger: LedgerReader, database_url: str) -> tuple[str, str]:
     try:
         return await ledger.server_version()
     except LoaderError as error:
-        return f"unknown: {error.failure.message}"
+        return f"unknown: {error.failure.message}", database_text(*place_of(database_url))

@@ -10,6 +10,7 @@ from uuid import UUID
 from importer.supervisor.outcome import LedgerState, Staged
 from loader.cancellation import run_in_daemon_thread
 from loader.contract import FailureCode, Receipt
+from loader.embedded.database_text import database_text
 from loader.errors import LoaderError
 from loader.postgres import import_tables, ledger, target_table
 from loader.postgres.connection import Connection, Database
@@ -49,8 +50,8 @@ class LedgerReader:
         """Return if the server can be used and is no standby. Raises LoaderError."""
         await self._query(target_table.refuse_standby)
 
-    async def server_version(self) -> str:
-        """Return the server's version. Raises LoaderError."""
+    async def server_version(self) -> tuple[str, str]:
+        """Return the server's version, and which database this is. Raises LoaderError."""
         return await self._query(_server_version)
 
     async def _query(self, query: Callable[[Connection], R]) -> R:
@@ -95,8 +96,10 @@ def _is_in_trips(connection: Connection, import_id: UUID) -> bool:
     return place is not None and place.is_in_trips
 
 
-def _server_version(connection: Connection) -> str:
-    return connection.info.parameter_status("server_version") or "unknown"
+def _server_version(connection: Connection) -> tuple[str, str]:
+    info = connection.info
+    version = info.parameter_status("server_version") or "unknown"
+    return version, database_text(info.host, info.port, info.dbname)
 
 
 def _unpublished(connection: Connection) -> list[UUID]:

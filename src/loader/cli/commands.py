@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Generator, Iterator
@@ -18,12 +19,14 @@ from loader.cli.formatting import failure_text, size_text
 from loader.cli.preview import preview_text
 from loader.cli.progress_bar import print_table
 from loader.contract import Failed, FailureCode
-from loader.embedded.server import embedded_server
+from loader.embedded.database_text import database_text, embedded_text
+from loader.embedded.server import default_data_folder, embedded_server
 from loader.errors import LoaderError
 from loader.limits import DEFAULT_LIMITS, Limits
 from loader.pipeline.signals import SIGNALS, ignored
 from loader.postgres import import_lock, import_tables, ledger, remove, target_table
 from loader.postgres.connection import Connection, Database
+from loader.postgres.database_url import place_of
 from loader.postgres.errors import translated
 from loader.postgres.import_tables import Place
 from loader.postgres.lock_retry import retry_while_locked
@@ -32,8 +35,15 @@ from loader.text import json_line, printable, printable_chunks
 
 
 def check(source: str, limits: Limits, *, ignore_etag: bool) -> None:
-    """Print size, validator, estimated rows, columns and first rows of a source."""
-    sys.stdout.write(preview_text(source, limits, ignore_etag=ignore_etag) + "\n")
+    """Print size, validator, estimated rows, columns and first rows of a source, and the database of a run."""
+    sys.stdout.write(preview_text(source, _database_text(), limits, ignore_etag=ignore_etag) + "\n")
+
+
+def _database_text() -> str:
+    """Return which database a run without options would use."""
+    if not (url := os.environ.get("DATABASE_URL", "").strip()):
+        return embedded_text(default_data_folder())
+    return database_text(*place_of(url))
 
 
 def sample(out: str, rows: int, seed: int) -> None:

@@ -32,7 +32,8 @@ def probed_text(message: Probed) -> str:
     size = "of unknown size" if message.bytes_total is None else size_text(message.bytes_total)
     how = f", {message.compression}" if message.compression else ""
     resumed = f", resumed (attempt {message.attempt})" if message.resumed else ""
-    lines = [f"import {message.import_id}: {message.source} ({size}{how}){resumed}"]
+    what = f"{message.source} ({size}{how}), database {message.database}"
+    lines = [f"import {message.import_id}: {what}{resumed}"]
     return "\n".join(map(printable, lines + [f"  note: {note}" for note in message.notes]))
 
 
@@ -43,6 +44,7 @@ def receipt_text(receipt: Receipt, source_title: str = "source") -> str:
     rows = [
         ("published", f"import {receipt.import_id} (import_key {receipt.import_key})"),
         (source_title, receipt.source),
+        *(() if receipt.database is None else (("database", receipt.database),)),
         ("validator", receipt.validator or "none"),
         (
             "bytes",

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loader.cli.formatting import size_text
-from loader.encoding.header import Header, first_records, first_rejects, read_header
+from loader.encoding.header import Header, first_records, first_rejects, head_zone, read_header
 from loader.encoding.rows import split_record
 from loader.limits import DEFAULT_LIMITS, Limits
 from loader.rejects import Reason, Reject
@@ -20,8 +20,13 @@ _SHOWN_ROWS = 3
 _SHOWN_CHARACTERS = 24
 
 
-def preview_text(location: str, limits: Limits = DEFAULT_LIMITS, *, ignore_etag: bool = False) -> str:
-    """Return a description of the file at a location, of which only the ends are read. Raises LoaderError."""
+def preview_text(
+    location: str, database: str, limits: Limits = DEFAULT_LIMITS, *, ignore_etag: bool = False
+) -> str:
+    """Return a description of the file at a location, of which only the ends are read. Raises LoaderError.
+
+    `database`: the one that a run would load into.
+    """
     source = open_source(location, limits, ignore_etag=ignore_etag)
     try:
         info = source.probe()
@@ -37,8 +42,10 @@ def preview_text(location: str, limits: Limits = DEFAULT_LIMITS, *, ignore_etag:
     console.print(f"validator   {info.validator or 'none: a change of the file can not be detected'}")
     console.print(f"resumable   {'yes' if info.resumable else 'no: a new attempt starts over'}")
     console.print(f"rows        {_estimate(info, header, len(records))}")
-    for note in header.notes:
-        console.print(f"note        {note}")
+    console.print(f"database    {printable(database)}")
+    zone = head_zone(info.head, header, DEFAULT_LIMITS.probed_rows, is_whole=info.head_is_whole)
+    for note in header.notes if zone is None else [*header.notes, zone.note()]:
+        console.print(f"note        {note}", soft_wrap=True)
     console.print(_columns(header, records[:_SHOWN_ROWS]))
     console.print(_first_rows(rejects, min(len(records), DEFAULT_LIMITS.probed_rows)))
     return shown.getvalue().rstrip()

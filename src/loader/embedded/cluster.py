@@ -23,6 +23,7 @@ from loader.errors import LoaderError
 CLUSTER = "postgres"  # PostgreSQL's data directory
 PID_FILE = "postmaster.pid"
 LOG = "postgres.log"
+SOCKET_FOLDER_PREFIX = "loader-postgres-"
 SOCKET_LINK = "postgres-socket"  # to a folder with a short path, which contains a link to the socket
 
 PORT = 5432  # only part of the socket's name: the server does not listen on the network
@@ -119,12 +120,22 @@ def restore_socket_folder(folder: Path) -> None:
         is_ours = False
     if not is_ours:  # another user's folder, or that of the server of which this data folder is a copy
         link.unlink(missing_ok=True)
-        socket_folder = Path(tempfile.mkdtemp(prefix="loader-postgres-", dir=_short_temporary_folder()))
+        socket_folder = Path(tempfile.mkdtemp(prefix=SOCKET_FOLDER_PREFIX, dir=_short_temporary_folder()))
         link.symlink_to(socket_folder)
     name = link / SOCKET
     if not name.is_symlink() and reachable_socket_folder(folder) is None:
         name.unlink(missing_ok=True)  # left by a crash of an earlier version, which had the socket there
         name.symlink_to(server_socket)
+
+
+def data_folder_of(socket_folder: Path) -> Path | None:
+    """Return the data folder of the embedded server whose clients use a socket in this folder; None: it is another's."""
+    try:
+        server_socket = (socket_folder / SOCKET).readlink()
+    except OSError:  # no link, or no folder
+        return None
+    is_ours = socket_folder.name.startswith(SOCKET_FOLDER_PREFIX) and server_socket.parent.name == CLUSTER
+    return server_socket.parent.parent if is_ours else None
 
 
 def has_socket_folder(folder: Path) -> bool:

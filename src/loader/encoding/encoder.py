@@ -8,6 +8,7 @@ import msgspec
 
 from loader.encoding.blocks import Block
 from loader.encoding.rows import Fault, encode_row, reject_of, without_line_end
+from loader.encoding.zones import DroppedZone, find_zone
 from loader.kernel.constants import ENDED, FULL, NEWLINE
 from loader.kernel.load import load_kernel
 from loader.rejects import Reject
@@ -40,6 +41,7 @@ class Encoder:
 
     def __init__(self, column_count: int, output_bytes: int = OUTPUT_BYTES) -> None:
         self.rows_in_python = 0  # rows that the kernel has declined, of all blocks
+        self.zone: DroppedZone | None = None  # the first one of its blocks
         self._column_count = column_count
         self._kernel = load_kernel()
         self._kinds = memoryview(bytearray(column.kind for column in COLUMNS[:column_count]))
@@ -75,6 +77,8 @@ class Encoder:
         if isinstance(row, Fault):
             self._rejects.append(reject_of(row, original, line, byte_offset))
             return
+        if self.zone is None:  # only declined rows have one
+            self.zone = find_zone(original, self._column_count, line)
         if len(row) > len(self._output) - self._written:
             yield self._end_chunk()
         if len(row) > len(self._output):

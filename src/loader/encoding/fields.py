@@ -33,7 +33,7 @@ _TIMESTAMP = re.compile(
     rb"""([0-9]{4,6})-([0-9]{1,2})-([0-9]{1,2})
     (?:
         (?:\s+|T) ([0-9]{1,2}):([0-9]{1,2}) (?: :([0-9]{1,2}) (?:\.([0-9]{0,100}))? )?
-        (?: \s* (?:Z|UTC|[+-]([0-9]{2})(?: :?([0-9]{2}) )?) )?
+        (?: \s* (?P<zone> Z|UTC|[+-]([0-9]{2})(?: :?([0-9]{2}) )?) )?
     )?""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -63,6 +63,12 @@ def encode_field(kind: Kind, value: bytes) -> bytes | Reason:
             return _encode_signed(value, 8, Reason.BIGINT_RANGE)
         case Kind.DOUBLE:
             return _encode_double(value)
+
+
+def has_zone(value: bytes) -> bool:
+    """Whether a timestamp, as `encode_field` takes it, has a zone, which is ignored."""
+    match = _TIMESTAMP.fullmatch(value.strip())
+    return match is not None and match["zone"] is not None
 
 
 def _encode_signed(value: bytes, width_bytes: int, beyond: Reason) -> bytes | Reason:
@@ -108,7 +114,7 @@ def _encode_timestamp(value: bytes) -> bytes | Reason:
 
 def _microseconds_since_2000(match: re.Match[bytes]) -> int | None:
     """Return None where a part is out of its range, as Feb 30 is."""
-    *whole, fraction, zone_hour, zone_minute = match.groups(default=b"0")
+    *whole, fraction, _zone, zone_hour, zone_minute = match.groups(default=b"0")
     year, month, day, hour, minute, second = map(int, whole)
     # The fraction is a double and is rounded half to even, as Postgres does it.
     time = ((hour * 60 + minute) * 60 + second) * 1_000_000 + round(float(b"0." + fraction) * 1_000_000)

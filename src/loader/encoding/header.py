@@ -11,6 +11,7 @@ import msgspec
 from loader.contract import FailureCode
 from loader.encoding.foreign_format import foreign_format
 from loader.encoding.rows import Fault, encode_row, reject_of, split_record, without_line_end
+from loader.encoding.zones import DroppedZone, find_zone
 from loader.errors import LoaderError
 from loader.rejects import Reason, Reject
 from loader.schema import COLUMNS, LAYOUT_COLUMN_COUNTS
@@ -93,6 +94,18 @@ def first_rejects(head: bytes, header: Header, max_rows: int, *, is_whole: bool)
         if isinstance(row, Fault):
             yield reject_of(row, record, line, offset)
         line += 1 + record.count(b"\n")
+
+
+def head_zone(head: bytes, header: Header, max_rows: int, *, is_whole: bool) -> DroppedZone | None:
+    """Return the first zone of a timestamp in the first `max_rows` rows that can be stored."""
+    line = 2
+    for _, record in islice(first_records(head, header, is_whole=is_whole), max_rows):
+        if isinstance(encode_row(record, header.column_count), bytes) and (
+            zone := find_zone(record, header.column_count, line)
+        ):
+            return zone
+        line += 1 + record.count(b"\n")
+    return None
 
 
 def _names(line: bytes) -> list[str]:

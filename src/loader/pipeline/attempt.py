@@ -11,7 +11,9 @@ import msgspec
 from loader import failpoint
 from loader.buffers import BufferPool
 from loader.contract import FailureCode, Probed, Receipt
-from loader.encoding.header import Header, first_rejects, read_header
+from loader.embedded.database_text import database_text
+from loader.encoding.header import Header, first_rejects, head_zone, read_header
+from loader.encoding.zones import first_zone
 from loader.errors import LoaderError
 from loader.pipeline import proof
 from loader.pipeline.commit_schedule import expected_parts
@@ -55,6 +57,7 @@ class ImportAttempt:
         self._allowance = allowance
         self._worker_count = context.job.workers or default_worker_count()
         self._notes: list[str] = []  # on the file and on trips
+        self._database_text = ""  # once it is connected
 
     def run(self) -> Receipt:
         """Publish the import, or find it published; return the receipt. Raises LoaderError, Stopped."""
@@ -77,6 +80,7 @@ class ImportAttempt:
                 Watchdog(database, lambda: self._meter.rows_sent, self._limits.watchdog_seconds)
             )
             control = self._interrupt.call(lambda: stack.enter_context(database.connection("control")))
+            self._database_text = database_text(control.info.host, control.info.port, control.info.dbname)
             database.refuse_shared_sessions(control)
             # of the attempt before: the server may not know yet that their connections are lost
             end_backends(control)
@@ -100,6 +104,8 @@ class ImportAttempt:
         if self._allowance.count == 0:
             rejects = first_rejects(info.head, header, self._limits.probed_rows, is_whole=info.head_is_whole)
             RejectCount(self._allowance, 0, None).add(rejects, len(info.head))
+        zone = head_zone(info.head, header, self._limits.probed_rows, is_whole=info.head_is_whole)
+        self._state.zone = first_zone((self._state.zone, zone))
         self._state.is_readable_again = info.readable_again
         if info.compression is None and info.size_bytes is not None:
             self._state.data_bytes = info.size_bytes - header.data_start
@@ -153,9 +159,14 @@ class ImportAttempt:
                 compression=probe.info.compression,
                 attempt=locked.attempt.number,
                 resumed=locked.attempt.number > 1,
-                notes=self._notes,
+                database=self._database_text,
+                notes=self._all_notes(),
             )
         )
+
+    def _all_notes(self) -> list[str]:
+        zone = self._state.zone
+        return self._notes if zone is None else [*self._notes, zone.note()]
 
     def _load(
         self, control: Connection, database: Database, probe: _Probe, locked: LockedImport
@@ -190,7 +201,10 @@ class ImportAttempt:
             reject_count,
             self._limits,
         )
-        workers.run(pending.blocks(), probe.source.close)
+        try:
+            workers.run(pending.blocks(), probe.source.close)
+        finally:
+            state.zone = first_zone((state.zone, workers.zone))
         staging.attach_parts(control, key, self._interrupt, self._limits)
         return pending
 
@@ -246,5 +260,6 @@ class ImportAttempt:
             attempts=locked.attempt.number,
             seconds=round(time.monotonic() - self._started, 3),
             published_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            notes=self._notes,
+            database=self._database_text,
+            notes=self._all_notes(),
         )

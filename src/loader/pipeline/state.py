@@ -9,6 +9,7 @@ import msgspec
 
 from loader.cancellation import Interrupt
 from loader.contract import Job, Message
+from loader.encoding.zones import DroppedZone
 from loader.limits import Limits
 from loader.pipeline.progress import Meter
 
@@ -36,5 +37,7 @@ class ImportState(msgspec.Struct):
     data_bytes: int | None = None  # of a plain file without its header; None: not known
     committed_bytes: int = 0  # found by the last attempt
     rows_before: int = 0  # rows that the meter counted before the current attempt sent any
+    # The first zone of a timestamp that was not stored, as far as this run has read the file.
+    zone: DroppedZone | None = None
     # Attempts that sent rows and lost the database, since `committed_bytes` last grew.
     attempts_without_progress: int = 0

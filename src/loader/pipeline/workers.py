@@ -14,6 +14,7 @@ from loader.buffers import BufferPool
 from loader.cancellation import POLL_INTERVAL_SECONDS, Interrupt, SourceClosed, Stopped
 from loader.encoding.blocks import Block
 from loader.encoding.encoder import Encoder
+from loader.encoding.zones import DroppedZone, first_zone
 from loader.errors import LoaderError
 from loader.limits import Limits
 from loader.pipeline.commit_schedule import CommitSchedule
@@ -66,6 +67,7 @@ class Workers:
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._failures: list[BaseException] = []
+        self._encoders: list[Encoder] = []  # one for each worker that has loaded something
         self._refused_count = 0
         self._is_read = self._is_loading = False
         self._needs_all = threading.Event()  # workers; a small file needs only the first
@@ -99,6 +101,11 @@ class Workers:
         self._interrupt.check()
         if self._failures:
             raise min(self._failures, key=_position)
+
+    @property
+    def zone(self) -> DroppedZone | None:
+        """The first zone of a timestamp that was not stored, of the blocks loaded so far."""
+        return first_zone(encoder.zone for encoder in self._encoders)
 
     def _wait(self, threads: list[threading.Thread]) -> None:
         """Wait until all threads have ended, or a worker has failed."""
@@ -164,6 +171,7 @@ class Workers:
         self._is_loading = True
         write_early(connection)
         encoder = Encoder(self._attempt.column_count)
+        self._encoders.append(encoder)
         while (first := self._take()) is not None:
             part = Part(
                 connection, self._attempt, encoder, self._interrupt, self._reject_count.add, self._loaded

@@ -44,6 +44,20 @@ def parse_url(url: str) -> dict[str, str]:
     return given
 
 
+def place_of(url: str) -> tuple[str, str, str]:
+    """Return host, port and name of a URL's database, as far as they are known without a connection. Raises USAGE.
+
+    The host may be several. Those of a service file are not known. Without a name libpq takes the user's, which is not
+    shown.
+    """
+    defaults = {option.keyword.decode(): option.val for option in pq.Conninfo.get_defaults()}
+    given = {name: value.decode() for name, value in defaults.items() if value} | parse_url(url)
+    name = given.get("dbname", "the default database")
+    if "service" in given and "host" not in given:
+        return f"service {given['service']}", "", name
+    return given.get("host", "localhost"), given.get("port", ""), name
+
+
 def _fault_of(url: str) -> LoaderError:
     """Return the error for a URL that libpq can't parse."""
     if len(url) > 1 and url[0] == url[-1] and url[0] in "'\"":

@@ -416,6 +416,7 @@ def test_the_service_announces_its_url_and_logs_its_versions(live: LiveService) 
     (started,) = [event for event in live.events() if event["event"] == "service started"]
     for name in ("version", "python", "postgresql", "libpq", "openssl", "sqlite"):
         assert re.search(r"\d+\.\d+", started[name]), name
+    assert started["database"].startswith("embedded, in /")
 
 
 @pytest.mark.parametrize("name", [name for name in EXAMPLES if name])

@@ -30,6 +30,7 @@ def test_check_shows_the_file_and_writes_nothing(sample: bytes, database_url: st
     assert "pickup_datetime" in shown
     assert "timestamp without time zone" in shown
     assert "The first 100 rows can be stored." in shown
+    assert "database    embedded, in /" in shown
     assert "canary" not in shown
     assert query(database_url, "SELECT to_regnamespace('loader'), to_regclass('trips')") == [(None, None)]
 
@@ -206,7 +207,7 @@ def test_a_pipe_gets_a_line_per_phase_and_the_receipt(
     assert "12,000 parsed - 0 rejected = 12,000 copied = 12,000 published" in loader.stdout
     lines = [line.split(" ", 2)[2] for line in loader.stderr.splitlines()]  # after date and time
     assert lines[0] == "probing"
-    assert f": {path} (1.91 MB)" in lines[1]
+    assert f": {path} (1.91 MB), database embedded, in /" in lines[1]
     assert re.fullmatch(r"loading [\d.]+% .+ of 1\.91 MB · [\d,]+ rows.*", lines[2])
     assert lines[3].startswith("publishing 99.9% ")
 
