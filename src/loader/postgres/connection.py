@@ -40,7 +40,8 @@ Connection = psycopg.Connection[tuple[object, ...]]
 # With the keepalives the server drops a dead connection as quickly as the loader does: no backend outlives its loader.
 # https://www.postgresql.org/docs/current/runtime-config-connection.html#GUC-TCP-KEEPALIVES-IDLE
 # The others override settings of a role or a database: time limits shorter than an import, an isolation level in which two
-# imports of one file don't see each other, commits that are reported before they are durable, other text formats.
+# imports of one file don't see each other, commits that are reported before they are durable, other text formats, errors
+# with a context that lists parameters (errors.py).
 _SESSION_SETTINGS = f"""
 SET tcp_keepalives_idle = {KEEPALIVES_IDLE_SECONDS};
 SET tcp_keepalives_interval = {KEEPALIVES_INTERVAL_SECONDS};
@@ -54,6 +55,7 @@ SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('sync
 SET DateStyle = ISO;
 SET standard_conforming_strings = on;
 SET quote_all_identifiers = off;
+SET log_parameter_max_length_on_error = 0;
 SET client_min_messages = error
 """
 # https://www.postgresql.org/docs/17/runtime-config-client.html#GUC-TRANSACTION-TIMEOUT

@@ -34,7 +34,7 @@ ORDER BY indexrelid
 """
 _PARTS: LiteralString = (
     "SELECT nspname, relname, pg_table_size(inhrelid) FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid"
-    " JOIN pg_namespace n ON n.oid = relnamespace WHERE inhparent = %s::regclass ORDER BY inhrelid"
+    " JOIN pg_namespace n ON n.oid = relnamespace WHERE inhparent = %s::text::regclass ORDER BY inhrelid"
 )
 
 

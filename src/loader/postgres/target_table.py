@@ -58,8 +58,9 @@ def refuse_standby(connection: Connection) -> None:
 def columns(connection: Connection, table: str) -> list[tuple[object, ...]]:
     """Return name, type, collation and generation of each column of a table, in order: a partition must match them."""
     return connection.execute(
+        # as a text first: a parameter that can't be converted has a context, as errors of functions have (errors.py)
         "SELECT attname, format_type(atttypid, atttypmod), attcollation, attgenerated FROM pg_attribute"
-        " WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+        " WHERE attrelid = %s::text::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
         [table],
     ).fetchall()
 
