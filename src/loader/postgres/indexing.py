@@ -29,7 +29,7 @@ SELECT pg_get_constraintdef(k.oid), indisunique,
 FROM pg_index JOIN pg_class i ON i.oid = indexrelid JOIN pg_class t ON t.oid = indrelid
     JOIN pg_namespace n ON n.oid = t.relnamespace
     LEFT JOIN pg_constraint k ON conindid = indexrelid AND conrelid = indrelid AND contype IN ('p', 'u', 'x')
-WHERE indrelid = %(table)s::regclass AND (indisvalid AND NOT i.relispartition OR NOT %(only_free)s)
+WHERE indrelid = %(table)s::text::regclass AND (indisvalid AND NOT i.relispartition OR NOT %(only_free)s)
 ORDER BY indexrelid
 """
 _PARTS: LiteralString = (
