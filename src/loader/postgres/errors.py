@@ -101,7 +101,9 @@ def is_row_fault(error: psycopg.Error) -> bool:
 
 def server_message(error: psycopg.Error) -> str:
     """Return the server's message without its DETAIL, which may quote rows; without one, psycopg's, which has tabs."""
-    return (error.diag.message_primary or str(error) or type(error).__name__).expandtabs(2).strip().rstrip(".")
+    return (
+        (error.diag.message_primary or str(error) or type(error).__name__).expandtabs(2).strip().rstrip(".")
+    )
 
 
 def with_server_hint(hint: str, error: psycopg.Error) -> str:
