@@ -8,6 +8,7 @@ from typing import Literal, TypeVar
 from uuid import UUID
 
 import msgspec
+import psycopg
 
 from loader import failpoint
 from loader.cancellation import Interrupt, StopReason, call_in_daemon_thread, run_in_daemon_thread
@@ -16,6 +17,7 @@ from loader.errors import LoaderError, as_loader_error
 from loader.pipeline.state import ImportState, RunContext
 from loader.postgres import import_lock, ledger, ledger_version, remove
 from loader.postgres.connection import Database, end_backends
+from loader.postgres.errors import with_server_hint
 from loader.postgres.ledger import Totals
 
 _RETRY_SECONDS = 0.5
@@ -129,12 +131,14 @@ class FailedRun:
     def _cleanup_pending(self, error: LoaderError) -> Failure:
         failure = self._failure
         if failure.code not in (FailureCode.TERMINATED, FailureCode.INTERRUPTED):
-            left = f"The staging could not be removed ({error}): run `loader gc`. {error.failure.hint}"
-            return msgspec.structs.replace(failure, hint=f"{failure.hint} {left}")
+            hint = f"{failure.hint} The staging could not be removed ({error}): run `loader gc`."
+            return msgspec.structs.replace(failure, hint=_with_hint_of(hint, error))
         return LoaderError(
             FailureCode.CLEANUP_PENDING,
             f"Loading was stopped, but the staging could not be removed: {error}",
-            f"When the database is back, run `loader gc`, or `loader drop` with the import's id. {error.failure.hint}",
+            _with_hint_of(
+                "When the database is back, run `loader gc`, or `loader drop` with the import's id.", error
+            ),
         ).failure
 
     def _retried(self, action: Callable[[Callable[[], None]], R]) -> R:
@@ -216,3 +220,9 @@ class FailedRun:
 
     def _database(self) -> Database:
         return Database(self._context.database_url, self._limits, was_admitted=True)
+
+
+def _with_hint_of(hint: str, error: LoaderError) -> str:
+    """Return a hint, followed by the server's HINT if an error of the database has one."""
+    cause = error.__cause__
+    return with_server_hint(hint, cause) if isinstance(cause, psycopg.Error) else hint

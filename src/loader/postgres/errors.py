@@ -20,15 +20,17 @@ from loader.postgres.connect_refusal import ClientRefusal
 _ROW_CLASSES = frozenset({"21", "22", "23", "2F", "38", "39", "44", "54", "P0"})
 # A violated constraint of these tables is a defect of the loader, not a row's fault.
 _LEDGER_TABLES = ("ledger", "import", "part", "block", "reject")
-# Classes of refused connections that may be over soon: lost, rolled back, in another state, out of resources, starting or
-# stopping, of the operating system, internal.
-_PASSING_CLASSES = frozenset({"08", "40", "53", "55", "57", "58", "XX"})
+# Classes of refused connections that may be over soon: lost, rolled back, out of resources, starting or stopping, of the
+# operating system, internal.
+_PASSING_CLASSES = frozenset({"08", "40", "53", "57", "58", "XX"})
 # What a refused first connection needs, by SQLSTATE, by its class, or by what libpq refuses.
 _CORRECTIONS: dict[str | ClientRefusal, str] = {
     "28P01": "Correct DATABASE_URL: the role or its password is wrong.",
     "28": "Correct DATABASE_URL: the server does not admit this role to this database, or not without TLS (sslmode); or"
     " have pg_hba.conf on the server admit it.",
     "3D": "Correct DATABASE_URL: name a database that exists, or create this one.",
+    "55": "Correct DATABASE_URL: this database takes no connections; or have it take them: ALTER DATABASE … WITH"
+    " ALLOW_CONNECTIONS true.",
     "22": "Correct DATABASE_URL: the server does not take one of its options.",
     "42": "Correct DATABASE_URL: the server does not take one of its options.",
     ClientRefusal.HOST: "Correct DATABASE_URL: no name server knows its host. If it is right, check the name servers.",

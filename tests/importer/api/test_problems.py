@@ -321,7 +321,8 @@ def test_a_database_that_is_away_is_reported_by_readiness_and_rejects(
                 answer = service.client.get("/health/ready")
                 return None if answer.status_code == 200 else answer
 
-            assert_problem(wait_for("the probe to look again", probe), 503, "not_ready")
+            problem = assert_problem(wait_for("the probe to look again", probe), 503, "not_ready")
+            assert "ALLOW_CONNECTIONS" in problem["detail"]  # the hint
             assert service.metric("importer_database_up") == 0
             answer = service.client.get(f"/imports/{ended['id']}/rejects")
             assert_problem(answer, 503, "database_unavailable")

@@ -136,6 +136,7 @@ async def test_an_import_is_cancelled_only_after_its_staging_is_removed(
             waiting = await harness.until(import_id, lambda found: found.error is not None)
             assert waiting.error is not None
             assert (waiting.state, waiting.error.code) == (State.CANCELLING, FailureCode.CLEANUP_PENDING)
+            assert "ALLOW_CONNECTIONS" in waiting.error.hint
             connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
         await changed
         assert (await harness.get(import_id)).error is None

@@ -45,6 +45,7 @@ def guarded() -> Generator[OwnServer]:
             "CREATE ROLE unloved LOGIN",
             "CREATE DATABASE private",
             "REVOKE CONNECT ON DATABASE private FROM public",
+            "CREATE DATABASE closed ALLOW_CONNECTIONS false",
             "CREATE DATABASE frozen",
             "ALTER DATABASE frozen SET default_transaction_read_only = on",
             "CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN IF session_user = 'unloved'"
@@ -61,6 +62,7 @@ REFUSALS = [
     ("nobody", "postgres", CONFIGURATION, "does not admit this role"),
     ("locked_out", "postgres", CONFIGURATION, "does not admit this role"),
     ("asked:right", "missing", CONFIGURATION, "name a database that exists"),
+    ("asked:right", "closed", CONFIGURATION, "ALLOW_CONNECTIONS"),
     ("asked:right", "postgres?options=-cno_such_setting%3D1", CONFIGURATION, "one of its options"),
     ("postgres", "postgres", CONFIGURATION, "pg_hba.conf"),
     ("asked:right", "postgres?sslmode=require", CONFIGURATION, "sslmode"),

@@ -107,6 +107,25 @@ def test_a_trigger_that_refuses_a_statement_is_quoted(
     whole_import.succeeds(source)
 
 
+def test_the_hint_of_a_trigger_that_forbids_the_roll_back_is_passed_on(
+    whole_import: WholeImport, source: Job
+) -> None:
+    create_trips(whole_import.database_url)
+    execute(
+        whole_import.database_url,
+        "CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'ask Bob' USING HINT ="
+        " 'He knows.'; END $$",
+        "CREATE EVENT TRIGGER refuse ON ddl_command_start WHEN TAG IN ('DROP TABLE') EXECUTE FUNCTION refuse()",
+    )
+    with Path(source.source).open("ab") as file:
+        file.write(b"bad\n")
+    end = whole_import.ends(source)
+    assert isinstance(end, Failed), end
+    assert (end.failure.code, end.staging) == (FailureCode.BAD_ROW, "unknown")
+    assert "ask Bob" in end.failure.hint
+    assert end.failure.hint.endswith("The server's hint: He knows.")
+
+
 GUARDS = {
     "a trigger of the ledger": "CREATE TRIGGER mine BEFORE INSERT ON loader.block EXECUTE FUNCTION refuse()",
     "a default of trips": "ALTER TABLE trips ADD mine integer DEFAULT refused()",
