@@ -8,7 +8,6 @@ from typing import Literal, TypeVar
 from uuid import UUID
 
 import msgspec
-import psycopg
 
 from loader import failpoint
 from loader.cancellation import Interrupt, StopReason, call_in_daemon_thread, run_in_daemon_thread
@@ -17,7 +16,7 @@ from loader.errors import LoaderError, as_loader_error
 from loader.pipeline.state import ImportState, RunContext
 from loader.postgres import import_lock, ledger, ledger_version, remove
 from loader.postgres.connection import Database, end_backends
-from loader.postgres.errors import with_server_hint
+from loader.postgres.errors import with_hint_of_cause
 from loader.postgres.ledger import Totals
 
 _RETRY_SECONDS = 0.5
@@ -132,11 +131,11 @@ class FailedRun:
         failure = self._failure
         if failure.code not in (FailureCode.TERMINATED, FailureCode.INTERRUPTED):
             hint = f"{failure.hint} The staging could not be removed ({error}): run `loader gc`."
-            return msgspec.structs.replace(failure, hint=_with_hint_of(hint, error))
+            return msgspec.structs.replace(failure, hint=with_hint_of_cause(hint, error))
         return LoaderError(
             FailureCode.CLEANUP_PENDING,
             f"Loading was stopped, but the staging could not be removed: {error}",
-            _with_hint_of(
+            with_hint_of_cause(
                 "When the database is back, run `loader gc`, or `loader drop` with the import's id.", error
             ),
         ).failure
@@ -220,9 +219,3 @@ class FailedRun:
 
     def _database(self) -> Database:
         return Database(self._context.database_url, self._limits, was_admitted=True)
-
-
-def _with_hint_of(hint: str, error: LoaderError) -> str:
-    """Return a hint, followed by the server's HINT if an error of the database has one."""
-    cause = error.__cause__
-    return with_server_hint(hint, cause) if isinstance(cause, psycopg.Error) else hint

@@ -114,6 +114,12 @@ def with_server_hint(hint: str, error: psycopg.Error) -> str:
     return f"{hint} The server's hint: {server_hint}" if server_hint else hint
 
 
+def with_hint_of_cause(hint: str, error: LoaderError) -> str:
+    """Return our hint, followed by the server's HINT if an error of the database that has one is the cause."""
+    cause = error.__cause__
+    return with_server_hint(hint, cause) if isinstance(cause, psycopg.Error) else hint
+
+
 def row_error(code: FailureCode, what: str, hint: str, error: psycopg.Error) -> LoaderError:
     """Return the error for a row fault, with DETAIL as its `value`: it quotes the row or its key."""
     return LoaderError(
