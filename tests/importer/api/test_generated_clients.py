@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.http_server import HttpServer
 from tests.support.live_service import LiveService
 from tests.support.npm_packages import node_command, npm_packages
 from tests.support.paths import ROOT
@@ -53,6 +54,25 @@ def test_npm_packages_are_locked_by_hash_and_without_the_address_of_a_registry()
 )
 def test_a_linter_finds_no_fault(packages: Path, document: Path, script: str, arguments: list[str]) -> None:
     run(node_command(packages / script), *arguments, document.name, folder=document.parent)
+
+
+@pytest.mark.slow
+def test_a_typescript_client_passes_its_type_checker_and_runs_the_whole_flow(
+    service: LiveService, packages: Path, document: Path, sample: bytes
+) -> None:
+    folder = document.parent
+    (folder / "node_modules").symlink_to(packages)
+    (folder / "package.json").write_text('{"type": "module"}')
+    for name in ("flow.ts", "tsconfig.json"):
+        (folder / name).write_bytes((CLIENTS / name).read_bytes())
+    generator = packages / "openapi-typescript" / "bin" / "cli.js"
+    run(node_command(generator), document.name, "--output", "schema.d.ts", folder=folder)
+    run(node_command(packages / "typescript" / "bin" / "tsc"), folder=folder)
+    bad = sample + b"no trip\n"
+    with HttpServer(sample) as source, HttpServer(bad) as bad_source:
+        flow = node_command(folder / "flow.js")
+        rows = run(flow, service.url, source.url, bad_source.url, folder=folder)
+    assert int(rows) == sample.count(b"\n") - 1
 
 
 def run(command: Sequence[str], *arguments: str, folder: Path) -> str:
