@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -72,6 +73,27 @@ def test_a_typescript_client_passes_its_type_checker_and_runs_the_whole_flow(
     with HttpServer(sample) as source, HttpServer(bad) as bad_source:
         flow = node_command(folder / "flow.js")
         rows = run(flow, service.url, source.url, bad_source.url, folder=folder)
+    assert int(rows) == sample.count(b"\n") - 1
+
+
+@pytest.mark.slow
+def test_a_python_client_passes_its_type_checker_and_runs_the_whole_flow(
+    service: LiveService, document: Path, sample: bytes
+) -> None:
+    folder = document.parent
+    programs = Path(sys.executable).parent
+    (folder / "generator.yml").write_text("post_hooks: []\n")  # no linter
+    generated = run(
+        [str(programs / "openapi-python-client"), "generate", "--path", document.name],
+        *("--output-path", "client", "--meta", "none", "--config", "generator.yml"),
+        folder=folder,
+    )
+    assert "WARNING" not in generated.upper()
+    (folder / "flow.py").write_bytes((CLIENTS / "flow.py").read_bytes())
+    (folder / "pyrightconfig.json").write_text('{"include": ["flow.py"], "typeCheckingMode": "strict"}')
+    run([str(programs / "pyright"), "--pythonpath", sys.executable], folder=folder)
+    with HttpServer(sample) as source, HttpServer(sample + b"no trip\n") as bad_source:
+        rows = run([sys.executable, "flow.py"], service.url, source.url, bad_source.url, folder=folder)
     assert int(rows) == sample.count(b"\n") - 1
 
 
