@@ -44,6 +44,7 @@ check: .venv/ready ## format, lint, types, the order of the rooms
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+	$(BIN)/pyright --pythonplatform Darwin
 	$(BIN)/lint-imports --no-cache
 
 format: .venv/ready ## fix the format

@@ -89,6 +89,8 @@ class Bench:
 def main() -> None:
     """Measure what the options name; print and save the results."""
     options = _options()
+    if sys.platform != "linux":
+        sys.exit("The benchmarks need Linux: they limit cores, and read /proc.")
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])  # child processes inherit it
     samples: Path = options.folder / "samples"
     samples.mkdir(parents=True, exist_ok=True)

@@ -47,6 +47,8 @@ def run_pipeline(
 
     `output` is the last process's stdout. `watch` is called with its id every POLL_INTERVAL_SECONDS until it exits.
     """
+    if sys.platform != "linux":
+        raise NotImplementedError("pidfd_open(2) and /proc are Linux's")
     cores = _core_seconds()
     started_at = time.perf_counter()
     processes = _start(pipeline, environment, output)
@@ -96,6 +98,8 @@ def _start(pipeline: Pipeline, environment: Mapping[str, str], output: int) -> l
 
 def _core_seconds() -> tuple[float, float, float]:
     """Return the busy, idle and stolen seconds so far of the cores that this process may use."""
+    if sys.platform != "linux":
+        raise NotImplementedError("other systems do not count stolen time")
     cores = psutil.cpu_times(percpu=True)
     mine = [cores[number] for number in os.sched_getaffinity(0)]
     idle = sum(core.idle + core.iowait for core in mine)

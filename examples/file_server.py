@@ -153,12 +153,12 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=0, help="default: any free port")
     parser.add_argument(
-        "--congestion", help="congestion control of TCP, such as cubic; default: the system's"
+        "--congestion", help="congestion control of TCP, such as cubic, on Linux; default: the system's"
     )
     arguments = parser.parse_args()
     handler = partial(FileHandler, directory=str(arguments.folder))
     with ThreadingHTTPServer((arguments.host, arguments.port), handler) as server:
-        if arguments.congestion:
+        if arguments.congestion and sys.platform == "linux":
             server.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, arguments.congestion.encode())
         print(f"http://{arguments.host}:{server.server_port}", flush=True)
         with contextlib.suppress(KeyboardInterrupt):

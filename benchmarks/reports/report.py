@@ -14,6 +14,8 @@ from pathlib import Path
 
 import msgspec
 
+from loader.pipeline.workers import usable_cores
+
 
 class Goal(msgspec.Struct, frozen=True):
     """An upper limit, and what was measured."""
@@ -29,7 +31,7 @@ def conditions(postgres_version: str, wal_level: str) -> dict[str, str]:
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": f"{len(os.sched_getaffinity(0))} cores of {_processor()}, {memory_bytes / 2**30:.0f} GiB",
+        "machine": f"{len(usable_cores())} cores of {_processor()}, {memory_bytes / 2**30:.0f} GiB",
         "system": f"{platform.system()} {platform.release()}",
         "PostgreSQL": f"{postgres_version}, embedded, its default settings, wal_level={wal_level}",
         "Python": platform.python_version(),

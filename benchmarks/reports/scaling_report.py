@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Callable, Sequence
 
 from benchmarks.reports.model import Costs, Machine, estimate
 from benchmarks.reports.report import Goal, goals_table, spread, table
 from benchmarks.scaling import WORKERS, ScalingRun
+from loader.pipeline.workers import usable_cores
 
 MEMORY_LIMIT_MB = 400
 # Beyond the variation of allocators and threads from run to run.
@@ -151,7 +151,7 @@ def _model(group: Sequence[ScalingRun]) -> str:
         database_cpu_seconds=per_gb(lambda run: run.loading.database_cpu_seconds),
         stored_gb=per_gb(lambda run: run.loading.table_bytes / 1e9),
     )
-    here = Machine("this machine", len(os.sched_getaffinity(0)), WORKERS)
+    here = Machine("this machine", len(usable_cores()), WORKERS)
     rows: list[list[str]] = []
     for machine in (here, *NVME_SERVERS):
         found = estimate(costs, here, machine)

@@ -99,7 +99,7 @@ def small_disk(folder: Path) -> Generator[Path]:
         ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, check=False
     )
     if mounted.returncode:
-        pytest.skip("only root may mount a file system")
+        pytest.skip("only root may mount a tmpfs, on Linux")
     try:
         yield folder
     finally:

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import re
 import subprocess
+import sys
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,7 +19,10 @@ from tests.support.loader_process import LoaderProcess, assert_nothing_is_left, 
 from tests.support.mutation import HEADER, ROWS
 
 # Real processes, some seconds each.
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process's memory is in Linux's /proc"),
+]
 
 MB = 1_000_000
 # Of resident memory, with two workers. An interpreter with the compiler's libraries and the buffers of ordinary rows take

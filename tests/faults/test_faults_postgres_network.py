@@ -8,6 +8,7 @@ import shutil
 import socket
 import struct
 import subprocess
+import sys
 from collections.abc import Generator
 from pathlib import Path
 
@@ -53,6 +54,8 @@ def distant(proxy: Proxy, tmp_path: Path) -> Loaders:
 
 
 def test_both_sides_drop_a_connection_that_is_silent_for_half_a_minute() -> None:
+    if sys.platform != "linux":
+        pytest.skip("TCP_USER_TIMEOUT is Linux's")
     with own_server() as own, Database(own.tcp_url).connection("test") as connection:
         names = ("keepalives_idle", "keepalives_interval", "keepalives_count", "user_timeout")
         # the server shows what its socket has: https://www.postgresql.org/docs/current/runtime-config-connection.html

@@ -101,7 +101,7 @@ def test_an_import_that_runs_shows_no_secret(live: LiveService, server: HttpServ
     assert CANARY not in str(sessions)
     assert CANARY not in str([each.cmdline() for each in (service, loader)])
     assert CANARY not in str(loader.environ())
-    for each in (service, loader):
+    for each in (service, loader) if sys.platform == "linux" else ():  # others don't show a process's limits
         assert "Max core file size        0 " in Path(f"/proc/{each.pid}/limits").read_text()
     assert CANARY not in shown(live, live.get(submitted["id"]))
 

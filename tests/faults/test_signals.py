@@ -480,6 +480,7 @@ def test_a_run_without_streams_exits_as_it_ends(
     assert_nothing_is_left(loaders.database_url)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
 def test_an_unexpected_error_ends_a_run_whose_stderr_is_blocked(loaders: Loaders, server: HttpServer) -> None:
     loader = loaders.start("run", server.url, armed="error@5", redirected="2>/dev/full")
     last = loader.failure()

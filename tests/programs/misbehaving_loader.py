@@ -152,7 +152,7 @@ def prints_its_environment(_: str) -> None:
         "arguments": sys.argv,
         "core": resource.getrlimit(resource.RLIMIT_CORE)[0],
         "session": os.getsid(0) == os.getpid(),
-        "files": sorted(os.listdir("/proc/self/fd")),
+        "files": sorted(os.listdir("/dev/fd")),
     }
     sys.stderr.write(json.dumps(surroundings))
     sys.stderr.flush()

@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # it is run as a program
 from tests.support.http_server import Fault, HttpServer
 from tests.support.source_reading import QUICK
 
+_PACKET_FAMILY: int = getattr(socket, "AF_PACKET", -1)  # Linux's, as are the namespaces in which this runs
 _ALL_PROTOCOLS = 0x0003  # linux/if_ether.h
 _ETHERNET_BYTES = 14
 _SYN, _ACK = 0x02, 0x10
@@ -43,7 +44,7 @@ class Capture:
     """Sees every packet of the namespace."""
 
     def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ALL_PROTOCOLS))
+        self._socket = socket.socket(_PACKET_FAMILY, socket.SOCK_RAW, socket.htons(_ALL_PROTOCOLS))
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         self._socket.setblocking(False)
 

@@ -15,7 +15,10 @@ import pytest
 from tests.support.paths import ROOT
 
 # Real processes, some seconds each.
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="the benchmarks limit cores and read /proc, on Linux"),
+]
 
 COMPARE = [sys.executable, "-m", "benchmarks.compare"]
 COLUMNS = [

@@ -48,7 +48,9 @@ def configure(listener: socket.socket) -> None:
     # was named at creation.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     # Also applies while the peer's window is closed: https://man7.org/linux/man-pages/man7/tcp.7.html
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _RESPONSE_MILLISECONDS)
+    user_timeout: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)
+    if user_timeout is not None:  # macOS lacks it: see docs/decisions.md
+        listener.setsockopt(socket.IPPROTO_TCP, user_timeout, _RESPONSE_MILLISECONDS)
 
 
 class ClientConnection(H11Protocol):

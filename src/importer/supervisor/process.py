@@ -1,19 +1,17 @@
 """One loader process: starts it, reads its messages, signals it, waits for its end. Makes no decisions and stores nothing.
 
-A pidfd reports its end and takes its signals, so that no signal can reach a later process with the same id. The event loop
-reads both pipes; of progress only the latest message is kept.
+The event loop reads both pipes, asks for the exit code, and sends signals: so a process is never signalled after it was
+reaped, when a later process may have its id. Of progress only the latest message is kept.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import IO
 
 import msgspec
 
@@ -27,6 +25,10 @@ from loader.contract import ExitCode, Failed, Job, Message, ProgressMessage, Pub
 MAX_LINE_BYTES = 1 << 20
 # When a process ends its pipes close, unless a process that it started still holds them.
 _DRAIN_SECONDS = 2.0
+# Between two questions for the exit code while a pipe is open. A process that has ended waits for this long at most.
+_POLL_SECONDS = 0.5
+# The same once both pipes have closed: a process closes them just before it ends.
+_FINAL_POLL_SECONDS = 0.01
 
 _MESSAGES = msgspec.json.Decoder(Message)
 
@@ -50,8 +52,7 @@ class LoaderProcess:
         self.process_id: int | None = None  # None: it could not be started
         self._loop = asyncio.get_running_loop()
         self._limits = limits
-        self._pidfd: int | None = None  # open until the process is reaped
-        self._stdin: IO[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._last: Published | Failed | None = None
         self._log = LogTail(job, database_url)
         # Since the last check, one second ago at most.
@@ -60,7 +61,14 @@ class LoaderProcess:
         self._was_silent = self._was_stalled = False
         self._end: asyncio.Future[LoaderExit]
         try:
-            process, self._pidfd = _start(arguments, environment, has_stdin=job is not None)
+            process = subprocess.Popen(  # noqa: S603 - our own program; what clients send goes to its stdin
+                arguments,
+                stdin=subprocess.DEVNULL if job is None else subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=environment,
+                start_new_session=True,  # Ctrl-C in the service's terminal is for the service only
+            )
         except OSError as error:
             self._end = self._loop.create_future()
             self._end.set_result(LoaderExit(None, None, str(error)))
@@ -68,8 +76,8 @@ class LoaderProcess:
             return
         failpoint.hit()
         self.process_id = process.pid
-        self._stdin = process.stdin
-        self._end = self._loop.create_task(self._run(process, self._pidfd), name="loader process")
+        self._process = process
+        self._end = self._loop.create_task(self._run(process), name="loader process")
         if job is not None:
             self._write(job)
             failpoint.hit()
@@ -107,20 +115,22 @@ class LoaderProcess:
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:
-        if self._pidfd is not None:
-            signal.pidfd_send_signal(self._pidfd, number)
+        if self._process is not None:
+            self._process.send_signal(
+                number
+            )  # asks for the exit code first, and sends nothing if there is one
 
     def _write(self, job: Job) -> None:
-        if self._stdin is not None:
+        if self._process is not None and self._process.stdin is not None:
             with contextlib.suppress(OSError):  # it has ended already
                 # Does not block: the pipe has room for the job, also if the loader reads nothing.
-                self._stdin.write(msgspec.json.encode(job) + b"\n")
-                self._stdin.flush()
+                self._process.stdin.write(msgspec.json.encode(job) + b"\n")
+                self._process.stdin.flush()
 
     def _close_stdin(self) -> None:
-        if self._stdin is not None:
+        if self._process is not None and self._process.stdin is not None:
             with contextlib.suppress(OSError):
-                self._stdin.close()
+                self._process.stdin.close()
 
     def _check_for_hang(self) -> None:
         """Count seconds one by one: those during which the service itself was stopped do not count."""
@@ -137,19 +147,17 @@ class LoaderProcess:
             self.kill()
         self._loop.call_later(1, self._check_for_hang)
 
-    async def _run(self, process: subprocess.Popen[bytes], pidfd: int) -> LoaderExit:
-        """Read both pipes until the process has ended, then reap it."""
-        exited = asyncio.Event()
-        self._loop.add_reader(pidfd, exited.set)  # a pidfd is readable once its process has ended
+    async def _run(self, process: subprocess.Popen[bytes]) -> LoaderExit:
+        """Read both pipes until the process has ended, and reap it."""
         pipes = [
             await self._loop.connect_read_pipe(partial(_Lines, take), pipe)
             for pipe, take in ((process.stdout, self._take), (process.stderr, self._log.add))
         ]
-        await exited.wait()
-        self._loop.remove_reader(pidfd)
-        self._pidfd = None
-        os.close(pidfd)
-        exit_code = process.wait()
+        while (exit_code := process.poll()) is None:
+            if open_pipes := [lines.ended for _, lines in pipes if not lines.ended.done()]:
+                await asyncio.wait(open_pipes, timeout=_POLL_SECONDS)
+            else:
+                await asyncio.sleep(_FINAL_POLL_SECONDS)
         await asyncio.wait([lines.ended for _, lines in pipes], timeout=_DRAIN_SECONDS)
         for transport, _ in pipes:
             transport.close()
@@ -217,23 +225,3 @@ def counters(message: ProgressMessage) -> tuple[object, ...]:
     """Return the numbers that change only when a loader makes progress. Rates change without any."""
     progress = message.progress
     return progress.percent, progress.bytes_done, progress.rows_loaded, progress.rows_rejected
-
-
-def _start(
-    arguments: Sequence[str], environment: Mapping[str, str], *, has_stdin: bool
-) -> tuple[subprocess.Popen[bytes], int]:
-    """Start a process; return it and its pidfd. Raises OSError."""
-    process = subprocess.Popen(  # noqa: S603 - our own program; what clients send goes to its stdin
-        arguments,
-        stdin=subprocess.PIPE if has_stdin else subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment,
-        start_new_session=True,  # Ctrl-C in the service's terminal is for the service only
-    )
-    try:
-        return process, os.pidfd_open(process.pid)
-    except OSError:  # no file descriptor is left
-        process.kill()
-        process.wait()
-        raise

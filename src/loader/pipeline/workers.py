@@ -35,8 +35,14 @@ _END_TIMEOUT_SECONDS = 1.5
 
 
 def default_worker_count() -> int:
-    """Return one worker per core, at most four."""
-    return min(len(os.sched_getaffinity(0)), _MAX_DEFAULT_WORKERS)
+    """Return one worker per core that this process may use, at most four."""
+    return min(len(usable_cores()), _MAX_DEFAULT_WORKERS)
+
+
+def usable_cores() -> set[int]:
+    """Return the numbers of the cores that this process may use: of all, where the system restricts no process (macOS)."""
+    affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
+    return set(range(os.cpu_count() or 1)) if affinity is None else affinity(0)
 
 
 class Workers:

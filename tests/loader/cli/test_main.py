@@ -6,7 +6,10 @@ import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from loader.contract import FailureCode
 from tests.support.http_server import HttpServer
@@ -143,6 +146,7 @@ def test_the_summary_is_the_receipt(sample: bytes, database_url: str, tmp_path: 
     )
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
 def test_a_summary_on_a_full_disk_is_a_warning(sample: bytes, database_url: str, tmp_path: Path) -> None:
     path = tmp_path / "trips.csv"
     path.write_bytes(sample)

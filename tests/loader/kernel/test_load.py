@@ -188,6 +188,7 @@ except LoaderError as error:
 """
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl(2) is Linux's")
 def test_where_memory_can_not_be_made_executable_the_error_says_so() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", WITHOUT_EXECUTABLE_MEMORY], capture_output=True, text=True, check=False
