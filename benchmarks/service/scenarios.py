@@ -104,7 +104,7 @@ def requests(server: Server, entry: Entry, folder: Path, seconds: float) -> Requ
         others = [_submit(client, entry).id for _ in range(math.ceil(imports))]
         paths = [f"/imports/{each}" for each in (first, second, *others)]
         gets = get_on_schedule(service.url, paths, per_second=GETS_PER_SECOND, seconds=seconds)
-        if next(client.all(State.QUEUED), None) is None:
+        if next(client.all([State.QUEUED], None), None) is None:
             sys.exit("The queue was empty before the last response: use more --rows.")
         body = msgspec.json.encode(_new_import(entry))
         busy_queue_seconds = submit_many(service.url, body, SUBMISSIONS)

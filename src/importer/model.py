@@ -50,6 +50,8 @@ TRANSITIONS: frozenset[tuple[State, State]] = frozenset(
         (State.SUCCEEDED, State.REMOVING),  # removal request
         (State.FAILED, State.REMOVING),
         (State.CANCELLED, State.REMOVING),
+        # A failed import was to be forgotten, and the ledger has it as published: its rows are kept.
+        (State.REMOVING, State.SUCCEEDED),
     }
 )
 
@@ -69,6 +71,19 @@ class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
         None  # negative: the signal that killed it; None: it runs, or the service ended first
     )
     error: Failure | None = None
+
+
+class JobChanges(msgspec.Struct, frozen=True):
+    """What a retry changes in a job. None: no change."""
+
+    source: str | None = None
+    max_rejects: str | None = None
+    workers: int | None = None
+
+    def apply(self, job: Job) -> Job:
+        """Return the changed job."""
+        changes = {name: value for name, value in msgspec.structs.asdict(self).items() if value is not None}
+        return msgspec.structs.replace(job, **changes)
 
 
 class AttemptResult(msgspec.Struct, frozen=True):
@@ -94,6 +109,7 @@ class Import(msgspec.Struct, frozen=True):
     id: UUID
     sequence: int  # order of submission: of the queue and of listings
     job: Job  # its URL contains secrets: never shown as is
+    label: str | None  # the client's name for it
     state: State
     version: int  # incremented by each change; the id of an event
     phase: Phase | None

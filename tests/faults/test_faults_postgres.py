@@ -162,7 +162,7 @@ async def test_a_removal_waits_until_the_database_is_back(
     import_id = await harness.submit(server.url)
     await harness.receipt(import_id)
     await asyncio.to_thread(own.stop)
-    await harness.supervisor.remove(import_id)
+    await harness.supervisor.remove(import_id, drops_rows=True)
     assert (await harness.get(import_id)).state is State.REMOVING
     await asyncio.to_thread(own.start)
     await harness.until_gone(import_id)

@@ -70,7 +70,7 @@ async def prepare(server: HttpServer, folder: Path, database_url: str) -> Prepar
         for _ in range(2):
             await harness.store.claim()
         await harness.store.request_cancel(cancelling)
-        await harness.store.request_removal(removing)
+        await harness.store.request_removal(removing, drops_rows=True)
     return Prepared(server, folder, database_url, running, cancelling, removing)
 
 
@@ -103,7 +103,7 @@ def live_through(service: RestartedService, prepared: Prepared) -> None:
 
     fast, slow = submit("fast", server.url), submit("slow", f"{server.origin}/slow.csv")
     service.ask(lambda live: live.until_state(fast, "succeeded"))
-    service.ask(lambda live: live.client.delete(f"/imports/{fast}"))
+    service.ask(lambda live: live.client.delete(f"/imports/{fast}?rows=drop"))
     service.ask(lambda live: live.until_phase(slow, "loading"))
     service.ask(lambda live: cancel_until_it_is(live, slow))
     last = submit("last", f"{server.origin}/slow.csv")

@@ -126,7 +126,7 @@ async def test_a_removal_that_hangs_is_killed_and_resumed(
     async with arming(folder, database_url, "hang@2", "drop", SupervisorLimits(drop_seconds=5)) as harness:
         import_id = await harness.submit(small_server.url)
         await harness.receipt(import_id)
-        await harness.supervisor.remove(import_id)
+        await harness.supervisor.remove(import_id, drops_rows=True)
         await harness.until_gone(import_id)
         assert was_reached(folder)
         assert row_count(database_url) == 0

@@ -353,7 +353,7 @@ async def test_the_service_forgets_a_detached_import_and_leaves_its_table(
     import_id = await harness.submit(server.url)
     receipt = await harness.receipt(import_id)
     execute(harness.database_url, f"{DETACH};\n{ARCHIVE}")
-    await harness.supervisor.remove(import_id)
+    await harness.supervisor.remove(import_id, drops_rows=True)
     await harness.until_gone(import_id)
     assert query(harness.database_url, "SELECT count(*) FROM archive.import_1") == [(receipt.rows_published,)]
     assert query(harness.database_url, "SELECT id, state FROM loader.import") == [(import_id, "published")]

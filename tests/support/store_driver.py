@@ -98,7 +98,7 @@ async def brought_to(store: Store, state: State) -> Import:
         one = existing(await finished(store, one, state))
     if state is State.REMOVING:
         await finished(store, one, State.SUCCEEDED)
-        one = existing(await store.request_removal(one.id))
+        one = existing(await store.request_removal(one.id, drops_rows=True))
     return one
 
 

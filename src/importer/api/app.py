@@ -16,7 +16,7 @@ from importer.api.exception_handlers import invalid_parameters, problem_details
 from importer.api.host_check import HostCheck
 from importer.api.metrics import HTTP_METRICS
 from importer.api.request_bodies import MAX_BODY_BYTES
-from importer.api.requests import refuse_unknown_parameters
+from importer.api.requests import refuse_unknown_input
 from importer.api.state import Service
 
 
@@ -59,7 +59,7 @@ def create_app(service: Service, names: Iterable[str]) -> Litestar:
 
     `names`: the service's public names, as host_check.py needs them.
     """
-    operations = Router("/", route_handlers=[*_OPTIONS, *HANDLERS], before_request=refuse_unknown_parameters)
+    operations = Router("/", route_handlers=[*_OPTIONS, *HANDLERS], before_request=refuse_unknown_input)
     app = Litestar(
         [operations, health.get_metrics],
         dependencies={"service": Provide(lambda: service, sync_to_thread=False)},

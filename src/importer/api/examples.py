@@ -23,6 +23,7 @@ _QUEUED = StoredImport(
     id=UUID("0190b2c4-5e2f-7b3a-9c1d-2f4e6a8b0c1d"),
     sequence=12,
     job=Job(_URL, max_rejects="0.1%"),
+    label="January",
     state=State.QUEUED,
     version=1,
     phase=None,
@@ -106,6 +107,7 @@ _PROBLEM_DETAILS: dict[ProblemCode, str] = {
     ProblemCode.IMPORT_NOT_FOUND: f"There is no import {_RUNNING.id}.",
     ProblemCode.ATTEMPT_NOT_FOUND: f"Import {_RUNNING.id} has no attempt 2: it has had 1.",
     ProblemCode.WRONG_STATE: f"Import {_RUNNING.id} is succeeded: it can't be cancelled.",
+    ProblemCode.HAS_ROWS: f"Import {_RUNNING.id} is succeeded: its rows are in trips.",
     ProblemCode.NOTHING_LOADED: f"The database has no rows of import {_RUNNING.id}, which is queued.",
     ProblemCode.UNSUPPORTED_MEDIA_TYPE: "The Content-Type is 'text/plain'.",
     ProblemCode.INVALID_URL: "The url is not valid: it is neither http nor https.",
@@ -113,6 +115,7 @@ _PROBLEM_DETAILS: dict[ProblemCode, str] = {
 }
 _PROBLEM_STATES = {
     ProblemCode.WRONG_STATE: State.SUCCEEDED,
+    ProblemCode.HAS_ROWS: State.SUCCEEDED,
     ProblemCode.NOTHING_LOADED: State.QUEUED,
 }
 
@@ -129,7 +132,7 @@ def problem(code: ProblemCode) -> Problem:
 
 # Of the schemas.
 EXAMPLES: dict[str, list[msgspec.Struct]] = {
-    "NewImport": [NewImport(_URL, max_rejects="0.1%")],
+    "NewImport": [NewImport(_URL, label="January", max_rejects="0.1%")],
     "RetryImport": [RetryImport(f"{_URL}?signature=new")],
     "Import": [Import.of(_RUNNING), Import.of(_SUCCEEDED)],
     "ImportPage": [ImportPage([Import.of(_RUNNING)], cursors.encode(_RUNNING.sequence))],

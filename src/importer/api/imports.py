@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Literal
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Literal, cast
 
+import msgspec
 import structlog
 from litestar import Response, delete, get, post
 from litestar.datastructures import ResponseHeader
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import HeaderParameter, QueryParameter, RawBody
 
 from importer import failpoint
 from importer.api import cursor as cursors
 from importer.api.openapi import IMPORTS, problem_responses
-from importer.api.problems import ProblemCode, RequestProblem
-from importer.api.request_bodies import read_job, read_retry
+from importer.api.problems import FieldError, ProblemCode, RequestProblem
+from importer.api.request_bodies import MAX_LABEL_CHARACTERS, read_new_import, read_retry
 from importer.api.requests import (
     AnyRequest,
     FromService,
@@ -33,10 +35,6 @@ _RETRY_AFTER_SECONDS = 1  # a loader reports twice a second
 _MAX_WAIT_SECONDS = 60
 _MAX_KEY_CHARACTERS = 255
 
-StateFilter = Literal[
-    "any", "queued", "running", "cancelling", "succeeded", "failed", "cancelled", "removing"
-]
-
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 _LOCATION = ResponseHeader(
@@ -51,8 +49,12 @@ _RETRY_AFTER = ResponseHeader(
     description="Seconds to wait before the next GET of the import.",
     documentation_only=True,
 )
-
-
+_ETAG = ResponseHeader(
+    name="ETag",
+    value='"57"',
+    description="The import's version.",
+    documentation_only=True,
+)
 _REPLAYED = ResponseHeader(
     name="Idempotent-Replayed",
     value="true",
@@ -87,12 +89,19 @@ async def submit_import(
     ] = "",
 ) -> Response[Import]:
     """Handle POST /imports."""
-    stored, is_new = await service.store.submit(read_job(request, body), idempotency_key or None)
+    requested = read_new_import(request, body)
+    stored, is_new = await service.store.submit(requested.job(), idempotency_key or None, requested.label)
     service.supervisor.wake()  # also for a known import: the first request may have been cancelled before this line
     if is_new:
         failpoint.hit()
         url = parse_url(stored.job.source).location
-        _log.info("import submitted", import_id=str(stored.id), url=url, mode=stored.job.mode)
+        _log.info(
+            "import submitted",
+            import_id=str(stored.id),
+            label=stored.label,
+            url=url,
+            mode=stored.job.mode,
+        )
     return _accepted(stored, {} if is_new else {"Idempotent-Replayed": "true"})
 
 
@@ -107,16 +116,24 @@ async def submit_import(
 )
 async def list_imports(
     service: FromService,
-    in_state: Annotated[
-        StateFilter, QueryParameter(name="state", description="Only imports in this state; any: all imports.")
-    ] = "any",
+    in_states: Annotated[
+        list[str] | None,
+        QueryParameter(name="state", description="Only imports in these states, separated by commas."),
+    ] = None,
+    label: Annotated[
+        str,
+        QueryParameter(description="Only imports with this label.", max_length=MAX_LABEL_CHARACTERS),
+    ] = "",
     limit: PageLength = 50,
     cursor: PageCursor = "",
 ) -> ImportPage:
     """Handle GET /imports."""
-    state = None if in_state == "any" else State(in_state)
-    before = cursors.decode(cursor)
-    found = await service.store.page(state=state, limit=limit + 1, before_sequence=before)
+    found = await service.store.page(
+        limit=limit + 1,
+        states=_states(in_states or []),
+        label=label or None,
+        before_sequence=cursors.decode(cursor),
+    )
     next_cursor = cursors.encode(found[limit - 1].sequence) if len(found) > limit else None
     return ImportPage([Import.of(each) for each in found[:limit]], next_cursor)
 
@@ -126,9 +143,14 @@ async def list_imports(
     operation_id="getImport",
     tags=[IMPORTS],
     summary="Get an import",
-    description="Returns the import. With `wait`: a long poll, which returns when the import changes.",
+    description="Returns the import. With `wait`: a long poll, which returns when the import changes. To miss no change,"
+    " send the version that you have: as `after`, or as If-None-Match.",
+    response_headers=[_ETAG],
     response_description="The import.",
-    responses=problem_responses(ProblemCode.IMPORT_NOT_FOUND, ProblemCode.TOO_BUSY),
+    responses={
+        304: ResponseSpec(None, description="The import still has a version of If-None-Match."),
+        **problem_responses(ProblemCode.IMPORT_NOT_FOUND, ProblemCode.TOO_BUSY),
+    },
 )
 async def get_import(
     request: AnyRequest,
@@ -142,17 +164,37 @@ async def get_import(
             le=_MAX_WAIT_SECONDS,
         ),
     ] = 0,
-) -> Import:
+    after: Annotated[
+        int | None,
+        QueryParameter(
+            description="With `wait`: the version that you have. Another one is returned at once. Without it, or"
+            " If-None-Match, the wait is for a change after this request, and an earlier one is missed.",
+        ),
+    ] = None,
+    if_none_match: Annotated[
+        str,
+        HeaderParameter(
+            name="If-None-Match",
+            description="The ETag that you have: if the import still has it, after the wait, the response is 304.",
+        ),
+    ] = "",
+) -> Response[Import]:
     """Handle GET /imports/{id}."""
     found = await find(service, import_id)
-    if wait and found.state not in FINISHED:
+    is_known = not if_none_match or _is_among(if_none_match, found)
+    if wait and is_known and found.state not in FINISHED:
+        version = found.version if after is None else after
         with service.watchers.acquire():
-            waiting = service.store.wait_for_change(import_id, found.version, wait)
+            waiting = service.store.wait_for_change(import_id, version, wait)
             changed = await service.unless_closing(waiting, _disconnected(request))
         if changed is None and not service.closing.is_set():
             raise not_found(import_id)  # or the client has disconnected: no one receives this
         found = changed or found
-    return Import.of(found)
+    headers = {"ETag": _etag(found)}
+    if if_none_match and _is_among(if_none_match, found):
+        # The document has this response from `responses`; a union would become the schema of the other one.
+        return cast("Response[Import]", Response(None, status_code=304, headers=headers))
+    return Response(Import.of(found), headers=headers)
 
 
 @post(
@@ -187,7 +229,7 @@ async def cancel_import(service: FromService, import_id: ImportId) -> Response[I
     summary="Retry an import",
     description="Queues an import that failed or was cancelled. An import that waits for its next attempt becomes due now."
     " The attempt resumes from what is committed. An optional body has changes, such as a new URL for one that has"
-    " expired.",
+    " expired, or more rejects.",
     response_headers=[_LOCATION, _RETRY_AFTER],
     response_description="The import is queued.",
     responses=problem_responses(
@@ -198,14 +240,15 @@ async def retry_import(
     request: AnyRequest, body: RawBody, service: FromService, import_id: ImportId
 ) -> Response[Import]:
     """Handle POST /imports/{id}/retry."""
-    changes = read_retry(request, body)
-    queued = await service.store.retry(import_id, changes.url)
+    changes = read_retry(request, body).changes()
+    queued = await service.store.retry(import_id, changes)
     if queued is None:
         raise _wrong_state(await find(service, import_id), "there is no failed attempt to retry")
     failpoint.hit()
     service.supervisor.wake()
     url = parse_url(queued.job.source).location
-    _log.info("retry requested", import_id=str(import_id), url=url, is_new_url=changes.url is not None)
+    changed = [name for name, value in msgspec.structs.asdict(changes).items() if value is not None]
+    _log.info("retry requested", import_id=str(import_id), url=url, changed=changed)
     return _accepted(queued)
 
 
@@ -215,20 +258,54 @@ async def retry_import(
     operation_id="removeImport",
     tags=[IMPORTS],
     summary="Remove an import",
-    description="Removes the import's rows from trips, then its record. The import is `removing`, then GET returns 404. An"
-    " import that has not ended must be cancelled first.",
+    description="Removes the record of an import without rows, one that has failed or was cancelled. With `rows=drop`, also"
+    " an import that has succeeded: its rows leave trips. The import is `removing`, then GET returns 404. An import that has"
+    " not ended must be cancelled first.",
     response_headers=[_LOCATION, _RETRY_AFTER],
     response_description="The import is being removed.",
-    responses=problem_responses(ProblemCode.IMPORT_NOT_FOUND, ProblemCode.WRONG_STATE),
+    responses=problem_responses(ProblemCode.IMPORT_NOT_FOUND, ProblemCode.WRONG_STATE, ProblemCode.HAS_ROWS),
 )
-async def remove_import(service: FromService, import_id: ImportId) -> Response[Import]:
+async def remove_import(
+    service: FromService,
+    import_id: ImportId,
+    rows: Annotated[
+        Literal["drop"] | None,
+        QueryParameter(description="drop: remove the rows of an import that has succeeded from trips."),
+    ] = None,
+) -> Response[Import]:
     """Handle DELETE /imports/{id}."""
-    removing = await service.supervisor.remove(import_id)
+    removing = await service.supervisor.remove(import_id, drops_rows=rows == "drop")
     if removing is None:
         found = await find(service, import_id)
+        if found.state is State.SUCCEEDED:
+            detail = f"Import {import_id} is succeeded: its rows are in trips."
+            raise RequestProblem(ProblemCode.HAS_ROWS, detail, state=found.state)
         raise _wrong_state(found, "cancel it before you remove it")
-    _log.info("removal requested", import_id=str(import_id))
+    _log.info("removal requested", import_id=str(import_id), label=removing.label, drops_rows=rows == "drop")
     return _accepted(removing)
+
+
+def _states(values: Iterable[str]) -> set[State]:
+    """Return the states of ?state=queued,running, or ?state=queued&state=running. Raises INVALID_REQUEST."""
+    names = [name for value in values for name in value.split(",") if name]
+    unknown = [name for name in names if name not in set(State)]
+    if unknown:
+        message = f"Expected some of {', '.join(State)}, separated by commas; got {unknown[0][:100]!a}"
+        raise RequestProblem(
+            ProblemCode.INVALID_REQUEST, f"state: {message}.", errors=[FieldError("state", message)]
+        )
+    return {State(name) for name in names}
+
+
+def _etag(found: StoredImport) -> str:
+    return f'"{found.version}"'
+
+
+def _is_among(etags: str, found: StoredImport) -> bool:
+    """Return whether If-None-Match names the import's version (https://www.rfc-editor.org/rfc/rfc9110#section-13.1.2)."""
+    return etags.strip() == "*" or _etag(found) in [
+        each.strip().removeprefix("W/") for each in etags.split(",")
+    ]
 
 
 async def _disconnected(request: AnyRequest) -> None:

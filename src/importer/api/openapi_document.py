@@ -107,6 +107,11 @@ def _complete(operation: Operation) -> None:
         schema = parameter.schema if isinstance(parameter, Parameter) else None
         if isinstance(schema, Schema) and schema.default == "":
             schema.default = None  # "" means: not sent
+        if isinstance(parameter, Parameter) and (name, parameter.name) == ("listImports", "state"):
+            parameter.schema = Schema(type=OpenAPIType.ARRAY, items=_reference("State"))
+            parameter.style, parameter.explode = "form", False
+        if isinstance(parameter, Parameter) and (name, parameter.name) == ("removeImport", "rows"):
+            parameter.schema = Schema(type=OpenAPIType.STRING, enum=["drop"])
     if body := _REQUEST_BODIES.get(name):
         content = {"application/json": OpenAPIMediaType(_reference(body.__name__))}
         is_required = any(each.required for each in msgspec.structs.fields(body))

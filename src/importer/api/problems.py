@@ -31,6 +31,7 @@ class ProblemCode(enum.StrEnum):
     ATTEMPT_NOT_FOUND = "attempt_not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     WRONG_STATE = "wrong_state"
+    HAS_ROWS = "has_rows"
     NOTHING_LOADED = "nothing_loaded"
     BODY_TOO_LARGE = "body_too_large"
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
@@ -78,6 +79,11 @@ PROBLEM_KINDS: dict[ProblemCode, ProblemKind] = {
     ),
     ProblemCode.WRONG_STATE: ProblemKind(
         409, "The import's state does not allow this.", "`state` is the import's state."
+    ),
+    ProblemCode.HAS_ROWS: ProblemKind(
+        409,
+        "The import has rows in trips.",
+        "DELETE with ?rows=drop removes its rows from trips, too.",
     ),
     ProblemCode.NOTHING_LOADED: ProblemKind(
         409,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Annotated, TypeVar, cast
-from uuid import UUID
 
 import msgspec
 import uuid_utils.compat
@@ -16,6 +15,7 @@ from msgspec import Meta
 from importer.api.problems import FieldError, ProblemCode, RequestProblem
 from importer.api.requests import AnyRequest
 from importer.api.schemas import Mode
+from importer.model import JobChanges
 from importer.settings import MAX_WORKERS
 from loader.contract import Job
 from loader.http.url import InvalidUrl, parse_url
@@ -24,6 +24,7 @@ from loader.text import printable
 MAX_BODY_BYTES = 64 * 1024  # several times the longest URL
 # Signed URLs have some hundred characters; RFC 9110, 4.1, recommends to support at least 8,000.
 MAX_URL_CHARACTERS = 8_000
+MAX_LABEL_CHARACTERS = 200
 
 # A body of another API may have thousands.
 _MAX_UNKNOWN_FIELDS = 10
@@ -55,17 +56,23 @@ MaxRejects = Annotated[
     ),
 ]
 
+Workers = Annotated[int, Meta(ge=1, le=MAX_WORKERS)]
+
 
 class NewImport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A file to import, and how."""
 
     url: SourceUrl
+    label: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=MAX_LABEL_CHARACTERS)] | None,
+        Meta(description="Your name for the import, since the query of its URL is not shown. Any text."),
+    ] = None
     mode: Annotated[
         Mode, Meta(description="Append to trips, or replace all rows of trips when the import is published.")
     ] = Mode.APPEND
     max_rejects: MaxRejects = "0"
     workers: Annotated[
-        Annotated[int, Meta(ge=1, le=MAX_WORKERS)] | None,
+        Workers | None,
         Meta(description="Database connections that load in parallel; null: the service's setting."),
     ] = None
     force: Annotated[bool, Meta(description="Import the file even if it is published already.")] = False
@@ -83,11 +90,11 @@ class NewImport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ] = False
 
-    def job(self, import_id: UUID) -> Job:
-        """Return the job as the control DB keeps it."""
+    def job(self) -> Job:
+        """Return the job as the control DB keeps it, with a new id."""
         return Job(
             source=self.url,
-            import_id=str(import_id),
+            import_id=str(uuid_utils.compat.uuid7()),
             mode="replace" if self.mode is Mode.REPLACE else "append",
             workers=self.workers,
             max_rejects=self.max_rejects,
@@ -104,17 +111,28 @@ class RetryImport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         SourceUrl | None,
         Meta(description="Another URL of the same file, such as one with a new signature; null: no change."),
     ] = None
+    max_rejects: Annotated[
+        MaxRejects | None,
+        Meta(description="The rows that may be rejected: a count, or a percentage; null: no change."),
+    ] = None
+    workers: Annotated[
+        Workers | None, Meta(description="Database connections that load in parallel; null: no change.")
+    ] = None
+
+    def changes(self) -> JobChanges:
+        """Return the changes of the job."""
+        return JobChanges(source=self.url, max_rejects=self.max_rejects, workers=self.workers)
 
 
-def read_job(request: AnyRequest, body: bytes) -> Job:
-    """Return the requested job, with a new id. Raises UNSUPPORTED_MEDIA_TYPE, INVALID_REQUEST, INVALID_URL."""
+def read_new_import(request: AnyRequest, body: bytes) -> NewImport:
+    """Return the requested import. Raises UNSUPPORTED_MEDIA_TYPE, INVALID_REQUEST, INVALID_URL."""
     new_import = _read(request, body, NewImport)
     _check_url(new_import.url)
-    return new_import.job(uuid_utils.compat.uuid7())
+    return new_import
 
 
 def read_retry(request: AnyRequest, body: bytes) -> RetryImport:
-    """Return the requested changes; an empty body changes nothing. Raises as read_job does."""
+    """Return the requested changes; an empty body changes nothing. Raises as read_new_import does."""
     if not body:
         return RetryImport()
     changes = _read(request, body, RetryImport)

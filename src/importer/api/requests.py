@@ -24,8 +24,17 @@ PageLength = Annotated[int, QueryParameter(description="Entries in a page.", ge=
 PageCursor = Annotated[str, QueryParameter(description="`next_cursor` of the previous page.", max_length=100)]
 
 
-def refuse_unknown_parameters(request: AnyRequest) -> None:
-    """Raise INVALID_REQUEST if the operation does not know a query parameter, such as a misspelt one."""
+async def refuse_unknown_input(request: AnyRequest) -> None:
+    """Raise INVALID_REQUEST if the operation does not know a query parameter, such as a misspelt one, or takes no body."""
+    _refuse_unknown_parameters(request)
+    takes_body = "body" in request.route_handler.parsed_fn_signature.parameters
+    if not takes_body and await request.body():
+        raise RequestProblem(
+            ProblemCode.INVALID_REQUEST, "The request has a body; this operation takes none."
+        )
+
+
+def _refuse_unknown_parameters(request: AnyRequest) -> None:
     known = [
         each.kwarg_definition.name or name
         for name, each in request.route_handler.parsed_fn_signature.parameters.items()

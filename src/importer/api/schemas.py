@@ -149,6 +149,7 @@ class Links(msgspec.Struct, frozen=True):
             stored.progress is not None and stored.progress.rows_loaded + stored.progress.rows_rejected > 0
         )
         can_list = has_rows and stored.state not in (State.CANCELLING, State.REMOVING)
+        remove = f"{path}?rows=drop" if stored.state is State.SUCCEEDED else path
         return cls(
             itself=path,
             events=f"{path}/events",
@@ -157,7 +158,7 @@ class Links(msgspec.Struct, frozen=True):
             rejects_csv=f"{path}/rejects.csv" if can_list else None,
             cancel=f"{path}/cancel" if stored.state in (State.QUEUED, State.RUNNING) else None,
             retry=f"{path}/retry" if has_failed or stored.state in (State.FAILED, State.CANCELLED) else None,
-            remove=path if stored.state in FINISHED else None,
+            remove=remove if stored.state in FINISHED else None,
         )
 
 
@@ -165,6 +166,10 @@ class Import(msgspec.Struct, frozen=True):
     """One file that is loaded into trips once: all of its rows or none."""
 
     id: UUID
+    version: Annotated[
+        int, Meta(description="Grows with each change: `after` of a long poll, the ETag, the id of an event.")
+    ]
+    label: Annotated[str | None, Meta(description="As requested.", examples=["January, second try"])]
     url: Annotated[str, Meta(description="Without credentials and query.")]
     mode: Mode
     max_rejects: Annotated[str, Meta(description="A count or a percentage.", examples=["0", "0.5%"])]
@@ -199,6 +204,8 @@ class Import(msgspec.Struct, frozen=True):
         job = stored.job
         return cls(
             id=stored.id,
+            version=stored.version,
+            label=stored.label,
             url=parse_url(job.source).location,
             mode=Mode(job.mode),
             max_rejects=job.max_rejects,

@@ -6,7 +6,7 @@ import math
 import re
 import ssl
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self, TypeVar
@@ -111,12 +111,13 @@ class Client:
         """Return an import."""
         return self._request("GET", f"/imports/{import_id}", Import)
 
-    def all(self, state: State | None) -> Iterator[Import]:
-        """Yield the imports, newest first, page by page."""
-        query: dict[str, str | int] = {
-            "limit": _PAGE_LENGTH,
-            **({} if state is None else {"state": state.value}),
-        }
+    def all(self, states: Collection[State], label: str | None) -> Iterator[Import]:
+        """Yield the imports of these states and with this label, newest first, page by page; none: all."""
+        query: dict[str, str | int] = {"limit": _PAGE_LENGTH}
+        if states:
+            query["state"] = ",".join(states)
+        if label is not None:
+            query["label"] = label
         cursor: str | None = ""
         while cursor is not None:
             page = self._request("GET", "/imports", ImportPage, query={**query, "cursor": cursor})
@@ -131,9 +132,10 @@ class Client:
         """Retry an import; `changes`: fields of RetryImport."""
         return self._request("POST", f"/imports/{import_id}/retry", Import, body=changes or None)
 
-    def remove(self, import_id: UUID) -> Import:
-        """Remove an import that has ended, with its rows."""
-        return self._request("DELETE", f"/imports/{import_id}", Import)
+    def remove(self, import_id: UUID, *, drops_rows: bool) -> Import:
+        """Remove an import that has ended; `drops_rows`: also one that has succeeded, with its rows."""
+        query = {"rows": "drop"} if drops_rows else {}
+        return self._request("DELETE", f"/imports/{import_id}", Import, query=query)
 
     def rejects(self, import_id: UUID, *, as_csv: bool) -> Iterator[bytes]:
         """Yield the rejects in chunks, as CSV or JSON."""
@@ -154,8 +156,8 @@ class Client:
             try:
                 with self._stream(f"/imports/{import_id}/events", headers) as response:
                     give_up_at = None
-                    for event_id, found in self._events(response):
-                        last_event_id = event_id
+                    for found in self._events(response):
+                        last_event_id = str(found.version)
                         yield found
                         if found.state in FINISHED:
                             return
@@ -166,17 +168,15 @@ class Client:
                     raise
             time.sleep(_RECONNECT_DELAY_SECONDS)  # Ctrl-C interrupts it
 
-    def _events(self, response: httpx.Response) -> Iterator[tuple[str, Import]]:
-        """Yield each event's id and import (https://html.spec.whatwg.org/multipage/server-sent-events.html)."""
-        event_id, event = "", b""
+    def _events(self, response: httpx.Response) -> Iterator[Import]:
+        """Yield the import of each event (https://html.spec.whatwg.org/multipage/server-sent-events.html)."""
+        event = b""
         for line in _lines(response.iter_bytes()):
             name, _, value = line.partition(b": ")
-            if name == b"id":
-                event_id = value.decode()
-            elif name == b"event":
+            if name == b"event":
                 event = value
             elif name == b"data" and event == b"import":
-                yield event_id, self._decode(value, Import)
+                yield self._decode(value, Import)
 
     def _request(
         self,

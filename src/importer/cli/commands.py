@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from uuid import UUID
 
-from importer.api.schemas import Import
+from importer.api.schemas import Import, Receipt
 from importer.cli import formatting
 from importer.cli.client import Client
 from importer.model import State
@@ -53,9 +53,9 @@ class Commands:
             _print_json(found)
         return _exit_code(found)
 
-    def list(self, state: State | None) -> ExitCode:
-        """Print the imports, newest first."""
-        found = self._client.all(state)
+    def list(self, states: Collection[State], label: str | None) -> ExitCode:
+        """Print the imports of these states and with this label, newest first; none: all."""
+        found = self._client.all(states, label)
         if not self._as_json:
             print_table(formatting.table(found))
             return ExitCode.PUBLISHED
@@ -71,14 +71,20 @@ class Commands:
         self._print(cancelled)
         return ExitCode.USAGE if cancelled.state is State.SUCCEEDED else ExitCode.PUBLISHED
 
-    def retry(self, import_id: UUID, url: str | None) -> ExitCode:
-        """Retry an import, with another URL if there is one."""
-        self._print(self._client.retry(import_id, {} if url is None else {"url": url}))
+    def retry(self, import_id: UUID, changes: Mapping[str, object]) -> ExitCode:
+        """Retry an import; `changes`: fields of RetryImport, None: no change."""
+        sent = {name: value for name, value in changes.items() if value is not None}
+        self._print(self._client.retry(import_id, sent))
         return ExitCode.PUBLISHED
 
-    def remove(self, import_id: UUID) -> ExitCode:
-        """Remove an import: its rows and its record."""
-        self._print(self._client.remove(import_id))
+    def remove(self, import_id: UUID, *, is_confirmed: bool) -> ExitCode:
+        """Remove an import. Asks before it drops rows of trips, unless `is_confirmed`."""
+        if not is_confirmed:
+            found = self._client.get(import_id)
+            if found.receipt is not None and not _confirm(found, found.receipt):
+                return ExitCode.USAGE
+            is_confirmed = found.receipt is not None
+        self._print(self._client.remove(import_id, drops_rows=is_confirmed))
         return ExitCode.PUBLISHED
 
     def rejects(self, import_id: UUID) -> ExitCode:
@@ -94,7 +100,23 @@ class Commands:
         if self._as_json:
             _print_json(found)
         else:
-            sys.stdout.write(f"import {found.id}: {found.state}\n")
+            sys.stdout.write(f"{formatting.title(found)}: {found.state}\n")
+
+
+def _confirm(found: Import, receipt: Receipt) -> bool:
+    """Ask at the terminal whether to drop the rows of an import; say what was not done."""
+    question = f"{formatting.title(found)} of {found.url} has {receipt.rows_published:,} rows in trips."
+    if not sys.stdin.isatty():
+        sys.stderr.write(
+            f"usage: {question}\n  next: --yes removes them; without it, run this at a terminal\n"
+        )
+        return False
+    sys.stderr.write(f"{question} Remove them? [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() in ("y", "yes"):
+        return True
+    sys.stderr.write("Nothing is removed.\n")
+    return False
 
 
 def _print_json(found: Import) -> None:
@@ -105,7 +127,7 @@ def _print_json(found: Import) -> None:
 def _draw(found: Import, changes: Iterator[Import]) -> Import:
     """Show the progress of an import, print its result, and return it as it ended."""
     display = progress_display()
-    display.note(f"import {found.id}: {found.url}")
+    display.note(f"{formatting.title(found)}: {found.url}")
     error = None
     try:
         for found in changes:

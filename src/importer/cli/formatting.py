@@ -7,6 +7,7 @@ from datetime import datetime
 
 import msgspec
 from rich.table import Table
+from rich.text import Text
 
 from importer.api.schemas import Failure, Import, Receipt
 from importer.model import FINISHED, State
@@ -17,10 +18,16 @@ from loader.contract import Failed, FailureCode
 from loader.text import printable
 
 
+def title(found: Import) -> str:
+    """Return the id of an import, and its label if it has one."""
+    return f"import {found.id}" if found.label is None else f"import {found.id} ({printable(found.label)})"
+
+
 def status_text(found: Import) -> str:
     """Return the state and progress of an import as a short table, with its receipt or error."""
     rows = [
         ("import", str(found.id)),
+        *([] if found.label is None else [("label", printable(found.label))]),
         ("url", found.url),
         ("state", found.state if found.attempts < 2 else f"{found.state}, attempt {found.attempts}"),
         ("created", _time_text(found.created_at)),
@@ -44,7 +51,8 @@ def table(imports: Iterable[Import]) -> Table:
     shown = Table(box=None, pad_edge=False)
     for title in ("ID", "STATE", "CREATED", "ROWS", "REJECTS", "PERCENT"):
         shown.add_column(title, no_wrap=True)
-    shown.add_column("URL", overflow="fold")
+    for title in ("LABEL", "URL"):
+        shown.add_column(title, overflow="fold")
     for each in imports:
         progress = each.progress
         shown.add_row(
@@ -54,6 +62,7 @@ def table(imports: Iterable[Import]) -> Table:
             f"{progress.rows_loaded:,}",
             f"{progress.rows_rejected:,}",
             "?" if progress.percent is None else f"{progress.percent:.1f}",
+            Text(printable(each.label or "")),
             each.url,
         )
     return shown

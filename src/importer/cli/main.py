@@ -83,20 +83,21 @@ def _run_command(options: argparse.Namespace, commands: Commands) -> ExitCode:
         case "watch":
             return commands.watch(options.import_id)
         case "list":
-            return commands.list(options.state)
+            return commands.list(options.state, options.label)
         case "cancel":
             return commands.cancel(options.import_id, wait=options.wait)
         case "retry":
-            return commands.retry(options.import_id, options.url)
+            return commands.retry(options.import_id, _retry(options))
         case "rejects":
             return commands.rejects(options.import_id)
         case _:
-            return commands.remove(options.import_id)
+            return commands.remove(options.import_id, is_confirmed=options.yes)
 
 
 def _new_import(options: argparse.Namespace) -> dict[str, object]:
     return {
         "url": options.url,
+        "label": options.label,
         "mode": "replace" if options.replace else "append",
         "workers": options.workers,
         "max_rejects": options.max_rejects,
@@ -104,6 +105,10 @@ def _new_import(options: argparse.Namespace) -> dict[str, object]:
         "require_verified_length": options.require_verified_length,
         "ignore_etag": options.ignore_etag,
     }
+
+
+def _retry(options: argparse.Namespace) -> dict[str, object]:
+    return {"url": options.url, "max_rejects": options.max_rejects, "workers": options.workers}
 
 
 def _report(code: str, message: str, hint: str, exit_code: ExitCode) -> ExitCode:

@@ -34,6 +34,7 @@ docs/configuration.md lists all settings.""",
     "submit": """
   importer submit https://example.org/fhvhv_tripdata_2024-01.csv --watch
   importer submit URL --max-rejects 0.1%              reject up to 0.1 % of the rows
+  importer submit URL --label 2024-01                 a name, shown by `importer list`
   importer submit URL --replace                       replace all rows of trips in one transaction
   importer submit URL --workers 8                     load with eight database connections
   importer submit URL --idempotency-key 2024-01       submitted twice, it is one import""",
@@ -44,7 +45,8 @@ docs/configuration.md lists all settings.""",
   importer watch 0190b2c4-...                         until the import has ended; Ctrl-C does not cancel it
   importer watch 0190b2c4-... --json                  one JSON object per change, each on a line""",
     "list": """
-  importer list --state failed
+  importer list --state queued,running
+  importer list --label 'January, second try'
   importer list --json | jq -r .id""",
     "cancel": """
   importer cancel 0190b2c4-...
@@ -52,12 +54,14 @@ docs/configuration.md lists all settings.""",
     "retry": """
   importer retry 0190b2c4-...                         resumes from what is committed
   importer retry 0190b2c4-... --url 'https://example.org/trips.csv?signature=new'
-                                                      with a new URL, because the old one has expired""",
+                                                      with a new URL, because the old one has expired
+  importer retry 0190b2c4-... --max-rejects 0.1%      with other limits: of rejects, or --workers""",
     "rejects": """
   importer rejects 0190b2c4-... > bad_rows.csv        a header and the original lines
   importer rejects 0190b2c4-... --json                with line, column, value and reason""",
     "remove": """
-  importer remove 0190b2c4-...                        removes its rows from trips, then its record""",
+  importer remove 0190b2c4-...                        asks, removes its rows from trips, then its record
+  importer remove 0190b2c4-... --yes                  does not ask""",
 }
 
 
@@ -73,13 +77,15 @@ def make_parser() -> argparse.ArgumentParser:
     add = partial(_add, program)
     program.start_group("imports")
     _add_submit_options(add("submit", "submit an import"))
-    add("list", "list the imports, newest first").add_argument(
+    listing = add("list", "list the imports, newest first")
+    listing.add_argument(
         "--state",
-        type=State,
-        choices=list(State),
-        metavar="STATE",
-        help="only imports in this state: %(choices)s",
+        type=_states,
+        default=[],
+        metavar="STATE,…",
+        help=f"only imports in these states: {', '.join(State)}",
     )
+    listing.add_argument("--label", metavar="TEXT", help="only imports with this label")
     for name, summary in (
         ("status", "show the state and progress of an import"),
         ("watch", "show the progress of an import until it has ended, also across a restart of the service"),
@@ -98,6 +104,14 @@ def make_parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--url", help="another URL of the same file, such as one with a new signature"
             )
+            command.add_argument("--max-rejects", metavar="N|P%", help="other rows that may be rejected")
+            command.add_argument(
+                "--workers", type=positive, metavar="N", help="another number of database connections"
+            )
+        if name == "remove":
+            command.add_argument(
+                "--yes", action="store_true", help="do not ask before its rows are removed from trips"
+            )
     return program.parser
 
 
@@ -111,6 +125,13 @@ def _add(program: Program, name: str, summary: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", action="store_true", help="print the JSON of the API, for programs")
     return parser
+
+
+def _states(text: str) -> list[State]:
+    names = text.split(",")
+    if unknown := [name for name in names if name not in set(State)]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!a} is none of {', '.join(State)}")
+    return [State(name) for name in names]
 
 
 def _add_serve_options(parser: argparse.ArgumentParser) -> None:
@@ -137,6 +158,7 @@ def _add_submit_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="show its progress until it has ended, and exit as its loader does",
     )
+    option("--label", metavar="TEXT", help="your name for the import, at most 200 characters")
     option("--replace", action="store_true", help="replace all rows of trips instead of appending")
     option(
         "--workers",

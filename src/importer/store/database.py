@@ -25,7 +25,7 @@ R = TypeVar("R")
 
 # The n-th migrates a file from version n-1 to n; the version is SQLite's user_version, 0 in a new file.
 MIGRATIONS = tuple(
-    resources.files("importer.store").joinpath(f"schema_{version}.sql").read_text() for version in (1, 2)
+    resources.files("importer.store").joinpath(f"schema_{version}.sql").read_text() for version in (1, 2, 3)
 )
 
 # No other service writes here, but a backup or a shell may hold a lock for a moment.

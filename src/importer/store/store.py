@@ -18,12 +18,18 @@ from uuid import UUID
 import aiosqlite
 import msgspec
 
-from importer.model import FINISHED, Attempt, AttemptResult, Import, State
+from importer.model import FINISHED, Attempt, AttemptResult, Import, JobChanges, State
 from importer.store import rows, transitions
 from importer.store.database import MIGRATIONS, ControlDatabase
 from importer.store.notifier import Notifier
 from importer.store.rows import ATTEMPT_COLUMNS, IMPORT_COLUMNS, Parameters, json_text, state_in, time_text
 from loader.contract import Failure, Job, Phase, Progress, Receipt
+
+NO_CHANGES = JobChanges()
+
+# A report writes at least one page of SQLite's log, which is synced each time it has 1,000 pages:
+# https://www.sqlite.org/pragma.html#pragma_wal_autocheckpoint
+_MAX_LOST_VERSIONS = 1000
 
 
 def utc_now() -> datetime:
@@ -50,15 +56,17 @@ class Store:
 
     # Requests
 
-    async def submit(self, job: Job, idempotency_key: str | None) -> tuple[Import, bool]:
+    async def submit(
+        self, job: Job, idempotency_key: str | None, label: str | None = None
+    ) -> tuple[Import, bool]:
         """Queue a job; return the import, and whether it is new (False: an earlier request had the same key and job).
 
         The caller chooses the job's import_id, a UUIDv7. A key is known as long as its import exists. Raises
-        IdempotencyConflict if the key came with another job; import_ids are not compared.
+        IdempotencyConflict if the key came with another job or label; import_ids are not compared.
         """
         now = self._clock()
         return await self._database.write(
-            lambda connection: transitions.submit(connection, job, idempotency_key, now)
+            lambda connection: transitions.submit(connection, job, idempotency_key, label, now)
         )
 
     async def request_cancel(self, import_id: UUID) -> Import | None:
@@ -76,19 +84,36 @@ class Store:
         found = updated or await self.get(import_id)
         return found if updated or (found and found.state is State.CANCELLING) else None
 
-    async def retry(self, import_id: UUID, source: str | None = None) -> Import | None:
-        """Queue the next attempt at once, with this URL if one is given.
+    async def retry(self, import_id: UUID, changes: JobChanges = NO_CHANGES) -> Import | None:
+        """Queue the next attempt at once, with these changes to its job.
 
         For an import that failed, was cancelled, or waits after a failed attempt; None: its state is another, or it does
         not exist.
         """
-        return _only(await self._change(lambda connection: transitions.retry(connection, import_id, source)))
+        return _only(await self._change(lambda connection: transitions.retry(connection, import_id, changes)))
 
-    async def request_removal(self, import_id: UUID) -> Import | None:
-        """Have the rows and the record of a finished import removed; None: it has not finished, or does not exist."""
-        return await self._move(import_id, FINISHED, "state = 'removing', keeps_staging = 0")
+    async def request_removal(self, import_id: UUID, *, drops_rows: bool) -> Import | None:
+        """Have the record of a finished import removed, and its rows if it has succeeded and `drops_rows`.
+
+        None: it has not finished, has succeeded and `drops_rows` is false, or does not exist.
+        """
+        origins = FINISHED if drops_rows else FINISHED - {State.SUCCEEDED}
+        return await self._move(import_id, origins, "state = 'removing', keeps_staging = 0")
 
     # Attempts and cleanup
+
+    async def skip_lost_versions(self) -> None:
+        """Raise the versions of imports that had a loader: a power cut may have undone reports that clients have seen.
+
+        Without it the same version would be given to another state, and a client that waits for the next one would miss
+        it. To be called before the first change.
+        """
+        await self._database.write(
+            lambda connection: connection.execute(
+                f"UPDATE import SET version = version + {_MAX_LOST_VERSIONS}"
+                f" WHERE {state_in([State.RUNNING, State.CANCELLING])}"
+            )
+        )
 
     async def claim(self) -> Import | None:
         """Start an attempt at the first import in the queue that is due; None: there is none."""
@@ -136,11 +161,13 @@ class Store:
             {"error": json_text(error)},
         )
 
-    async def mark_published(self, import_id: UUID, receipt: Receipt) -> Import | None:
-        """Correct a failure: the ledger has the import as published. None: it has not failed."""
+    async def mark_published(
+        self, import_id: UUID, receipt: Receipt, origin: State = State.FAILED
+    ) -> Import | None:
+        """Correct a failure: the ledger has the import as published. None: its state is not `origin`."""
         return await self._move(
             import_id,
-            [State.FAILED],
+            [origin],
             "state = 'succeeded', error = NULL, receipt = :receipt, keeps_staging = 0",
             {"receipt": json_text(receipt)},
         )
@@ -204,16 +231,25 @@ class Store:
         )
         return None if not found else found[0][0]
 
-    async def page(self, *, state: State | None, limit: int, before_sequence: int | None) -> list[Import]:
-        """Return at most `limit` imports, newest first, only those in this state and with a lower sequence than this."""
+    async def page(
+        self,
+        *,
+        limit: int,
+        states: Collection[State] = (),
+        label: str | None = None,
+        before_sequence: int | None = None,
+    ) -> list[Import]:
+        """Return at most `limit` imports, newest first: of these states, with this label, and of a lower sequence."""
         conditions = ["true"]
-        if state is not None:
-            conditions.append("state = :state")
+        if states:
+            conditions.append(state_in(states))
+        if label is not None:
+            conditions.append("label = :label")
         if before_sequence is not None:
             conditions.append("sequence < :before")
         return await self._select(
             f"WHERE {' AND '.join(conditions)} ORDER BY sequence DESC LIMIT :limit",
-            {"state": state, "before": before_sequence, "limit": limit},
+            {"label": label, "before": before_sequence, "limit": limit},
         )
 
     async def unfinished(self) -> list[Import]:

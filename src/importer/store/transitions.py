@@ -8,7 +8,15 @@ from uuid import UUID
 import aiosqlite
 import msgspec
 
-from importer.model import FINISHED, MAX_RETRY_DELAY_SECONDS, AttemptResult, Import, State, can_transition
+from importer.model import (
+    FINISHED,
+    MAX_RETRY_DELAY_SECONDS,
+    AttemptResult,
+    Import,
+    JobChanges,
+    State,
+    can_transition,
+)
 from importer.store import rows
 from importer.store.errors import IdempotencyConflict
 from importer.store.rows import IMPORT_COLUMNS, Parameters, json_text, time_text
@@ -25,20 +33,26 @@ NEXT_DUE = "SELECT min(not_before) FROM import WHERE not_before > :now AND not_b
 
 
 async def submit(
-    connection: aiosqlite.Connection, job: Job, idempotency_key: str | None, now: datetime
+    connection: aiosqlite.Connection,
+    job: Job,
+    idempotency_key: str | None,
+    label: str | None,
+    now: datetime,
 ) -> tuple[Import, bool]:
     """Queue a job; return the import, and whether it is new. Raises IdempotencyConflict."""
     row: Parameters = {
         "id": job.import_id,
         "key": idempotency_key,
         "job": json_text(job),
+        "label": label,
         "now": time_text(now),
     }
     inserted = await rows.imports(
         connection,
         "INSERT INTO import"
-        " (id, idempotency_key, job, state, version, attempt_count, retry_count, locked_count, keeps_staging, created_at)"
-        " VALUES (:id, :key, :job, 'queued', 1, 0, 0, 0, 0, :now) ON CONFLICT (idempotency_key) DO NOTHING"
+        " (id, idempotency_key, job, label, state, version, attempt_count, retry_count, locked_count, keeps_staging,"
+        " created_at) VALUES (:id, :key, :job, :label, 'queued', 1, 0, 0, 0, 0, :now)"
+        " ON CONFLICT (idempotency_key) DO NOTHING"
         f" RETURNING {IMPORT_COLUMNS}",
         row,
     )
@@ -47,13 +61,13 @@ async def submit(
     (known,) = await rows.imports(
         connection, f"SELECT {IMPORT_COLUMNS} FROM import WHERE idempotency_key = :key", row
     )
-    if _without_id(await _submitted_job(connection, known)) != _without_id(job):
+    if known.label != label or _without_id(await _submitted_job(connection, known)) != _without_id(job):
         raise IdempotencyConflict(known.id)
     return known, False
 
 
-async def retry(connection: aiosqlite.Connection, import_id: UUID, source: str | None) -> list[Import]:
-    """Queue the next attempt at once, from `source` if given; return the import, or an empty list if its state forbids it.
+async def retry(connection: aiosqlite.Connection, import_id: UUID, changes: JobChanges) -> list[Import]:
+    """Queue the next attempt at once with a changed job; return the import, or an empty list if its state forbids it.
 
     A queued import without an error is due already, and has not failed.
     """
@@ -63,7 +77,6 @@ async def retry(connection: aiosqlite.Connection, import_id: UUID, source: str |
     for one in found:
         if one.state is State.QUEUED and one.error is None:
             return []
-        job = one.job if source is None else msgspec.structs.replace(one.job, source=source)
         return await rows.update_import(
             connection,
             import_id,
@@ -71,7 +84,7 @@ async def retry(connection: aiosqlite.Connection, import_id: UUID, source: str |
             "submitted = CASE WHEN :job = job THEN submitted ELSE coalesce(submitted, job) END, job = :job,"
             " progress = CASE WHEN state = 'queued' THEN progress END, state = 'queued', finished_at = NULL,"
             " not_before = NULL, error = NULL, retry_count = 0, locked_count = 0, keeps_staging = 0",
-            {"job": json_text(job)},
+            {"job": json_text(changes.apply(one.job))},
         )
     return []
 

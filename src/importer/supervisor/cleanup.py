@@ -54,7 +54,11 @@ class Cleanup:
         self._cancels.start(import_id, lambda: self._cancel(import_id, end))
 
     def finish_removal(self, removing: Import) -> None:
-        """Start to remove an import's rows, then its record."""
+        """Start to remove what an import has in the database, then its record.
+
+        The rows of an import without a receipt are kept: it had failed when it was to be removed. If the ledger has it as
+        published, it succeeds instead.
+        """
         self._removals.start(removing.id, lambda: self._remove(removing))
 
     async def stop(self, timeout_seconds: float) -> None:
@@ -123,7 +127,12 @@ class Cleanup:
 
     async def _remove(self, removing: Import) -> None:
         if removing.attempt_count:  # else no ledger has it, and no database is needed
-            await self._until_clear(removing.id, published=True)
+            drops_rows = removing.receipt is not None
+            receipt = await self._until_clear(removing.id, published=drops_rows)
+            if receipt is not None and not drops_rows:
+                await until_stored(lambda: self._store.mark_published(removing.id, receipt, State.REMOVING))
+                log.info("removed import is published", import_id=str(removing.id))
+                return
         failpoint.hit()
         await until_stored(lambda: self._store.delete(removing.id))
         failpoint.hit()

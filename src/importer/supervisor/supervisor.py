@@ -84,6 +84,7 @@ class Supervisor:
         """Resume the imports of an earlier service, and start to claim others. Raises StoreError."""
         # A core dump of a loader would contain its job, secrets included. Child processes inherit this limit.
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+        await self._store.skip_lost_versions()
         for found in await self._store.unfinished():
             failpoint.hit()
             await self._recover(found)
@@ -104,12 +105,12 @@ class Supervisor:
         """Cancel an import as Store.request_cancel does, and have its loader roll back. Raises StoreError."""
         return await uninterrupted(self._cancel(import_id))
 
-    async def remove(self, import_id: UUID) -> Import | None:
-        """Have a finished import removed as Store.request_removal does, its rows in trips included. Raises StoreError.
+    async def remove(self, import_id: UUID, *, drops_rows: bool) -> Import | None:
+        """Have a finished import removed as Store.request_removal does. Raises StoreError.
 
-        Returns the import also if its removal was requested before; None: it has not finished, or does not exist.
+        Returns the import also if its removal was requested before.
         """
-        return await uninterrupted(self._remove(import_id))
+        return await uninterrupted(self._remove(import_id, drops_rows=drops_rows))
 
     async def stop(self) -> None:
         """Suspend all loaders and record their ends, in bounded time, even if cancelled in the meantime."""
@@ -164,8 +165,8 @@ class Supervisor:
                     self._cleanup.finish_cancel(import_id)
         return found
 
-    async def _remove(self, import_id: UUID) -> Import | None:
-        found = await self._store.request_removal(import_id)
+    async def _remove(self, import_id: UUID, *, drops_rows: bool) -> Import | None:
+        found = await self._store.request_removal(import_id, drops_rows=drops_rows)
         failpoint.hit()
         if found is None:  # or an earlier request, which was interrupted here, has moved it
             found = await self._store.get(import_id)

@@ -153,7 +153,7 @@ def test_the_stream_of_a_removed_import_ends_with_the_event_removed(
     release(source)
     submitted = service.submit(source.url, force=True)
     service.until_state(submitted["id"], "succeeded")
-    service.client.delete(submitted["links"]["self"])
+    service.client.delete(submitted["links"]["self"], params={"rows": "drop"})
     answer = service.client.get(submitted["links"]["events"])
     if answer.status_code == 200:  # it may be removed already
         *_, last = events(answer)

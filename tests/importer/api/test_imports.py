@@ -292,12 +292,78 @@ def test_an_ended_import_is_removed_with_its_rows(
     assert row_count(service.database_url) == before + sample.count(b"\n") - 1
 
     answer = service.client.delete(submitted["links"]["self"])
+    assert "?rows=drop" in assert_problem(answer, 409, "has_rows")["hint"]
+    ended = service.get(submitted["id"])
+    assert ended["state"] == "succeeded"
+    assert ended["links"]["remove"] == f"{submitted['links']['self']}?rows=drop"
+    answer = service.client.delete(ended["links"]["remove"])
     assert answer.status_code == 202
     assert answer.json()["state"] == "removing"
     assert answer.headers["location"] == submitted["links"]["self"]
     service.until_gone(submitted["id"])
     assert row_count(service.database_url) == before
     assert_problem(service.client.delete(submitted["links"]["self"]), 404, "import_not_found")
+
+
+def test_a_long_poll_misses_no_change_after_the_version_of_its_client(
+    service: LiveService, stalled: Json
+) -> None:
+    seen = service.submit("http://localhost/queued.csv")
+    service.client.post(f"/imports/{stalled['id']}/cancel")
+    service.until_state(stalled["id"], "cancelled")  # the queued one starts, and fails
+    own = seen["links"]["self"]
+    etag = {"If-None-Match": f'"{seen["version"]}"'}
+    for answer in (
+        service.client.get(own, params={"wait": 60, "after": seen["version"]}, timeout=30),
+        service.client.get(own, params={"wait": 60}, headers=etag, timeout=30),
+    ):
+        found = answer.json()
+        assert found["version"] > seen["version"]
+        assert answer.headers["etag"] == f'"{found["version"]}"'
+    cancel(service, seen["id"])
+
+
+@pytest.mark.usefixtures("stalled")
+def test_an_unchanged_import_is_304_for_its_etag(service: LiveService) -> None:
+    queued = service.submit("http://localhost/queued.csv")
+    etag = service.client.get(queued["links"]["self"]).headers["etag"]
+    for sent in (etag, f"W/{etag}", f'"other", {etag}', "*"):
+        for wait in (0, 1):
+            answer = service.client.get(
+                queued["links"]["self"], params={"wait": wait}, headers={"If-None-Match": sent}
+            )
+            assert (answer.status_code, answer.content, answer.headers["etag"]) == (304, b"", etag)
+    assert service.client.get(queued["links"]["self"], headers={"If-None-Match": '"0"'}).status_code == 200
+    cancel(service, queued["id"])
+
+
+@pytest.mark.usefixtures("stalled")
+def test_a_label_is_shown_and_finds_its_imports(service: LiveService) -> None:
+    first = service.submit("http://localhost/a.csv", label="März, 2nd try")
+    second = service.submit("http://localhost/a.csv")
+    assert (first["label"], second["label"]) == ("März, 2nd try", None)
+    found = service.client.get("/imports", params={"label": "März, 2nd try"}).json()["imports"]
+    assert [each["id"] for each in found] == [first["id"]]
+    states = {"state": "queued,running", "limit": 3}
+    found = service.client.get("/imports", params=states).json()["imports"]
+    assert [each["state"] for each in found] == ["queued", "queued", "running"]
+    headers = {"Idempotency-Key": "label"}
+    service.submit("http://localhost/b.csv", headers, label="b")
+    answer = service.client.post("/imports", json={"url": "http://localhost/b.csv"}, headers=headers)
+    assert_problem(answer, 422, "idempotency_conflict")
+    answer = service.client.post("/imports", json={"url": "http://localhost/b.csv", "label": "b" * 201})
+    assert_problem(answer, 400, "invalid_request")
+
+
+def test_a_retry_can_allow_more_rejects(service: LiveService, sample: bytes) -> None:
+    header, first, rest = sample.split(b"\n", 2)
+    with HttpServer(b"\n".join([header, first.replace(b",", b";"), rest])) as server:
+        failed = service.until_state(service.submit(server.url, force=True)["id"], "failed")
+        assert failed["error"]["code"] == "bad_row"
+        body = {"max_rejects": "5", "workers": 2}
+        queued = service.client.post(failed["links"]["retry"], json=body).json()
+        assert (queued["max_rejects"], queued["workers"]) == ("5", 2)
+        assert service.until_state(failed["id"], "succeeded")["progress"]["rows_rejected"] == 1
 
 
 def test_a_long_poll_returns_at_its_time_limit(service: LiveService, stalled: Json) -> None:

@@ -129,6 +129,7 @@ def test_a_body_that_is_too_large_is_refused_with_and_without_its_length(service
     ("query", "field"),
     [
         ("state=done", "state"),
+        ("state=queued,done", "state"),
         ("limit=0", "limit"),
         ("limit=201", "limit"),
         ("limit=many", "limit"),
@@ -150,13 +151,13 @@ def test_the_problem_of_an_invalid_parameter_has_its_name(
 @pytest.mark.parametrize(
     ("method", "path", "field", "listed"),
     [
-        ("GET", "/imports?sate=failed&limit=2", "sate", "takes state, limit, cursor"),
-        ("GET", "/imports?in_state=failed", "in_state", "takes state, limit, cursor"),
-        ("GET", "/imports?limit%20", "limit ", "takes state, limit, cursor"),
-        ("GET", "/imports?%FF%00=1", "\ufffd\0", "takes state, limit, cursor"),
-        ("GET", f"/imports/{UNKNOWN}?wiat=30", "wiat", "takes wait"),
+        ("GET", "/imports?sate=failed&limit=2", "sate", "takes state, label, limit, cursor"),
+        ("GET", "/imports?in_state=failed", "in_state", "takes state, label, limit, cursor"),
+        ("GET", "/imports?limit%20", "limit ", "takes state, label, limit, cursor"),
+        ("GET", "/imports?%FF%00=1", "\ufffd\0", "takes state, label, limit, cursor"),
+        ("GET", f"/imports/{UNKNOWN}?wiat=30", "wiat", "takes wait, after"),
         ("POST", "/imports?mode=replace", "mode", "takes no parameters"),
-        ("DELETE", f"/imports/{UNKNOWN}?force=true", "force", "takes no parameters"),
+        ("DELETE", f"/imports/{UNKNOWN}?force=true", "force", "takes rows"),
         ("GET", f"/imports/{UNKNOWN}/rejects?format=csv", "format", "takes no parameters"),
         ("GET", f"/imports/{UNKNOWN}/attempts?wait=1", "wait", "takes limit, cursor"),
         ("GET", "/health/ready?verbose", "verbose", "takes no parameters"),
@@ -174,6 +175,16 @@ def test_the_problem_of_an_unknown_parameter_lists_the_known_ones(
 @pytest.mark.parametrize("path", ["/metrics?name[]=up", "/schema/?url=x", "/schema/openapi.json?v=1"])
 def test_a_path_outside_the_document_allows_any_query(service: LiveService, path: str) -> None:
     assert service.client.get(path).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/cancel"), ("DELETE", ""), ("GET", ""), ("GET", "/attempts")]
+)
+def test_a_body_that_an_operation_does_not_take_is_refused(
+    service: LiveService, method: str, path: str
+) -> None:
+    answer = service.client.request(method, f"/imports/{UNKNOWN}{path}", json={"rows": "drop"})
+    assert "takes none" in assert_problem(answer, 400, "invalid_request")["detail"]
 
 
 def test_the_problem_of_an_invalid_header_has_its_name(service: LiveService) -> None:

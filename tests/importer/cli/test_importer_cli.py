@@ -234,7 +234,12 @@ def test_a_removed_import_is_no_longer_found(live: LiveService, server: HttpServ
     import_id = submitted(live, server, "--force")
     live.until_state(import_id, "succeeded")
     before = row_count(live.database_url)
-    assert command("remove", import_id, url=live.url).stdout == f"import {import_id}: removing\n"
+    refused = command("remove", import_id, url=live.url)
+    assert refused.returncode == ExitCode.USAGE
+    assert "12,000 rows" in refused.stderr
+    assert "--yes" in refused.stderr
+    assert live.get(import_id)["state"] == "succeeded"
+    assert command("remove", import_id, "--yes", url=live.url).stdout == f"import {import_id}: removing\n"
     live.until_gone(import_id)
     assert row_count(live.database_url) == before - 12_000
     shown = command("watch", import_id, url=live.url)

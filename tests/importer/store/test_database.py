@@ -147,7 +147,7 @@ async def test_a_damaged_row_is_reported_without_its_content(store: Store, path:
         other.execute(f"UPDATE import SET {damage} WHERE id = ?", [str(damaged.id)])
     for look in (
         store.get(damaged.id),
-        store.page(state=None, limit=10, before_sequence=None),
+        store.page(limit=10, before_sequence=None),
         store.request_cancel(damaged.id),
     ):
         with pytest.raises(StoreCorrupt) as told:
@@ -246,7 +246,7 @@ async def test_a_database_of_version_1_is_migrated_with_all_imports_and_attempts
     assert (await submitted(store)).sequence == 43  # a number is never used again
     failed = UUID(int=2)
     assert len(await store.attempts(failed)) == 10
-    await store.request_removal(failed)
+    await store.request_removal(failed, drops_rows=True)
     assert await store.delete(failed)
     assert await store.attempts(failed) == []
     await store.close()
@@ -309,7 +309,7 @@ async def test_a_full_disk_refuses_writes_and_allows_reads(store: Store, path: P
             with pytest.raises(StoreFull):
                 await store.report(running.id, "loading", PROGRESS)
         assert await store.get(running.id) == running
-        assert await store.page(state=None, limit=10, before_sequence=None) == [running]
+        assert await store.page(limit=10, before_sequence=None) == [running]
     assert existing(await finished(store, running, State.SUCCEEDED)).version == running.version + 1
     assert existing(await store.get((await submitted(store)).id)).state is State.QUEUED
 
@@ -397,7 +397,7 @@ async def test_cancelled_callers_leave_no_open_transaction_and_consistent_counts
             found = await finished(store, found, state)
         if found is not None:
             returned.append(found)
-        await store.page(state=None, limit=10, before_sequence=None)
+        await store.page(limit=10, before_sequence=None)
 
     async def cancel(call: asyncio.Task[None], delay_seconds: float) -> None:
         await asyncio.sleep(delay_seconds)

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from importer.api import schemas
-from importer.model import FINISHED, MAX_RETRY_DELAY_SECONDS, Attempt, AttemptResult, State
+from importer.model import FINISHED, MAX_RETRY_DELAY_SECONDS, Attempt, AttemptResult, JobChanges, State
 from importer.store.errors import IdempotencyConflict
 from importer.store.rows import Parameters
 from importer.store.store import Store
@@ -72,7 +72,7 @@ async def test_a_repeated_key_with_another_job_is_a_conflict(store: Store) -> No
     with pytest.raises(IdempotencyConflict) as conflict:
         await store.submit(job("https://example.org/b"), "key")
     assert conflict.value.import_id == first.id
-    assert await store.page(state=None, limit=10, before_sequence=None) == [first]
+    assert await store.page(limit=10, before_sequence=None) == [first]
 
 
 async def test_parallel_submissions_with_one_key_create_one_import(store: Store) -> None:
@@ -90,7 +90,7 @@ async def test_submissions_without_a_key_create_an_import_each(store: Store) -> 
 async def test_a_key_can_be_reused_after_its_import_is_deleted(store: Store) -> None:
     first, _ = await store.submit(job(), "key")
     await store.request_cancel(first.id)
-    await store.request_removal(first.id)
+    await store.request_removal(first.id, drops_rows=True)
     assert await store.delete(first.id)
     second, created = await store.submit(job("https://example.org/other"), "key")
     assert created
@@ -223,7 +223,7 @@ async def test_a_new_url_replaces_the_old_one_and_the_key_keeps_its_first_body(s
     await store.request_cancel(submitted.id)
     for number in (2, 3):
         source = f"https://example.org/a?signature={number}"
-        asked = existing(await store.retry(submitted.id, source))
+        asked = existing(await store.retry(submitted.id, JobChanges(source=source)))
         assert asked.job == msgspec.structs.replace(first, source=source)
         assert (await store.submit(first, "key"))[0].id == submitted.id
         with pytest.raises(IdempotencyConflict):
@@ -377,11 +377,11 @@ async def test_pages_list_the_newest_imports_first(store: Store) -> None:
     imports = [await submitted(store) for _ in range(5)]
     cancelled = existing(await store.request_cancel(imports[2].id))
     newest = [imports[4], imports[3], cancelled, imports[1], imports[0]]
-    first = await store.page(state=None, limit=3, before_sequence=None)
+    first = await store.page(limit=3, before_sequence=None)
     assert first == newest[:3]
-    assert await store.page(state=None, limit=3, before_sequence=first[-1].sequence) == newest[3:]
-    assert await store.page(state=State.CANCELLED, limit=3, before_sequence=None) == [cancelled]
-    assert await store.page(state=State.CANCELLED, limit=3, before_sequence=cancelled.sequence) == []
+    assert await store.page(limit=3, before_sequence=first[-1].sequence) == newest[3:]
+    assert await store.page(states=[State.CANCELLED], limit=3, before_sequence=None) == [cancelled]
+    assert await store.page(states=[State.CANCELLED], limit=3, before_sequence=cancelled.sequence) == []
     assert await store.counts() == dict.fromkeys(State, 0) | {State.QUEUED: 4, State.CANCELLED: 1}
 
 
@@ -396,7 +396,7 @@ async def test_only_old_finished_imports_are_pruned_with_their_attempts(
     await asyncio.sleep(0)
     assert await store.prune(end) == 3
     assert await waiting is None
-    assert await store.page(state=None, limit=10, before_sequence=None) == list(reversed(kept))
+    assert await store.page(limit=10, before_sequence=None) == list(reversed(kept))
     with closing(sqlite3.connect(path)) as other:
         assert other.execute("SELECT import_sequence FROM attempt ORDER BY 1").fetchall() == [
             (one.sequence,) for one in kept

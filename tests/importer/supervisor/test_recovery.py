@@ -73,7 +73,7 @@ async def test_imports_in_every_state_are_resumed_at_startup(
         await harness.store.claim()
         await harness.store.claim()
         assert (await harness.store.request_cancel(cancelled)) is not None
-        assert (await harness.store.request_removal(removed)) is not None
+        assert (await harness.store.request_removal(removed, drops_rows=True)) is not None
         queued = await harness.submit(server.url)
     resume_serving(server)
     async with supervising(tmp_path, database_url) as harness:

@@ -32,10 +32,10 @@ async def test_a_removed_import_and_its_rows_disappear_after_its_readers(
     import_id = await harness.submit(server.url)
     await harness.receipt(import_id)
     with holding(harness.database_url, "SELECT count(*) FROM trips"):
-        removing = await harness.supervisor.remove(import_id)
+        removing = await harness.supervisor.remove(import_id, drops_rows=True)
         assert removing is not None
         assert removing.state is State.REMOVING
-        again = await harness.supervisor.remove(import_id)
+        again = await harness.supervisor.remove(import_id, drops_rows=True)
         assert again is not None
         assert again.state is State.REMOVING  # unchanged: the removal runs
         assert await harness.supervisor.cancel(import_id) is None
@@ -53,7 +53,7 @@ async def test_a_removal_that_a_foreign_key_blocks_says_so_and_completes_without
     import_id = await harness.submit(server.url)
     await harness.receipt(import_id)
     execute(harness.database_url, *REFERENCE)
-    await harness.supervisor.remove(import_id)
+    await harness.supervisor.remove(import_id, drops_rows=True)
     blocked = await harness.until(import_id, lambda found: found.error)
     assert blocked.error is not None
     assert (blocked.state, blocked.error.code) == (State.REMOVING, FailureCode.CLEANUP_PENDING)
@@ -61,7 +61,7 @@ async def test_a_removal_that_a_foreign_key_blocks_says_so_and_completes_without
         assert word in blocked.error.message
     assert await harness.supervisor.cancel(import_id) is None
     assert await harness.store.retry(import_id) is None
-    again = await harness.supervisor.remove(import_id)
+    again = await harness.supervisor.remove(import_id, drops_rows=True)
     assert again is not None
     assert row_count(harness.database_url) == SAMPLE_ROWS
     assert query(harness.database_url, "SELECT state FROM loader.import") == [("published",)]
@@ -79,5 +79,5 @@ async def test_an_import_that_never_ran_is_removed_without_a_database(
         await harness.submit("https://example.org/waits")
         import_id = await harness.submit(server.url)
         await harness.supervisor.cancel(import_id)
-        await harness.supervisor.remove(import_id)
+        await harness.supervisor.remove(import_id, drops_rows=True)
         await harness.until_gone(import_id)
