@@ -48,7 +48,7 @@ def refusal(url: str, timeout_seconds: float) -> str | ClientRefusal | None:
     try:
         if connection.status == pq.ConnStatus.BAD:
             return _local_refusal(url, connection)
-        return _traced_refusal(connection, timeout_seconds) if sys.platform == "linux" else None
+        return _traced_refusal(connection, timeout_seconds)
     finally:
         connection.finish()
 
@@ -87,6 +87,8 @@ def _is_unknown(host: str) -> bool:
 
 
 def _traced_refusal(connection: pq.abc.PGconn, timeout_seconds: float) -> str | ClientRefusal | None:
+    if sys.platform != "linux":
+        return None  # psycopg traces on Linux only
     trace = os.memfd_create("loader trace")  # in memory, because it contains the password
     try:
         connection.trace(trace)
