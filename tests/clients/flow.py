@@ -22,7 +22,18 @@ from client.api.imports import (
     submit_import,
 )
 from client.api.service import get_readiness
-from client.models import AttemptPage, Failure, Health, Import, ImportPage, NewImport, Problem, Receipt, State
+from client.models import (
+    AttemptPage,
+    Failure,
+    Health,
+    Import,
+    ImportPage,
+    NewImport,
+    Problem,
+    Receipt,
+    RemoveImportRows,
+    State,
+)
 from client.types import UNSET
 from httpx import Timeout
 
@@ -43,11 +54,11 @@ def submit(url: str) -> Import:
     return submitted
 
 
-def until_ended(import_id: UUID) -> Import:
-    while True:
-        found = of_type(Import, get_import.sync(import_id, client=client, wait=30))
-        if found.state in (State.SUCCEEDED, State.FAILED, State.CANCELLED):
-            return found
+def until_ended(found: Import) -> Import:
+    while found.state not in (State.SUCCEEDED, State.FAILED, State.CANCELLED):
+        changed = get_import.sync(found.id, client=client, wait=30, after=found.version)
+        found = of_type(Import, changed)
+    return found
 
 
 def events(import_id: UUID) -> list[Import]:
@@ -63,7 +74,7 @@ assert refused.code == "invalid_url", refused
 
 submitted = submit(source)
 assert events(submitted.id)[-1].state is State.SUCCEEDED
-succeeded = until_ended(submitted.id)
+succeeded = until_ended(submitted)
 receipt = of_type(Receipt, succeeded.receipt)
 assert receipt.rows_published == succeeded.progress.rows_loaded > 0
 assert receipt.published_at.tzinfo is not None
@@ -71,10 +82,11 @@ assert list_rejects.sync(succeeded.id, client=client) == []
 too_late = of_type(Problem, cancel_import.sync(succeeded.id, client=client))
 assert too_late.state is State.SUCCEEDED
 
-failed = until_ended(submit(bad_source).id)
+failed = until_ended(submit(bad_source))
 assert of_type(Failure, failed.error).code == "bad_row"
-assert of_type(Import, retry_import.sync(failed.id, client=client)).state is State.QUEUED
-assert until_ended(failed.id).state is State.FAILED
+retried = of_type(Import, retry_import.sync(failed.id, client=client))
+assert retried.state is State.QUEUED
+assert until_ended(retried).state is State.FAILED
 attempts = of_type(AttemptPage, list_attempts.sync(failed.id, client=client)).attempts
 assert [each.number for each in attempts] == [1, 2]
 
@@ -87,4 +99,8 @@ while not listed or cursor is not None:
 assert listed[:2] == [failed.id, succeeded.id]
 
 assert of_type(Import, remove_import.sync(failed.id, client=client)).state is State.REMOVING
+kept = of_type(Problem, remove_import.sync(succeeded.id, client=client))
+assert kept.code == "has_rows"
+dropped = of_type(Import, remove_import.sync(succeeded.id, client=client, rows=RemoveImportRows.DROP))
+assert dropped.state is State.REMOVING
 print(receipt.rows_published)

@@ -17,14 +17,15 @@ async function submit(url: string): Promise<Import> {
   return data;
 }
 
-async function untilEnded(id: string): Promise<Import> {
-  for (;;) {
+async function untilEnded(found: Import): Promise<Import> {
+  while (!["succeeded", "failed", "cancelled"].includes(found.state)) {
     const { data, error } = await client.GET("/imports/{import_id}", {
-      params: { path: { import_id: id }, query: { wait: 30 } },
+      params: { path: { import_id: found.id }, query: { wait: 30, after: found.version } },
     });
     assert(data, JSON.stringify(error));
-    if (data.state === "succeeded" || data.state === "failed" || data.state === "cancelled") return data;
+    found = data;
   }
+  return found;
 }
 
 // An event stream ends with its import.
@@ -45,7 +46,7 @@ assert.equal(refused.error?.code, "invalid_url");
 const submitted = await submit(source);
 const events = await eventsOf(submitted.id);
 assert.equal(events.at(-1)?.state, "succeeded");
-const succeeded = await untilEnded(submitted.id);
+const succeeded = await untilEnded(submitted);
 assert(succeeded.receipt);
 assert(!Number.isNaN(Date.parse(succeeded.created_at)));
 const tooLate = await client.POST("/imports/{import_id}/cancel", {
@@ -53,13 +54,14 @@ const tooLate = await client.POST("/imports/{import_id}/cancel", {
 });
 assert.equal(tooLate.error?.state, "succeeded");
 
-const failed = await untilEnded((await submit(badSource)).id);
+const failed = await untilEnded(await submit(badSource));
 assert.equal(failed.state, "failed");
 assert.equal(failed.error?.code, "bad_row");
 const path = { import_id: failed.id };
 const retried = await client.POST("/imports/{import_id}/retry", { params: { path } });
-assert.equal(retried.data?.state, "queued");
-assert.equal((await untilEnded(failed.id)).state, "failed");
+assert(retried.data, JSON.stringify(retried.error));
+assert.equal(retried.data.state, "queued");
+assert.equal((await untilEnded(retried.data)).state, "failed");
 const attempts = await client.GET("/imports/{import_id}/attempts", { params: { path } });
 assert.equal(attempts.data?.attempts.length, 2);
 
@@ -82,4 +84,10 @@ assert.deepEqual(listed.slice(0, 2), [failed.id, succeeded.id]);
 
 const removed = await client.DELETE("/imports/{import_id}", { params: { path } });
 assert.equal(removed.data?.state, "removing");
+const kept = await client.DELETE("/imports/{import_id}", { params: { path: { import_id: succeeded.id } } });
+assert.equal(kept.error?.code, "has_rows");
+const dropped = await client.DELETE("/imports/{import_id}", {
+  params: { path: { import_id: succeeded.id }, query: { rows: "drop" } },
+});
+assert.equal(dropped.data?.state, "removing");
 console.log(succeeded.receipt.rows_published);
