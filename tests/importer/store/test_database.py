@@ -255,6 +255,31 @@ async def test_a_database_of_version_1_is_migrated_with_all_imports_and_attempts
         other.execute("UPDATE import SET phase = 'indexing', error = '{}' WHERE state = 'running'")
 
 
+async def test_a_database_of_version_2_keeps_its_imports_and_takes_labels(path: Path) -> None:
+    make_database_of_version_1(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.executescript(f"{MIGRATIONS[1]}; PRAGMA user_version = 2")
+        columns = [name for _, name, *_ in other.execute("PRAGMA table_info(import)")]
+    imports, attempts = dump(path, "import", ", ".join(columns)), dump(path, "attempt", "*")
+    store = await Store.open(path)
+    assert dump(path, "import", ", ".join(columns)) == imports
+    assert dump(path, "attempt", "*") == attempts
+    labelled, _ = await store.submit(job(), None, "January")
+    assert await store.page(limit=10, label="January") == [labelled]
+    assert existing(await store.get(UUID(int=3))).label is None
+    await store.close()
+
+
+async def test_a_version_that_a_power_cut_undid_is_not_given_again(path: Path) -> None:
+    store = await Store.open(path)
+    running = await brought_to(store, State.RUNNING)
+    await store.skip_lost_versions()
+    after = existing(await store.get(running.id))
+    assert after.version > running.version + 999  # as many reports may be lost
+    assert msgspec.structs.replace(after, version=running.version) == running
+    await store.close()
+
+
 @pytest.mark.parametrize(
     "damage",
     [

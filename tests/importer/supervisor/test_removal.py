@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from pathlib import Path
 
 import pytest
 
 from importer.model import State
+from importer.store.rows import json_text
 from loader.contract import FailureCode
 from tests.conftest import SAMPLE_ROWS
 from tests.support.http_server import HttpServer
 from tests.support.loader_process import query, row_count
 from tests.support.mid_load import REFERENCE
+from tests.support.store_driver import FAILURE
 from tests.support.supervision import (
     MISBEHAVING,
     SupervisorHarness,
@@ -69,6 +73,28 @@ async def test_a_removal_that_a_foreign_key_blocks_says_so_and_completes_without
     await harness.until_gone(import_id)
     assert row_count(harness.database_url) == 0
     await assert_all_gone(harness.database_url)
+
+
+async def test_a_forgotten_failure_that_is_published_keeps_its_rows(
+    tmp_path: Path, database_url: str, server: HttpServer
+) -> None:
+    async with supervising(tmp_path, database_url) as harness:
+        import_id = await harness.submit(server.url)
+        await harness.receipt(import_id)
+        assert await harness.supervisor.remove(import_id, drops_rows=False) is None
+        with contextlib.closing(sqlite3.connect(tmp_path / "importer.sqlite")) as other, other:
+            # as if the response to the commit were lost
+            other.execute(
+                "UPDATE import SET state = 'failed', receipt = NULL, error = ?", [json_text(FAILURE)]
+            )
+        removing = await harness.supervisor.remove(import_id, drops_rows=True)
+        assert removing is not None
+        found = removing
+        while found is not None and found.state is State.REMOVING:
+            found = await harness.store.wait_for_change(import_id, found.version, 60)
+        assert found is not None
+        assert (found.state, found.error) == (State.SUCCEEDED, None)
+    assert row_count(database_url) == SAMPLE_ROWS
 
 
 async def test_an_import_that_never_ran_is_removed_without_a_database(
