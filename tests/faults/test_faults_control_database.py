@@ -315,7 +315,8 @@ def test_two_services_with_copies_of_one_control_db_load_no_row_twice(
             let_go(server)
             receipts = [each.until_state(running, "succeeded")["receipt"] for each in (live, copy)]
             assert receipts[0] == receipts[1]
-            assert copy.client.delete(f"/imports/{running}").status_code == 202
+            removal = copy.client.delete(f"/imports/{running}", params={"rows": "drop"})
+            assert removal.status_code == 202
             copy.until_gone(running)
         assert live.get(running)["state"] == "succeeded"  # it does not learn of the other service
     assert row_count(database_url) == 0

@@ -348,11 +348,13 @@ def test_a_label_is_shown_and_finds_its_imports(service: LiveService) -> None:
     found = service.client.get("/imports", params=states).json()["imports"]
     assert [each["state"] for each in found] == ["queued", "queued", "running"]
     headers = {"Idempotency-Key": "label"}
-    service.submit("http://localhost/b.csv", headers, label="b")
+    third = service.submit("http://localhost/b.csv", headers, label="b")
     answer = service.client.post("/imports", json={"url": "http://localhost/b.csv"}, headers=headers)
     assert_problem(answer, 422, "idempotency_conflict")
     answer = service.client.post("/imports", json={"url": "http://localhost/b.csv", "label": "b" * 201})
     assert_problem(answer, 400, "invalid_request")
+    for each in (first, second, third):
+        cancel(service, each["id"])
 
 
 def test_a_retry_can_allow_more_rejects(service: LiveService, sample: bytes) -> None:

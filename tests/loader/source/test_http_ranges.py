@@ -393,4 +393,4 @@ def test_another_file_behind_a_412_is_source_changed() -> None:
         with pytest.raises(LoaderError) as caught:
             read(source)
     assert caught.value.code is FailureCode.SOURCE_CHANGED
-    assert '"v1" and is \'"v2"\'' in caught.value.failure.message
+    assert """'"v1"' and is '"v2"'""" in caught.value.failure.message
