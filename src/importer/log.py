@@ -5,6 +5,7 @@ Control characters are escaped, so that no text can forge a line. Credentials an
 
 from __future__ import annotations
 
+import datetime
 import logging
 import re
 import sys
@@ -33,6 +34,7 @@ def configure(log_format: LogFormat) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.stdlib.ExtraAdder(),
         structlog.processors.format_exc_info,  # a plain traceback, without the values of variables
+        _plain_values,
         _without_secrets,
     ]
     structlog.configure(
@@ -43,7 +45,7 @@ def configure(log_format: LogFormat) -> None:
     )
     last: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
     if is_json:
-        last.append(structlog.processors.JSONRenderer())
+        last.append(structlog.processors.JSONRenderer(default=_plain))  # for what is within lists
     else:
         last += [_without_control_characters, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     handler = logging.StreamHandler(sys.stderr)
@@ -55,6 +57,22 @@ def configure(log_format: LogFormat) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # At DEBUG it logs each statement with its parameters: URLs, and the values of bad rows.
     logging.getLogger("aiosqlite").disabled = True
+
+
+def _plain_values(
+    _logger: object, _method: str, event: MutableMapping[str, object]
+) -> MutableMapping[str, object]:
+    for key, value in event.items():
+        if not isinstance(value, str | int | float | list | dict | None):
+            event[key] = _plain(value)
+    return event
+
+
+def _plain(value: object) -> str:
+    """Return a value as text: a time in ISO 8601, and not as Python code."""
+    if isinstance(value, datetime.datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    return str(value)
 
 
 def _without_secrets(

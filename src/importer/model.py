@@ -120,6 +120,7 @@ class Import(msgspec.Struct, frozen=True):
     keeps_staging: bool  # it failed, and its staging is kept for a retry
     created_at: datetime.datetime
     started_at: datetime.datetime | None  # of the first attempt
+    series_started_at: datetime.datetime | None  # of the first one since the retry of an ended import
     finished_at: datetime.datetime | None
     not_before: datetime.datetime | None  # of the next attempt, while queued
     error: Failure | None  # why it failed, waits, or can't be cleaned up yet

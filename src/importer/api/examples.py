@@ -34,6 +34,7 @@ _QUEUED = StoredImport(
     keeps_staging=False,
     created_at=_CREATED_AT,
     started_at=None,
+    series_started_at=None,
     finished_at=None,
     not_before=None,
     error=None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from litestar import Response, get
 
-from importer.api.metrics import CONTENT_TYPE, metrics_text
+from importer.api.metrics import MEDIA_TYPE, metrics_text
 from importer.api.openapi import SERVICE, problem_responses
 from importer.api.problems import ProblemCode
 from importer.api.requests import FromService
@@ -45,4 +45,4 @@ async def get_metrics(service: FromService) -> Response[bytes]:
     """Handle GET /metrics."""
     counts = await service.store.counts()
     text = metrics_text(counts, is_database_up=service.supervisor.probe.is_up)
-    return Response(text, media_type=CONTENT_TYPE)
+    return Response(text, media_type=MEDIA_TYPE)

@@ -13,8 +13,8 @@ from prometheus_client import Counter, Gauge, Histogram, generate_latest
 from importer.model import FINISHED, AttemptResult, Import, State
 from importer.store.store import Store
 
-# https://prometheus.io/docs/instrumenting/exposition_formats/#basic-info
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+# https://prometheus.io/docs/instrumenting/exposition_formats/#basic-info. Litestar adds the charset.
+MEDIA_TYPE = "text/plain; version=0.0.4"
 
 # Labelled with the path's template: a label for each import's path would make a series for each import.
 HTTP_METRICS = PrometheusConfig(app_name="importer", prefix="importer_http", group_path=True)
@@ -31,7 +31,7 @@ _ROWS = Counter("importer_rows", "Published rows.")
 _REJECTS = Counter("importer_rejects", "Rejected rows of published imports.")
 _DURATIONS = Histogram(
     "importer_import_duration_seconds",
-    "Time from the first attempt to the end of an import, by final state.",
+    "Time from the first attempt to the end of an import, by final state. A retry of an ended import starts anew.",
     ["state"],
     buckets=_DURATION_BUCKETS,
 )
@@ -72,6 +72,7 @@ def _count(ended: Import, exit_code: int | None) -> None:
         _BYTES.inc(ended.receipt.source_bytes)
         _ROWS.inc(ended.receipt.rows_published)
         _REJECTS.inc(ended.receipt.rows_rejected)
-    if ended.state in FINISHED and ended.started_at is not None and ended.finished_at is not None:
-        seconds = (ended.finished_at - ended.started_at).total_seconds()
+    started_at, finished_at = ended.series_started_at, ended.finished_at
+    if ended.state in FINISHED and started_at is not None and finished_at is not None:
+        seconds = (finished_at - started_at).total_seconds()
         _DURATIONS.labels(ended.state).observe(max(seconds, 0))  # the clock may have been set back

@@ -83,6 +83,7 @@ async def retry(connection: aiosqlite.Connection, import_id: UUID, changes: JobC
             [State.FAILED, State.CANCELLED, State.QUEUED],
             "submitted = CASE WHEN :job = job THEN submitted ELSE coalesce(submitted, job) END, job = :job,"
             " progress = CASE WHEN state = 'queued' THEN progress END, state = 'queued', finished_at = NULL,"
+            " series_started_at = CASE WHEN state = 'queued' THEN series_started_at END,"
             " not_before = NULL, error = NULL, retry_count = 0, locked_count = 0, keeps_staging = 0",
             {"job": json_text(changes.apply(one.job))},
         )
@@ -105,7 +106,8 @@ async def claim(connection: aiosqlite.Connection, now: datetime) -> list[Import]
     claimed = await rows.imports(
         connection,
         "UPDATE import SET state = 'running', version = version + 1, attempt_count = attempt_count + 1,"
-        " started_at = coalesce(started_at, :now), not_before = NULL, error = NULL"
+        " started_at = coalesce(started_at, :now), series_started_at = coalesce(series_started_at, :now),"
+        " not_before = NULL, error = NULL"
         f" WHERE sequence = ({NEXT_IN_QUEUE}) RETURNING {IMPORT_COLUMNS}",
         row,
     )

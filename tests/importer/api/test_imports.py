@@ -446,6 +446,12 @@ def test_metrics_count_ended_imports(service: LiveService, source: HttpServer, s
     assert service.metric("importer_queue_depth") == 0
 
 
+def test_the_metrics_have_one_charset(service: LiveService) -> None:
+    assert (
+        service.client.get("/metrics").headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    )
+
+
 def test_metrics_count_requests_by_path_template_and_status(service: LiveService) -> None:
     def values() -> list[float]:
         requests = 'importer_http_requests_total{app_name="importer",method="GET",path='

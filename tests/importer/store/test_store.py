@@ -249,6 +249,23 @@ async def test_only_failures_count_as_retries_and_a_retry_request_resets_the_cou
     assert (asked.retry_count, asked.attempt_count, asked.error, asked.progress) == (0, 3, None, None)
 
 
+async def test_a_series_of_attempts_starts_anew_with_the_retry_of_an_ended_import(
+    store: Store, clock: Clock
+) -> None:
+    """Its duration is then that of the attempts since, without the hours in which it had ended."""
+    one = await brought_to(store, State.RUNNING)
+    first = one.series_started_at
+    assert first == one.started_at
+    await finished(store, one, State.QUEUED)
+    clock.now += timedelta(seconds=60)
+    assert existing(await store.claim()).series_started_at == first
+    await finished(store, one, State.FAILED)
+    clock.now += timedelta(hours=5)
+    assert existing(await store.retry(one.id)).series_started_at is None
+    again = existing(await store.claim())
+    assert (again.started_at, again.series_started_at) == (one.started_at, clock.now)
+
+
 FORBIDDEN = msgspec.structs.replace(FAILURE, code=FailureCode.SOURCE_FORBIDDEN, retryable=False)
 BAD_ROW = msgspec.structs.replace(FAILURE, code=FailureCode.BAD_ROW, retryable=False)
 
