@@ -26,6 +26,8 @@ _MAX_SLOTS = 64
 MAX_WORKERS = 64
 _MAX_GRACE_SECONDS = 3600
 _MAX_HISTORY_DAYS = 36_500
+# The first parts of the API's paths.
+_API_FOLDERS = ("health", "imports", "metrics", "schema")
 
 
 class InvalidSettings(Exception):
@@ -39,6 +41,8 @@ class Settings(msgspec.Struct, frozen=True):
     host: str = "127.0.0.1"
     port: int = 8000  # 0: any free port
     server_names: tuple[str, ...] = ()  # public names of the service, see host_check.py
+    root_path: str = ""  # path prefix of a reverse proxy, see root_path.py
+    token_file: Path | None = None  # has the token that clients must send; None: they need none
     database_url: str | None = None  # None: the embedded PostgreSQL; may hold a password
     slots: int = 2  # imports that run in parallel
     workers: int | None = None  # database connections of an import; None: the loader's default
@@ -67,8 +71,15 @@ class Settings(msgspec.Struct, frozen=True):
                 "IMPORTER_SERVER_NAMES",
                 default.server_names,
                 _server_names,
-                "a comma-separated list of host names, such as importer.example.org",
+                "a comma-separated list of host names, such as importer.example.org or *.example.org",
             ),
+            root_path=read(
+                "IMPORTER_ROOT_PATH",
+                default.root_path,
+                _root_path,
+                "a path such as /importer, not one of the API",
+            ),
+            token_file=read("IMPORTER_TOKEN_FILE", default.token_file, Path, "the path of a file"),
             database_url=read(
                 "DATABASE_URL",
                 default.database_url,
@@ -149,9 +160,18 @@ def _host(text: str) -> str:
 
 def _server_names(text: str) -> tuple[str, ...]:
     names = tuple(name for each in text.split(",") if (name := each.strip()))
-    if not all(re.fullmatch(r"[A-Za-z0-9_.-]+", name) for name in names):
+    if not all(re.fullmatch(r"(\*\.)?[A-Za-z0-9_.-]+", name) for name in names):
         raise ValueError
     return names
+
+
+def _root_path(text: str) -> str:
+    path = text.rstrip("/")
+    # A proxy may strip the prefix: that of a path of the API would be stripped twice.
+    is_valid = re.fullmatch(r"(/[A-Za-z0-9_~-][A-Za-z0-9_~.-]*)*", path)
+    if not is_valid or path.partition("/")[2].partition("/")[0] in _API_FOLDERS:
+        raise ValueError
+    return path
 
 
 def _database_url(text: str) -> str:

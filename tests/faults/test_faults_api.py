@@ -231,6 +231,27 @@ def test_incomplete_requests_time_out_and_other_clients_connect(limited: LiveSer
         assert b"retry" in next(events)  # a complete request does not time out
 
 
+def test_an_idle_connection_outlives_the_time_limit_of_a_request(limited: LiveService) -> None:
+    address = urlsplit(limited.url)
+    kept = HTTPConnection(address.hostname or "", address.port or 0)
+    with contextlib.closing(kept):
+        kept.connect()
+        connection = kept.sock
+        for _ in range(2):
+            kept.request("GET", "/health/live")
+            assert kept.getresponse().read()
+            with connected(limited, b"GET /imp") as slow:
+                received(slow)  # until the time limit
+            assert kept.sock is connection  # http.client has not connected again
+
+
+def test_idle_connections_make_room_for_others(tmp_path: Path, database_url: str) -> None:
+    with LiveService(tmp_path, database_url, limited=True) as live, contextlib.ExitStack() as stack:
+        for _ in range(2 * CONNECTIONS):
+            client = stack.enter_context(connected(live, get("/health/live")))
+            assert client.recv(65536).startswith(b"HTTP/1.1 200")
+
+
 def test_the_number_of_connections_is_limited(tmp_path: Path, database_url: str) -> None:
     with LiveService(tmp_path, database_url, {"LIMITED_SERVICE_SECONDS": "1000"}, limited=True) as live:
         with contextlib.ExitStack() as stack:

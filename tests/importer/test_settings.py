@@ -21,9 +21,11 @@ VARIABLES: dict[str, tuple[str, str, object]] = {
     "port": ("IMPORTER_PORT", "0", 0),
     "server_names": (
         "IMPORTER_SERVER_NAMES",
-        "importer.example.org, importer.jobs",
-        ("importer.example.org", "importer.jobs"),
+        "importer.example.org, *.importer.jobs",
+        ("importer.example.org", "*.importer.jobs"),
     ),
+    "root_path": ("IMPORTER_ROOT_PATH", "/team-7/importer/", "/team-7/importer"),
+    "token_file": ("IMPORTER_TOKEN_FILE", "/run/secrets/token", Path("/run/secrets/token")),
     "database_url": ("DATABASE_URL", "postgresql://me@db/taxi", "postgresql://me@db/taxi"),
     "slots": ("IMPORTER_SLOTS", "3", 3),
     "workers": ("IMPORTER_WORKERS", "4", 4),
@@ -112,6 +114,15 @@ def test_an_address_of_either_family_can_be_served(host: str, bound: str) -> Non
         ("IMPORTER_PORT", "٣"),  # int() takes digits of other scripts
         ("IMPORTER_SERVER_NAMES", "importer.example.org:8000"),
         ("IMPORTER_SERVER_NAMES", "*"),
+        ("IMPORTER_SERVER_NAMES", "importer.*.org"),
+        ("IMPORTER_SERVER_NAMES", "*importer.org"),
+        ("IMPORTER_ROOT_PATH", "importer"),
+        ("IMPORTER_ROOT_PATH", "/a//b"),
+        ("IMPORTER_ROOT_PATH", "/.."),
+        ("IMPORTER_ROOT_PATH", "/a b"),
+        ("IMPORTER_ROOT_PATH", "https://example.org/importer"),
+        ("IMPORTER_ROOT_PATH", "/imports"),  # a proxy that strips it leaves another path of the API
+        ("IMPORTER_ROOT_PATH", "/schema/importer"),
         ("IMPORTER_SLOTS", "0"),
         ("IMPORTER_SLOTS", "1_0"),
         ("IMPORTER_SLOTS", "two"),
@@ -130,6 +141,13 @@ def test_an_invalid_value_is_reported_with_an_example(name: str, value: str) -> 
     assert message.startswith(f"{name} is {value!a}")
     assert ": it must be " in message
     assert message.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("text", "root_path"), [("/", ""), ("/importer", "/importer"), ("/a/b.c/", "/a/b.c")]
+)
+def test_a_root_path_has_no_slash_at_its_end(text: str, root_path: str) -> None:
+    assert Settings.from_environment({"IMPORTER_ROOT_PATH": text}).root_path == root_path
 
 
 @pytest.mark.parametrize("text", ["64", "064", "00000000064"])

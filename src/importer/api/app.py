@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 from importlib import metadata
 
-from litestar import HttpMethod, Litestar, Response, Router, route
+from litestar import HttpMethod, Litestar, Response, Router, get, route
 from litestar.di import Provide
 from litestar.exceptions import ValidationException
 from litestar.handlers import HTTPRouteHandler
-from litestar.middleware import DefineMiddleware
+from litestar.response import Redirect
+from litestar.types import ASGIApp
 
 from importer.api import attempts, events, health, imports, openapi, openapi_document, rejects
 from importer.api.exception_handlers import invalid_parameters, problem_details
+from importer.api.head_requests import HeadRequests
 from importer.api.host_check import HostCheck
 from importer.api.metrics import HTTP_METRICS
 from importer.api.request_bodies import MAX_BODY_BYTES
+from importer.api.request_checks import RequestCheck, RequestChecks
 from importer.api.requests import refuse_unknown_input
+from importer.api.root_path import RootPath, link
 from importer.api.state import Service
+from importer.api.token_check import TokenCheck
 
 
 def _options(path: str, methods: str) -> HTTPRouteHandler:
@@ -36,6 +41,14 @@ _OPTIONS = [
     _options("/imports", "GET, OPTIONS, POST"),
     _options("/imports/{import_id:str}", "DELETE, GET, OPTIONS"),
 ]
+
+
+@get("/", include_in_schema=False, sync_to_thread=False)
+def get_root() -> Redirect:
+    """Lead a person who opens the service's URL to its page."""
+    return Redirect(link("/schema"))
+
+
 # The operations of the OpenAPI document.
 HANDLERS: list[HTTPRouteHandler] = [
     imports.submit_import,
@@ -54,22 +67,29 @@ HANDLERS: list[HTTPRouteHandler] = [
 ]
 
 
-def create_app(service: Service, names: Iterable[str]) -> Litestar:
+def create_app(
+    service: Service, *, names: Iterable[str] = (), root_path: str = "", token: str | None = None
+) -> ASGIApp:
     """Return the application of an open service, which the caller closes.
 
-    `names`: the service's public names, as host_check.py needs them.
+    `names`: the service's public names (host_check.py). `root_path`: the prefix of a proxy (root_path.py). `token`: what
+    clients must send (token_check.py); None: nothing.
     """
     operations = Router("/", route_handlers=[*_OPTIONS, *HANDLERS], before_request=refuse_unknown_input)
     app = Litestar(
-        [operations, health.get_metrics],
+        [operations, get_root, health.get_metrics],
         dependencies={"service": Provide(lambda: service, sync_to_thread=False)},
-        # The metrics are behind the host check: they count an exception of another middleware as status 200.
-        middleware=[DefineMiddleware(HostCheck, names=names), HTTP_METRICS.middleware],
+        middleware=[HTTP_METRICS.middleware],
         exception_handlers={ValidationException: invalid_parameters},
         plugins=[problem_details()],
-        openapi_config=openapi.openapi_config(metadata.version("large-file-importer")),
+        openapi_config=openapi.openapi_config(
+            metadata.version("large-file-importer"), root_path=root_path, requires_token=token is not None
+        ),
         request_max_body_size=MAX_BODY_BYTES,
         logging_config=None,
     )
     openapi_document.complete(app.openapi_schema)
-    return app
+    checks: list[RequestCheck] = [HostCheck(names)]
+    if token is not None:
+        checks.append(TokenCheck(token))
+    return RootPath(HeadRequests(RequestChecks(app, checks)), root_path)

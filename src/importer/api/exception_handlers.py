@@ -11,6 +11,7 @@ from litestar.exceptions import HTTPException, ValidationException
 from litestar.params import ParameterKwarg
 from litestar.plugins.problem_details import ProblemDetailsConfig, ProblemDetailsPlugin
 
+from importer.api.head_requests import with_head
 from importer.api.problems import FieldError, ProblemCode, RequestProblem
 from importer.api.request_bodies import MAX_BODY_BYTES
 from importer.api.requests import AnyRequest, invalid_path_parameter
@@ -81,7 +82,7 @@ def _http_problem(error: HTTPException) -> RequestProblem:
         case 404:
             return RequestProblem(ProblemCode.PATH_NOT_FOUND, "No resource has this path.")
         case 405:
-            allowed = (error.headers or {}).get("allow", "")
+            allowed = with_head((error.headers or {}).get("allow", ""))
             return RequestProblem(
                 ProblemCode.METHOD_NOT_ALLOWED, f"The path allows {allowed}.", headers={"Allow": allowed}
             )

@@ -10,8 +10,7 @@ import re
 from collections.abc import Iterable
 from ipaddress import ip_address
 
-from litestar.enums import ScopeType
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import HTTPScope
 
 from importer.api.problems import ProblemCode, RequestProblem
 
@@ -23,29 +22,30 @@ _PORT = re.compile(r":[0-9]*$")
 
 
 class HostCheck:
-    """ASGI middleware that raises UNKNOWN_HOST for a Host that is not known to be this service."""
+    """The check of the Host header."""
 
-    def __init__(self, app: ASGIApp, names: Iterable[str]) -> None:
-        """`names`: the service's public names, such as importer.example.org."""
-        self._app = app
+    def __init__(self, names: Iterable[str]) -> None:
+        """`names`: the service's public names, such as importer.example.org, or *.example.org for each below it."""
         self._names = frozenset(name.lower() for name in names)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on; raises RequestProblem."""
-        if scope["type"] == ScopeType.HTTP:
-            for name, value in scope["headers"]:
-                if name == b"host" and not is_known_host(host := value.decode("latin-1"), self._names):
-                    raise RequestProblem(ProblemCode.UNKNOWN_HOST, f"The Host is {host[:100]!a}.")
-        await self._app(scope, receive, send)
+    def __call__(self, scope: HTTPScope) -> None:
+        """Raise RequestProblem, UNKNOWN_HOST, if the Host is not known to be this service."""
+        for name, value in scope["headers"]:
+            if name == b"host" and not is_known_host(host := value.decode("latin-1"), self._names):
+                raise RequestProblem(ProblemCode.UNKNOWN_HOST, f"The Host is {host[:100]!a}.")
 
 
 def is_known_host(host: str, names: frozenset[str]) -> bool:
-    """Whether a Host is empty, an IP address, one of `names`, or a name that can't be registered."""
+    """Whether a Host is empty, an IP address, one of `names`, below one with *, or a name that can't be registered."""
     name = _PORT.sub("", host.lower()).removesuffix(".")
     if name in names or not host:  # HTTP/1.0 may omit it; a browser does not
         return True
-    if _NAME.fullmatch(name) and ("." not in name or name.rpartition(".")[2] in _PRIVATE_SUFFIXES):
-        return True
+    if _NAME.fullmatch(name):
+        labels = name.split(".")
+        if len(labels) == 1 or labels[-1] in _PRIVATE_SUFFIXES:
+            return True
+        if any(f"*.{'.'.join(labels[start:])}" in names for start in range(1, len(labels))):
+            return True
     try:
         ip_address(name.removeprefix("[").removesuffix("]"))
     except ValueError:

@@ -23,9 +23,11 @@ from importer.api.requests import (
     ImportId,
     PageCursor,
     PageLength,
+    client_of,
     find,
     not_found,
 )
+from importer.api.root_path import link
 from importer.api.schemas import Import, ImportPage
 from importer.model import FINISHED, State
 from importer.model import Import as StoredImport
@@ -101,6 +103,7 @@ async def submit_import(
             label=stored.label,
             url=url,
             mode=stored.job.mode,
+            **client_of(request),
         )
     return _accepted(stored, {} if is_new else {"Idempotent-Replayed": "true"})
 
@@ -209,7 +212,7 @@ async def get_import(
     response_description="The import is being cancelled, or is cancelled.",
     responses=problem_responses(ProblemCode.IMPORT_NOT_FOUND, ProblemCode.WRONG_STATE),
 )
-async def cancel_import(service: FromService, import_id: ImportId) -> Response[Import]:
+async def cancel_import(request: AnyRequest, service: FromService, import_id: ImportId) -> Response[Import]:
     """Handle POST /imports/{id}/cancel."""
     cancelled = await service.supervisor.cancel(import_id)
     if cancelled is None:
@@ -217,7 +220,7 @@ async def cancel_import(service: FromService, import_id: ImportId) -> Response[I
         if found.state is not State.CANCELLED:
             raise _wrong_state(found, "it can't be cancelled")
         cancelled = found
-    _log.info("cancel requested", import_id=str(import_id), state=cancelled.state)
+    _log.info("cancel requested", import_id=str(import_id), state=cancelled.state, **client_of(request))
     return _accepted(cancelled)
 
 
@@ -248,7 +251,7 @@ async def retry_import(
     service.supervisor.wake()
     url = parse_url(queued.job.source).location
     changed = [name for name, value in msgspec.structs.asdict(changes).items() if value is not None]
-    _log.info("retry requested", import_id=str(import_id), url=url, changed=changed)
+    _log.info("retry requested", import_id=str(import_id), url=url, changed=changed, **client_of(request))
     return _accepted(queued)
 
 
@@ -266,6 +269,7 @@ async def retry_import(
     responses=problem_responses(ProblemCode.IMPORT_NOT_FOUND, ProblemCode.WRONG_STATE, ProblemCode.HAS_ROWS),
 )
 async def remove_import(
+    request: AnyRequest,
     service: FromService,
     import_id: ImportId,
     rows: Annotated[
@@ -281,7 +285,13 @@ async def remove_import(
             detail = f"Import {import_id} is succeeded: its rows are in trips."
             raise RequestProblem(ProblemCode.HAS_ROWS, detail, state=found.state)
         raise _wrong_state(found, "cancel it before you remove it")
-    _log.info("removal requested", import_id=str(import_id), label=removing.label, drops_rows=rows == "drop")
+    _log.info(
+        "removal requested",
+        import_id=str(import_id),
+        label=removing.label,
+        drops_rows=rows == "drop",
+        **client_of(request),
+    )
     return _accepted(removing)
 
 
@@ -324,7 +334,7 @@ def _wrong_state(found: StoredImport, why: str) -> RequestProblem:
 
 def _accepted(stored: StoredImport, more_headers: Mapping[str, str] | None = None) -> Response[Import]:
     headers = {
-        "Location": f"/imports/{stored.id}",
+        "Location": link(f"/imports/{stored.id}"),
         "Retry-After": str(_RETRY_AFTER_SECONDS),
         **(more_headers or {}),
     }

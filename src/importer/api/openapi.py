@@ -7,17 +7,18 @@ from collections import defaultdict
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.plugins import JsonRenderPlugin, YamlRenderPlugin
-from litestar.openapi.spec import Contact, Example, License, Tag
+from litestar.openapi.spec import Contact, Example, License, SecurityScheme, Server, Tag
 
 from importer.api import examples
 from importer.api.openapi_document import DocumentComponents
 from importer.api.problems import PROBLEM_JSON, PROBLEM_KINDS, Problem, ProblemCode
-from importer.api.schema_pages import SwaggerPage, schema_router
+from importer.api.schema_pages import RenderedOnce, SwaggerPage, schema_router
 
 IMPORTS = "imports"
 SERVICE = "service"
 
 _NAME = "large-file-importer"
+_SECURITY_SCHEME = "token"
 
 
 def problem_responses(*codes: ProblemCode) -> dict[int, ResponseSpec]:
@@ -40,8 +41,11 @@ def problem_responses(*codes: ProblemCode) -> dict[int, ResponseSpec]:
     }
 
 
-def openapi_config(version: str) -> OpenAPIConfig:
+def openapi_config(version: str, *, root_path: str, requires_token: bool) -> OpenAPIConfig:
     """Return Litestar's configuration of the document and of the pages that show it."""
+    token = SecurityScheme(
+        type="http", scheme="bearer", description="The token of this service, if it has one."
+    )
     return OpenAPIConfig(
         title="Large file importer",
         version=version,
@@ -50,12 +54,18 @@ def openapi_config(version: str) -> OpenAPIConfig:
         contact=Contact(name=_NAME),
         # The project grants no licence. SPDX has no identifier for that.
         license=License("All rights reserved", identifier="LicenseRef-all-rights-reserved"),
-        security=[],  # no authentication
         tags=[
             Tag(IMPORTS, "One import loads one file into the table trips, once."),
             Tag(SERVICE, "Health checks for operators and their tools."),
         ],
-        components=DocumentComponents(),
-        render_plugins=[SwaggerPage(), JsonRenderPlugin(), YamlRenderPlugin(path="/openapi.yaml")],
+        servers=[Server(root_path or "/")],
+        components=DocumentComponents(security_schemes={_SECURITY_SCHEME: token}),
+        # Without a token the scheme is still used, as an alternative to none: clients may be made from this document.
+        security=[{_SECURITY_SCHEME: []}] if requires_token else [{}, {_SECURITY_SCHEME: []}],
+        render_plugins=[
+            SwaggerPage(),
+            RenderedOnce(JsonRenderPlugin()),
+            RenderedOnce(YamlRenderPlugin(path="/openapi.yaml")),
+        ],
         openapi_router=schema_router(),
     )

@@ -11,6 +11,7 @@ import msgspec
 from litestar.plugins.problem_details import ProblemDetailsException
 from msgspec import Meta
 
+from importer.api.root_path import link
 from importer.model import State
 
 PROBLEM_JSON = "application/problem+json"
@@ -26,6 +27,7 @@ class ProblemCode(enum.StrEnum):
     """What can be wrong with a request. What can be wrong with an import is a FailureCode."""
 
     INVALID_REQUEST = "invalid_request"
+    UNAUTHORIZED = "unauthorized"
     PATH_NOT_FOUND = "path_not_found"
     IMPORT_NOT_FOUND = "import_not_found"
     ATTEMPT_NOT_FOUND = "attempt_not_found"
@@ -60,6 +62,12 @@ PROBLEM_KINDS: dict[ProblemCode, ProblemKind] = {
         400,
         "The request is not valid.",
         "See /schema for the parameters and bodies of each operation, with examples.",
+    ),
+    ProblemCode.UNAUTHORIZED: ProblemKind(
+        401,
+        "The request does not have the service's token.",
+        "Send the header `Authorization: Bearer TOKEN`; the command importer takes the token from IMPORTER_TOKEN or"
+        " IMPORTER_TOKEN_FILE. The service's operator has it.",
     ),
     ProblemCode.PATH_NOT_FOUND: ProblemKind(
         404, "The path does not exist.", "See /schema for the operations."
@@ -180,7 +188,7 @@ class RequestProblem(ProblemDetailsException):
     ) -> None:
         kind = PROBLEM_KINDS[code]
         self.problem = Problem(
-            type=f"{PROBLEMS_PATH}#{code}",
+            type=link(f"{PROBLEMS_PATH}#{code}"),
             title=kind.title,
             status=kind.status,
             detail=detail,

@@ -50,6 +50,13 @@ def _refuse_unknown_parameters(request: AnyRequest) -> None:
         )
 
 
+def client_of(request: AnyRequest) -> dict[str, str]:
+    """Return who sent a request, for the log: the peer's address, and X-Forwarded-For, which anyone may send."""
+    client = {} if request.client is None else {"client": request.client.host}
+    forwarded_for = request.headers.get("x-forwarded-for")
+    return client if forwarded_for is None else {**client, "forwarded_for": forwarded_for[:200]}
+
+
 async def find(service: Service, import_id: UUID) -> Import:
     """Return an import; raises IMPORT_NOT_FOUND."""
     found = await service.store.get(import_id)

@@ -18,8 +18,10 @@ from litestar.response import File
 
 from importer.api.problems import PROBLEM_KINDS, ProblemCode, RequestProblem
 from importer.api.requests import AnyRequest
+from importer.api.root_path import link
 from loader.contract import FAILURE_KINDS
 
+_FOLDER = "/schema"
 # Swagger UI sets styles of single elements and draws its icons from data: URLs. Scripts are files of this server.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:;"
@@ -41,7 +43,7 @@ _PAGE = """<!DOCTYPE html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
-<link rel="icon" type="image/png" href="/schema/assets/favicon-32x32.png">
+<link rel="icon" type="image/png" href="{folder}/assets/favicon-32x32.png">
 {head}
 </head>
 <body>
@@ -49,17 +51,17 @@ _PAGE = """<!DOCTYPE html>
 </body>
 </html>
 """
-_SWAGGER_HEAD = """<link rel="stylesheet" href="/schema/assets/swagger-ui.css">
-<script src="/schema/assets/swagger-ui-bundle.js" defer></script>
-<script src="/schema/start.js" defer></script>"""
-_SWAGGER_START = """SwaggerUIBundle({
-  url: "/schema/openapi.json",
+_SWAGGER_HEAD = """<link rel="stylesheet" href="{folder}/assets/swagger-ui.css">
+<script src="{folder}/assets/swagger-ui-bundle.js" defer></script>
+<script src="{folder}/start.js" defer></script>"""
+_SWAGGER_START = """SwaggerUIBundle({{
+  url: "{folder}/openapi.json",
   dom_id: "#swagger-ui",
   deepLinking: true,
   displayRequestDuration: true,
   defaultModelsExpandDepth: 0,
   validatorUrl: null,
-});
+}});
 """
 
 
@@ -71,16 +73,29 @@ class SwaggerPage(OpenAPIRenderPlugin):
 
     def render(self, request: AnyRequest, openapi_schema: Mapping[str, object]) -> bytes:  # noqa: ARG002 - Litestar's signature
         """Return the page; it loads the document itself."""
-        page = _PAGE.format(
-            title="Large file importer", head=_SWAGGER_HEAD, body='<div id="swagger-ui"></div>'
-        )
-        return page.encode()
+        head = _SWAGGER_HEAD.format(folder=link(_FOLDER))
+        return _page("Large file importer", head, '<div id="swagger-ui"></div>').encode()
+
+
+class RenderedOnce(OpenAPIRenderPlugin):
+    """The document as another plugin renders it, which takes tens of milliseconds. It is rendered at the first request."""
+
+    def __init__(self, plugin: OpenAPIRenderPlugin) -> None:
+        super().__init__(path=plugin.paths, media_type=plugin.media_type)
+        self._plugin = plugin
+        self._rendered: bytes | None = None
+
+    def render(self, request: AnyRequest, openapi_schema: Mapping[str, object]) -> bytes:
+        """Return the document."""
+        if self._rendered is None:
+            self._rendered = self._plugin.render(request, dict(openapi_schema))  # pyright: ignore[reportUnknownMemberType] - Litestar's
+        return self._rendered
 
 
 @get("/start.js", media_type="text/javascript", sync_to_thread=False)
 def get_start() -> str:
     """Return the script that starts Swagger UI."""
-    return _SWAGGER_START
+    return _SWAGGER_START.format(folder=link(_FOLDER))
 
 
 @get("/assets/{name:str}", sync_to_thread=False)
@@ -112,13 +127,13 @@ def get_problems() -> str:
         + _table(failures, anchor="failure-")
     )
     head = "<style>body {font-family: sans-serif} td {padding: 0.2em 1em; vertical-align: top}</style>"
-    return _PAGE.format(title="Problems and failures", head=head, body=body)
+    return _page("Problems and failures", head, body)
 
 
 def schema_router() -> Router:
     """Return the router of /schema, to which Litestar adds the page and the document as JSON and YAML."""
     return Router(
-        "/schema",
+        _FOLDER,
         route_handlers=[get_start, get_asset, get_problems],
         before_request=_refuse_unknown_path,
         include_in_schema=False,
@@ -130,6 +145,10 @@ def _refuse_unknown_path(request: AnyRequest) -> None:
     """Raise PATH_NOT_FOUND for a path that only Litestar's catch-all route matches: that one returns HTML."""
     if request.scope["path_template"] == "/schema/{path}":
         raise _path_not_found()
+
+
+def _page(title: str, head: str, body: str) -> str:
+    return _PAGE.format(title=title, folder=link(_FOLDER), head=head, body=body)
 
 
 def _path_not_found() -> RequestProblem:

@@ -13,6 +13,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
+from importer.api.root_path import link
 from importer.model import FINISHED, State
 from importer.model import Attempt as StoredAttempt
 from importer.model import Import as StoredImport
@@ -143,7 +144,7 @@ class Links(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, stored: StoredImport) -> Self:
         """Return the links to what an import's state allows."""
-        path = f"/imports/{stored.id}"
+        path = link(f"/imports/{stored.id}")
         has_failed = stored.state is State.QUEUED and stored.error is not None
         has_rows = stored.receipt is not None or (
             stored.progress is not None and stored.progress.rows_loaded + stored.progress.rows_rejected > 0
@@ -259,7 +260,7 @@ class Attempt(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, import_id: UUID, stored: StoredAttempt) -> Self:
         """Convert an attempt of the control DB."""
-        log = f"/imports/{import_id}/attempts/{stored.number}/log"
+        log = link(f"/imports/{import_id}/attempts/{stored.number}/log")
         return cls(
             number=stored.number,
             started_at=stored.started_at,

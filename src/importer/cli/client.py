@@ -69,12 +69,16 @@ class _Problem(msgspec.Struct, frozen=True):
 class Client:
     """A client of one service. A context manager."""
 
-    def __init__(self, server: str) -> None:
-        """`server`: its http or https URL. Ignores proxy variables; trusts the system's certificates."""
+    def __init__(self, server: str, token: str | None = None) -> None:
+        """`server`: its http or https URL; `token`: the one that it requires.
+
+        Ignores proxy variables; trusts the system's certificates.
+        """
         try:
             self._http = httpx.Client(
                 base_url=server.strip(),
                 timeout=_TIMEOUT_SECONDS,
+                headers={} if token is None else {"Authorization": f"Bearer {token}"},
                 trust_env=False,
                 verify=ssl.create_default_context(),
             )

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from importer.cli.parser import make_parser
@@ -15,6 +16,7 @@ from loader.contract import ExitCode
 
 if TYPE_CHECKING:
     from importer.cli.commands import Commands
+    from importer.server.server import Endpoint
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -58,20 +60,45 @@ def _serve(options: argparse.Namespace) -> ExitCode:
     return ExitCode.PUBLISHED
 
 
-def _announce(url: str) -> None:
-    sys.stdout.write(f"importer serves {url}; API documentation: {url}/schema\n")
+def _announce(endpoint: Endpoint) -> None:
+    lines = [f"importer serves {endpoint.url}; API documentation: {endpoint.url}/schema"]
+    if endpoint.is_reachable:
+        lines.append(f"  Other machines reach it at this machine's name or address, port {endpoint.port}.")
+    if endpoint.token_file is not None:
+        lines.append(
+            f"  Clients send the token in {endpoint.token_file}: `Authorization: Bearer TOKEN`. A browser asks for it as a"
+            " password, with any user name."
+        )
+    elif endpoint.is_reachable:
+        lines.append(
+            "  Anyone who reaches this port may import and remove. IMPORTER_TOKEN_FILE requires a token."
+        )
+    sys.stdout.write("\n".join([*lines, ""]))
     sys.stdout.flush()
 
 
 def _run_client(options: argparse.Namespace) -> ExitCode:
     from importer.cli.client import Client, RequestFailed
     from importer.cli.commands import Commands
+    from importer.token import InvalidToken
 
     try:
-        with Client(options.server) as client:
+        with Client(options.server, _token(options)) as client:
             return _run_command(options, Commands(client, as_json=options.json))
+    except InvalidToken as error:
+        hint = "Set the token with IMPORTER_TOKEN, IMPORTER_TOKEN_FILE or --token-file."
+        return _report("usage", str(error), hint, ExitCode.USAGE)
     except RequestFailed as error:
         return _report(error.code, error.message, error.hint, error.exit_code)
+
+
+def _token(options: argparse.Namespace) -> str | None:
+    from importer.token import read_token, valid_token
+
+    if options.token_file is None and (token := os.environ.get("IMPORTER_TOKEN")):
+        return valid_token(token, "IMPORTER_TOKEN")
+    path = options.token_file or os.environ.get("IMPORTER_TOKEN_FILE")
+    return read_token(Path(path)) if path else None
 
 
 def _run_command(options: argparse.Namespace, commands: Commands) -> ExitCode:

@@ -123,6 +123,12 @@ def _add(program: Program, name: str, summary: str) -> argparse.ArgumentParser:
         default=os.environ.get("IMPORTER_URL") or _DEFAULT_SERVER,
         help=f"the URL of the service (default: IMPORTER_URL, else {_DEFAULT_SERVER})",
     )
+    parser.add_argument(
+        "--token-file",
+        metavar="FILE",
+        help="a file with the token that the service requires (default: the token in IMPORTER_TOKEN, else the file that"
+        " IMPORTER_TOKEN_FILE names)",
+    )
     parser.add_argument("--json", action="store_true", help="print the JSON of the API, for programs")
     return parser
 

@@ -21,6 +21,9 @@ _RESERVED_FILES = 400
 _MIN_CONNECTIONS = 50
 # A request is a few kilobytes, at most 80: every useful client sends it faster.
 REQUEST_SECONDS = 20
+# Proxies that reuse connections keep them for up to 60 seconds (nginx, AWS). If the service closed one first, a request that
+# is on its way would be lost: https://nginx.org/en/docs/http/ngx_http_upstream_module.html#keepalive_timeout
+IDLE_SECONDS = 75
 # A client that reads nothing of its response for this long is dead or hostile.
 _RESPONSE_MILLISECONDS = 60_000
 
@@ -57,10 +60,13 @@ class ClientConnection(H11Protocol):
     """One connection. h11 limits the head of a request to 16 KiB."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] - uvicorn ignores the same
-        """Close the connection at once if there are too many."""
+        """If there are too many connections, close one that waits for its next request, else this one."""
         super().connection_made(transport)
         if len(self.connections) > max_connections():
-            transport.abort()
+            idle = next(
+                (each for each in self.connections if isinstance(each, H11Protocol) and _is_idle(each)), self
+            )
+            idle.transport.abort()
 
 
 class SlowRequests:
@@ -78,6 +84,8 @@ class SlowRequests:
         for each in connections:
             if not isinstance(each, H11Protocol):
                 continue
+            if _is_idle(each):
+                continue  # uvicorn closes it after IDLE_SECONDS
             cycle = _cycle(each)
             if cycle is not None and not cycle.more_body and not cycle.response_complete:
                 continue  # the request is whole, the response is not: the service works on it
@@ -86,6 +94,11 @@ class SlowRequests:
             if waiting[each][1] > REQUEST_SECONDS:
                 each.transport.abort()
         self._waiting = waiting
+
+
+def _is_idle(connection: H11Protocol) -> bool:
+    """Whether uvicorn's timer runs, which begins with the end of a response, and nothing of a next request has come."""
+    return connection.timeout_keep_alive_task is not None and not connection.conn.trailing_data[0]
 
 
 def _cycle(connection: H11Protocol) -> RequestResponseCycle | None:

@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator
+from ipaddress import ip_address
 from pathlib import Path
 
+import msgspec
 import structlog
 import uvicorn
+from litestar.types import ASGIApp
 
 from importer import log
 from importer.api.app import create_app
@@ -19,6 +22,7 @@ from importer.server import client_connections
 from importer.server.lifespan import open_service
 from importer.settings import Settings
 from importer.supervisor.ledger import LedgerReader
+from importer.token import InvalidToken, read_token
 from loader.embedded.database_text import database_text
 from loader.errors import LoaderError
 from loader.postgres.database_url import place_of
@@ -45,29 +49,47 @@ class UnhandledErrorStop(Exception):
     """The service stopped because one of its tasks failed unexpectedly; the log has the traceback. A restart resumes all."""
 
 
-def serve(settings: Settings, announce: Callable[[str], None]) -> None:
-    """Serve until SIGTERM, SIGINT or SIGHUP, then stop in order. `announce` is called with the URL of the open service.
+class Endpoint(msgspec.Struct, frozen=True):
+    """Where and how clients reach the service."""
+
+    url: str  # on this machine, with the root path and without a slash at its end
+    port: int
+    is_reachable: bool  # from other machines
+    token_file: Path | None
+
+
+def serve(settings: Settings, announce: Callable[[Endpoint], None]) -> None:
+    """Serve until SIGTERM, SIGINT or SIGHUP, then stop in order. `announce` is called when the service is open.
 
     Raises CannotStart, StoreError, LoaderError, UnhandledErrorStop.
     """
     log.configure(settings.log_format)
     client_connections.raise_file_limit()
     _make_folder(settings.data_folder)
+    token = _token(settings.token_file)
     with _listen(settings.host, settings.port) as listener, contextlib.suppress(asyncio.CancelledError):
-        asyncio.run(_serve(settings, listener, announce))
+        asyncio.run(_serve(settings, token, listener, announce))
 
 
-async def _serve(settings: Settings, listener: socket.socket, announce: Callable[[str], None]) -> None:
+async def _serve(
+    settings: Settings, token: str | None, listener: socket.socket, announce: Callable[[Endpoint], None]
+) -> None:
     starting = asyncio.current_task()
     if starting is not None:
         _on_signal(starting.cancel)
     async with open_service(settings) as service:
-        server = _Server(service, (settings.host, *settings.server_names))
+        app = create_app(
+            service,
+            names=(settings.host, *settings.server_names),
+            root_path=settings.root_path,
+            token=token,
+        )
+        server = _Server(app, service)
         _on_signal(server.stop)
-        url = _url(listener)
-        announce(url)
+        endpoint = _endpoint(settings, listener)
+        announce(endpoint)
         logging_versions = asyncio.create_task(
-            _log_versions(url, LedgerReader(service.database_url), service.database_url)
+            _log_versions(endpoint.url, LedgerReader(service.database_url), service.database_url)
         )
         unhandled_error = asyncio.create_task(service.supervisor.unhandled_errors.seen.wait())
         unhandled_error.add_done_callback(lambda _: server.stop())
@@ -82,12 +104,12 @@ async def _serve(settings: Settings, listener: socket.socket, announce: Callable
 class _Server(uvicorn.Server):
     """Uvicorn for one service. The service is closed after its server has stopped."""
 
-    def __init__(self, service: Service, names: Iterable[str]) -> None:
+    def __init__(self, app: ASGIApp, service: Service) -> None:
         self._service = service
         self._slow_requests = client_connections.SlowRequests()
         super().__init__(
             uvicorn.Config(
-                create_app(service, names),
+                app,
                 http=client_connections.ClientConnection,
                 lifespan="off",  # _serve opens and closes the service
                 log_config=None,
@@ -96,6 +118,7 @@ class _Server(uvicorn.Server):
                 proxy_headers=False,
                 ws="none",
                 timeout_graceful_shutdown=_RESPONSE_SECONDS,
+                timeout_keep_alive=client_connections.IDLE_SECONDS,
             )
         )
 
@@ -157,9 +180,26 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def _url(listener: socket.socket) -> str:
-    host, port, *_ = listener.getsockname()
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+def _token(path: Path | None) -> str | None:
+    try:
+        return None if path is None else read_token(path)
+    except InvalidToken as error:
+        raise CannotStart(
+            str(error),
+            "Write a token into it, such as `openssl rand -hex 32` prints, or unset IMPORTER_TOKEN_FILE.",
+        ) from error
+
+
+def _endpoint(settings: Settings, listener: socket.socket) -> Endpoint:
+    bound, port, *_ = listener.getsockname()
+    address = ip_address(bound.partition("%")[0])
+    host = "127.0.0.1" if address.is_unspecified else f"[{bound}]" if ":" in bound else bound
+    return Endpoint(
+        url=f"http://{host}:{port}{settings.root_path}",
+        port=port,
+        is_reachable=not address.is_loopback,
+        token_file=settings.token_file,
+    )
 
 
 async def _log_versions(url: str, ledger: LedgerReader, database_url: str) -> None:

@@ -9,8 +9,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
+from litestar import Litestar
+from litestar.di import Provide
 
+from importer.api.app import HANDLERS
+from importer.api.openapi import openapi_config
+from importer.api.openapi_document import complete
 from tests.support.http_server import HttpServer
 from tests.support.live_service import LiveService
 from tests.support.npm_packages import node_command, npm_packages
@@ -41,8 +47,7 @@ def test_npm_packages_are_locked_by_hash_and_without_the_address_of_a_registry()
     assert {name for name, each in lock["packages"].items() if "resolved" in each} == set()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
+LINTERS = pytest.mark.parametrize(
     ("script", "arguments"),
     [
         ("@redocly/cli/bin/cli.js", ["lint", f"--config={CLIENTS / 'redocly.yaml'}"]),
@@ -53,8 +58,26 @@ def test_npm_packages_are_locked_by_hash_and_without_the_address_of_a_registry()
     ],
     ids=["redocly", "spectral"],
 )
+
+
+@pytest.mark.slow
+@LINTERS
 def test_a_linter_finds_no_fault(packages: Path, document: Path, script: str, arguments: list[str]) -> None:
     run(node_command(packages / script), *arguments, document.name, folder=document.parent)
+
+
+@pytest.mark.slow
+@LINTERS
+def test_a_linter_finds_no_fault_with_a_token_and_below_a_prefix(
+    packages: Path, tmp_path: Path, script: str, arguments: list[str]
+) -> None:
+    config = openapi_config("1", root_path="/importer", requires_token=True)
+    app = Litestar(
+        HANDLERS, openapi_config=config, dependencies={"service": Provide(lambda: None, sync_to_thread=False)}
+    )
+    complete(app.openapi_schema)
+    (tmp_path / "openapi.json").write_bytes(msgspec.json.encode(app.openapi_schema.to_schema()))
+    run(node_command(packages / script), *arguments, "openapi.json", folder=tmp_path)
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import pytest
 
 from importer.api.host_check import is_known_host
 
-NAMES = frozenset({"importer.example.org", "importer.jobs"})
+NAMES = frozenset({"importer.example.org", "importer.jobs", "*.apps.example.net"})
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,8 @@ NAMES = frozenset({"importer.example.org", "importer.jobs"})
         "importer.jobs",
         "importer.example.org",
         "Importer.Example.org.:443",
+        "importer.apps.example.net",
+        "7.importer.apps.example.net:8443",
     ],
 )
 def test_a_known_host_is_accepted(host: str) -> None:
@@ -44,6 +46,11 @@ def test_a_known_host_is_accepted(host: str) -> None:
         "evil.example:8000",
         "example.org",
         "importer.example.org.evil.example",
+        "apps.example.net",  # the wildcard is for names below it
+        ".apps.example.net",
+        "evilapps.example.net",
+        "importer.apps.example.net.evil.example",
+        "*.apps.example.net.evil.example",
         "127.0.0.1.evil.example",
         "localhost.evil.example",
         "local.evil.example:80:80",

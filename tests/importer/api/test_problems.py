@@ -202,7 +202,7 @@ def test_a_wait_out_of_range_is_refused(service: LiveService, wait: str) -> None
 
 @pytest.mark.parametrize(
     "path",
-    ["/", "/import", f"/imports/{UNKNOWN}/cancel/now", "/schema/x", "/schema/assets/..%2fx"],
+    ["/import", f"/imports/{UNKNOWN}/cancel/now", "/schema/x", "/schema/assets/..%2fx"],
 )
 def test_an_unknown_path_is_a_problem(service: LiveService, path: str) -> None:
     assert_problem(service.client.get(path), 404, "path_not_found")
@@ -211,11 +211,11 @@ def test_an_unknown_path_is_a_problem(service: LiveService, path: str) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("PUT", "/imports", {"GET", "POST", "OPTIONS"}),
-        ("PATCH", f"/imports/{UNKNOWN}", {"GET", "DELETE", "OPTIONS"}),
+        ("PUT", "/imports", {"GET", "HEAD", "POST", "OPTIONS"}),
+        ("PATCH", f"/imports/{UNKNOWN}", {"GET", "HEAD", "DELETE", "OPTIONS"}),
         ("GET", f"/imports/{UNKNOWN}/cancel", {"POST", "OPTIONS"}),
-        ("TRACE", "/health/live", {"GET", "OPTIONS"}),
-        ("BREW", "/metrics", {"GET", "OPTIONS"}),
+        ("TRACE", "/health/live", {"GET", "HEAD", "OPTIONS"}),
+        ("BREW", "/metrics", {"GET", "HEAD", "OPTIONS"}),
     ],
 )
 def test_the_problem_of_a_wrong_method_lists_the_allowed_ones(
@@ -227,7 +227,12 @@ def test_the_problem_of_a_wrong_method_lists_the_allowed_ones(
 
 
 @pytest.mark.parametrize(
-    ("path", "allowed"), [("/imports", "GET, OPTIONS, POST"), (f"/imports/{UNKNOWN}", "DELETE, GET, OPTIONS")]
+    ("path", "allowed"),
+    [
+        ("/imports", "GET, HEAD, OPTIONS, POST"),
+        (f"/imports/{UNKNOWN}", "DELETE, GET, HEAD, OPTIONS"),
+        ("/health/live", "GET, HEAD, OPTIONS"),
+    ],
 )
 def test_options_lists_all_methods_of_a_path(service: LiveService, path: str, allowed: str) -> None:
     answer = service.client.options(path)

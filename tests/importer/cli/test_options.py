@@ -48,7 +48,16 @@ SUBMIT = (
         "--require-verified-length",
         "--ignore-etag",
     ),
-    *("--idempotency-key", "key", "--watch", "--json", "--server", "http://importer:8000"),
+    *(
+        "--idempotency-key",
+        "key",
+        "--watch",
+        "--json",
+        "--server",
+        "http://importer:8000",
+        "--token-file",
+        "token",
+    ),
 )
 BODY = (
     b'{"url": "https://example.org/trips.csv", "label": "January", "mode": "replace",'
@@ -82,6 +91,7 @@ SUBMIT_OPTIONS_NOT_IN_THE_BODY = {
     "watch": "what the client does after the request",
     "json": "how the client shows the import",
     "server": "where the client sends the request",
+    "token_file": "how the client is admitted by the service",
 }
 # Where the names differ: of an option or a field, and of the field that it becomes.
 RENAMED_OF_RUN = {"read_timeout": "read_timeout_seconds"}
