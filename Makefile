@@ -13,17 +13,22 @@ NPM ?= $(shell command -v npm || echo $(CURDIR)/$(BIN)/python -c "'from nodejs_w
 help: ## list the targets
 	@grep -hE '^[.a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
 
-.venv: .venv/ready ## the commands .venv/bin/loader and .venv/bin/importer, with locked dependencies
-.venv/ready: pyproject.toml requirements-dev.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-dev.txt
+.venv: .venv/program ## the commands .venv/bin/loader and .venv/bin/importer, with locked dependencies
+.venv/program: pyproject.toml requirements.txt requirements-build.txt
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.txt --requirement requirements-build.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-run: .venv/ready ## the service at http://127.0.0.1:8000, until Ctrl-C; try its API at /schema
+# What tests and checks need in addition takes longer to install than the program.
+.venv/ready: .venv/program requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-dev.txt
+	touch $@
+
+run: .venv/program ## the service at http://127.0.0.1:8000, until Ctrl-C; try its API at /schema
 	@exec $(BIN)/importer serve --host 127.0.0.1 --port 8000
 
-demo: .venv/ready ## start the service, import a generated sample or URL=https://..., query the rows
+demo: .venv/program ## start the service, import a generated sample or URL=https://..., query the rows
 	@$(BIN)/python -m examples.demo --rows $(ROWS) $(if $(URL),--url '$(URL)')
 
 test: .venv/ready ## all tests but the long ones: eight to nine minutes on two cores
@@ -86,7 +91,7 @@ pictures: .venv/ready ## draw the README's pictures from real runs; needs Chromi
 lock: .venv/ready ## update requirements*.txt and the npm packages: versions and hashes, no URLs
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --output-file requirements.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --extra dev --constraint requirements.txt --output-file requirements-dev.txt
-	printf 'hatchling\n' | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header - --constraint requirements-dev.txt --output-file requirements-build.txt
+	printf 'hatchling\neditables\n' | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header - --constraint requirements-dev.txt --output-file requirements-build.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header benchmarks/requirements.in --output-file benchmarks/requirements.txt
 	printf "atheris<3.1; python_version<'3.12'\natheris>=3.1; python_version>='3.12'\n" | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header - --output-file requirements-fuzz.txt
 	cd tests/clients && $(NPM) update --package-lock-only --ignore-scripts --no-audit --no-fund

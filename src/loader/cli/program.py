@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
+from loader.cli.completion import SHELLS, PrintCompletion
 from loader.cli.display import LineDisplay, ProgressDisplay
 from loader.cli.formatting import failure_text
 from loader.contract import ExitCode, Failed
@@ -34,6 +35,14 @@ class Program:
             action=_Versions,
             nargs=0,
             help="show the versions of the program and of what it runs on",
+        )
+        self.parser.add_argument(
+            "--print-completion",
+            action=PrintCompletion,
+            dest=argparse.SUPPRESS,
+            choices=SHELLS,
+            metavar="SHELL",
+            help=f"print the script that completes this command in {', '.join(SHELLS[:-1])} or {SHELLS[-1]}",
         )
         self._examples = examples
         # Hidden, because argparse would list all commands in one group: the description lists them.
