@@ -107,9 +107,7 @@ def _confirm(found: Import, receipt: Receipt) -> bool:
     """Ask at the terminal whether to drop the rows of an import; say what was not done."""
     question = f"{formatting.title(found)} of {found.url} has {receipt.rows_published:,} rows in trips."
     if not sys.stdin.isatty():
-        sys.stderr.write(
-            f"usage: {question}\n  next: --yes removes them; without it, run this at a terminal\n"
-        )
+        sys.stderr.write(f"has_rows: {question}\n  next: To remove them, run the command again with --yes.\n")
         return False
     sys.stderr.write(f"{question} Remove them? [y/N] ")
     sys.stderr.flush()

@@ -229,6 +229,49 @@ def test_rejects_are_written_as_csv_or_with_their_reasons(live: LiveService, sam
     assert reject["reason"]
 
 
+def answered(import_id: str, answer: str, url: str) -> subprocess.CompletedProcess[str]:
+    """Run `importer remove` at a terminal, where a person types an answer."""
+    ours, theirs = pty.openpty()
+    try:
+        os.write(ours, answer.encode())
+        return subprocess.run(
+            [sys.executable, "-m", "importer", "remove", import_id],
+            env={**os.environ, "IMPORTER_URL": url},
+            stdin=theirs,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_SECONDS,
+            check=False,
+        )
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+@pytest.mark.slow
+def test_a_removal_at_a_terminal_asks_before_it_drops_rows(live: LiveService, server: HttpServer) -> None:
+    import_id = submitted(live, server, "--force")
+    live.until_state(import_id, "succeeded")
+    before = row_count(live.database_url)
+    for answer in ("n\n", "\n", "\x04"):  # the last: the end of the input
+        refused = answered(import_id, answer, live.url)
+        assert refused.returncode == ExitCode.USAGE
+        assert "has 12,000 rows in trips. Remove them? [y/N]" in refused.stderr
+        assert refused.stderr.endswith("Nothing is removed.\n")
+        assert live.get(import_id)["state"] == "succeeded"
+    assert answered(import_id, "yes\n", live.url).stdout == f"import {import_id}: removing\n"
+    live.until_gone(import_id)
+    assert row_count(live.database_url) == before - 12_000
+
+
+@pytest.mark.slow
+def test_a_removal_without_rows_asks_nothing(live: LiveService) -> None:
+    import_id = command("submit", "http://localhost:1/none.csv", "--json", url=live.url).stdout
+    import_id = json.loads(import_id)["id"]
+    command("cancel", import_id, "--wait", url=live.url)
+    assert command("remove", import_id, url=live.url).stdout == f"import {import_id}: removing\n"
+
+
 @pytest.mark.slow
 def test_a_removed_import_is_no_longer_found(live: LiveService, server: HttpServer) -> None:
     import_id = submitted(live, server, "--force")
@@ -237,6 +280,7 @@ def test_a_removed_import_is_no_longer_found(live: LiveService, server: HttpServ
     refused = command("remove", import_id, url=live.url)
     assert refused.returncode == ExitCode.USAGE
     assert "12,000 rows" in refused.stderr
+    assert refused.stderr.startswith("has_rows: ")
     assert "--yes" in refused.stderr
     assert live.get(import_id)["state"] == "succeeded"
     assert command("remove", import_id, "--yes", url=live.url).stdout == f"import {import_id}: removing\n"
