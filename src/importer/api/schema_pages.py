@@ -54,8 +54,9 @@ _PAGE = """<!DOCTYPE html>
 _SWAGGER_HEAD = """<link rel="stylesheet" href="{folder}/assets/swagger-ui.css">
 <script src="{folder}/assets/swagger-ui-bundle.js" defer></script>
 <script src="{folder}/start.js" defer></script>"""
+# An absolute URL: a page that was opened with the token in its URL can't request a relative one.
 _SWAGGER_START = """SwaggerUIBundle({{
-  url: "{folder}/openapi.json",
+  url: location.origin + "{folder}/openapi.json",
   dom_id: "#swagger-ui",
   deepLinking: true,
   displayRequestDuration: true,

@@ -48,7 +48,8 @@ def receipt_text(receipt: Receipt, source_title: str = "source") -> str:
         ("validator", receipt.validator or "none"),
         (
             "bytes",
-            f"{receipt.source_bytes:,}{verified}, in {receipt.blocks:,} blocks and {receipt.parts:,} parts",
+            f"{receipt.source_bytes:,}{verified}, in {_counted(receipt.blocks, 'block')} and"
+            f" {_counted(receipt.parts, 'part')}",
         ),
         (
             "rows",
@@ -59,6 +60,10 @@ def receipt_text(receipt: Receipt, source_title: str = "source") -> str:
         *(("note", note) for note in receipt.notes),
     ]
     return "\n".join(f"{name:<10} {printable(text)}" for name, text in rows)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def failure_text(message: Failed) -> str:

@@ -8,12 +8,15 @@ import subprocess
 import sys
 from base64 import b64encode
 from collections.abc import Generator, Mapping
+from pathlib import Path
 
 import pytest
+import yaml
 
 from loader.contract import ExitCode
 from tests.support.live_service import LiveService, assert_problem, fresh_database
 from tests.support.loader_process import DEADLINE_SECONDS
+from tests.support.paths import ROOT
 
 # Real processes, some seconds each.
 pytestmark = pytest.mark.slow
@@ -199,3 +202,20 @@ def test_the_token_is_in_no_log(service: LiveService) -> None:
     log = service.log.read_text()
     assert str(service.folder / "token") in log  # `importer serve` says where it is
     assert "canary" not in log
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+def test_the_health_check_of_compose_sends_the_token(
+    service: LiveService, tmp_path: Path, is_right: bool
+) -> None:
+    compose = yaml.safe_load((ROOT / "deploy" / "compose" / "token.yaml").read_text())
+    *_, program = compose["services"]["importer"]["healthcheck"]["test"]
+    (tmp_path / "token").write_text(f"{TOKEN if is_right else 'another'}\n")
+    checked = subprocess.run(
+        [sys.executable, "-c", program.replace("http://127.0.0.1:8000", service.url)],
+        env={**os.environ, "IMPORTER_TOKEN_FILE": str(tmp_path / "token")},
+        capture_output=True,
+        timeout=DEADLINE_SECONDS,
+        check=False,
+    )
+    assert (checked.returncode == 0) == is_right
