@@ -43,9 +43,7 @@ def problem_responses(*codes: ProblemCode) -> dict[int, ResponseSpec]:
 
 def openapi_config(version: str, *, root_path: str, requires_token: bool) -> OpenAPIConfig:
     """Return Litestar's configuration of the document and of the pages that show it."""
-    token = SecurityScheme(
-        type="http", scheme="bearer", description="The token of this service, if it has one."
-    )
+    token = SecurityScheme(type="http", scheme="bearer", description="The token of this service.")
     return OpenAPIConfig(
         title="Large file importer",
         version=version,
@@ -59,9 +57,9 @@ def openapi_config(version: str, *, root_path: str, requires_token: bool) -> Ope
             Tag(SERVICE, "Health checks for operators and their tools."),
         ],
         servers=[Server(root_path or "/")],
-        components=DocumentComponents(security_schemes={_SECURITY_SCHEME: token}),
-        # Without a token the scheme is still used, as an alternative to none: clients may be made from this document.
-        security=[{_SECURITY_SCHEME: []}] if requires_token else [{}, {_SECURITY_SCHEME: []}],
+        # Not without a token: the page would show locks where there are none.
+        components=DocumentComponents(security_schemes={_SECURITY_SCHEME: token} if requires_token else {}),
+        security=[{_SECURITY_SCHEME: []}] if requires_token else [],
         render_plugins=[
             SwaggerPage(),
             RenderedOnce(JsonRenderPlugin()),
