@@ -107,6 +107,7 @@ class RunningAttempt:
                 self._process.changed.clear()
                 await self._report()
                 if self.end is None and (publish := self._process.publish) is not None:
+                    await self._report()  # what came with the publish, while the report before it was written
                     await self._finish(publish, "absent")
         finally:
             self._process.kill()  # if this task is cancelled, or has failed

@@ -8,12 +8,13 @@ import json
 import signal
 import sqlite3
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
-from importer.model import State
+from importer.model import Import, State
 from importer.supervisor.loaders import LOADER
-from loader.contract import FailureCode
+from loader.contract import FailureCode, Phase, Progress
 from tests.conftest import SAMPLE_ROWS
 from tests.support.http_server import Fault, HttpServer
 from tests.support.loader_process import row_count
@@ -43,6 +44,25 @@ async def test_an_import_is_run_to_its_receipt(tmp_path: Path, database_url: str
         assert (found.phase, found.error, found.attempt_count) == (None, None, 1)
         assert await harness.exit_codes(import_id) == [0]
     await assert_all_gone(database_url)
+
+
+async def test_the_last_progress_is_recorded_while_an_earlier_report_is_written(
+    tmp_path: Path, database_url: str, server: HttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with supervising(tmp_path, database_url, command=LOADER) as harness:
+        report = harness.store.report
+
+        async def report_slowly(import_id: UUID, phase: Phase, progress: Progress) -> Import | None:
+            if phase == "loading":
+                await until("the loader's end", lambda: not children())
+            return await report(import_id, phase, progress)
+
+        monkeypatch.setattr(harness.store, "report", report_slowly)
+        import_id = await harness.submit(server.url)
+        await harness.receipt(import_id)
+        found = await harness.get(import_id)
+        assert found.progress is not None
+        assert found.progress.rows_loaded == SAMPLE_ROWS
 
 
 async def test_a_bad_file_is_not_retried(harness: SupervisorHarness, server: HttpServer) -> None:
