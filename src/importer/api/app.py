@@ -12,7 +12,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.response import Redirect
 from litestar.types import ASGIApp
 
-from importer.api import attempts, events, health, imports, openapi, openapi_document, rejects
+from importer.api import actions, attempts, events, health, imports, openapi, openapi_document, rejects
 from importer.api.exception_handlers import invalid_parameters, problem_details
 from importer.api.head_requests import HeadRequests
 from importer.api.host_check import HostCheck
@@ -59,9 +59,9 @@ HANDLERS: list[HTTPRouteHandler] = [
     events.watch_import,
     rejects.list_rejects,
     rejects.download_rejects,
-    imports.cancel_import,
-    imports.retry_import,
-    imports.remove_import,
+    actions.cancel_import,
+    actions.retry_import,
+    actions.remove_import,
     health.get_liveness,
     health.get_readiness,
 ]

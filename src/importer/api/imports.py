@@ -1,22 +1,22 @@
-"""The handlers of /imports: submit, list, get, cancel, retry and remove imports."""
+"""The handlers of /imports that submit, list and get imports."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Literal, cast
+from collections.abc import Iterable
+from typing import Annotated, cast
 
-import msgspec
 import structlog
-from litestar import Response, delete, get, post
+from litestar import Response, get, post
 from litestar.datastructures import ResponseHeader
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import HeaderParameter, QueryParameter, RawBody
 
 from importer import failpoint
 from importer.api import cursor as cursors
+from importer.api.accepted import LOCATION, RETRY_AFTER, accepted
 from importer.api.openapi import IMPORTS, problem_responses
 from importer.api.problems import FieldError, ProblemCode, RequestProblem
-from importer.api.request_bodies import MAX_LABEL_CHARACTERS, read_new_import, read_retry
+from importer.api.request_bodies import MAX_LABEL_CHARACTERS, read_new_import
 from importer.api.requests import (
     AnyRequest,
     FromService,
@@ -27,30 +27,16 @@ from importer.api.requests import (
     find,
     not_found,
 )
-from importer.api.root_path import link
 from importer.api.schemas import Import, ImportPage
 from importer.model import FINISHED, State
 from importer.model import Import as StoredImport
 from loader.http.url import parse_url
 
-_RETRY_AFTER_SECONDS = 1  # a loader reports twice a second
 _MAX_WAIT_SECONDS = 60
 _MAX_KEY_CHARACTERS = 255
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
-_LOCATION = ResponseHeader(
-    name="Location",
-    value="/imports/0190b2c4-5e2f-7b3a-9c1d-2f4e6a8b0c1d",
-    description="The import.",
-    documentation_only=True,
-)
-_RETRY_AFTER = ResponseHeader(
-    name="Retry-After",
-    value=str(_RETRY_AFTER_SECONDS),
-    description="Seconds to wait before the next GET of the import.",
-    documentation_only=True,
-)
 _ETAG = ResponseHeader(
     name="ETag",
     value='"57"',
@@ -72,7 +58,7 @@ _REPLAYED = ResponseHeader(
     tags=[IMPORTS],
     summary="Submit an import",
     description="Queues an import. It starts when a slot is free.",
-    response_headers=[_LOCATION, _RETRY_AFTER, _REPLAYED],
+    response_headers=[LOCATION, RETRY_AFTER, _REPLAYED],
     response_description="The import is queued, now or by an earlier request with this Idempotency-Key.",
     responses=problem_responses(ProblemCode.INVALID_URL, ProblemCode.IDEMPOTENCY_CONFLICT),
 )
@@ -105,7 +91,7 @@ async def submit_import(
             mode=stored.job.mode,
             **client_of(request),
         )
-    return _accepted(stored, {} if is_new else {"Idempotent-Replayed": "true"})
+    return accepted(stored, {} if is_new else {"Idempotent-Replayed": "true"})
 
 
 @get(
@@ -200,101 +186,6 @@ async def get_import(
     return Response(Import.of(found), headers=headers)
 
 
-@post(
-    "/imports/{import_id:str}/cancel",
-    status_code=202,
-    operation_id="cancelImport",
-    tags=[IMPORTS],
-    summary="Cancel an import",
-    description="The import is `cancelling` until its rows are removed, then `cancelled`. A repeated cancel has no further"
-    " effect. If the import is published before the cancel takes effect, it has `succeeded`.",
-    response_headers=[_LOCATION, _RETRY_AFTER],
-    response_description="The import is being cancelled, or is cancelled.",
-    responses=problem_responses(ProblemCode.IMPORT_NOT_FOUND, ProblemCode.WRONG_STATE),
-)
-async def cancel_import(request: AnyRequest, service: FromService, import_id: ImportId) -> Response[Import]:
-    """Handle POST /imports/{id}/cancel."""
-    cancelled = await service.supervisor.cancel(import_id)
-    if cancelled is None:
-        found = await find(service, import_id)
-        if found.state is not State.CANCELLED:
-            raise _wrong_state(found, "it can't be cancelled")
-        cancelled = found
-    _log.info("cancel requested", import_id=str(import_id), state=cancelled.state, **client_of(request))
-    return _accepted(cancelled)
-
-
-@post(
-    "/imports/{import_id:str}/retry",
-    status_code=202,
-    operation_id="retryImport",
-    tags=[IMPORTS],
-    summary="Retry an import",
-    description="Queues an import that failed or was cancelled. An import that waits for its next attempt becomes due now."
-    " The attempt resumes from what is committed. An optional body has changes, such as a new URL for one that has"
-    " expired, or more rejects.",
-    response_headers=[_LOCATION, _RETRY_AFTER],
-    response_description="The import is queued.",
-    responses=problem_responses(
-        ProblemCode.IMPORT_NOT_FOUND, ProblemCode.WRONG_STATE, ProblemCode.INVALID_URL
-    ),
-)
-async def retry_import(
-    request: AnyRequest, body: RawBody, service: FromService, import_id: ImportId
-) -> Response[Import]:
-    """Handle POST /imports/{id}/retry."""
-    changes = read_retry(request, body).changes()
-    queued = await service.store.retry(import_id, changes)
-    if queued is None:
-        raise _wrong_state(await find(service, import_id), "there is no failed attempt to retry")
-    failpoint.hit()
-    service.supervisor.wake()
-    url = parse_url(queued.job.source).location
-    changed = [name for name, value in msgspec.structs.asdict(changes).items() if value is not None]
-    _log.info("retry requested", import_id=str(import_id), url=url, changed=changed, **client_of(request))
-    return _accepted(queued)
-
-
-@delete(
-    "/imports/{import_id:str}",
-    status_code=202,
-    operation_id="removeImport",
-    tags=[IMPORTS],
-    summary="Remove an import",
-    description="Removes the record of an import without rows, one that has failed or was cancelled. With `rows=drop`, also"
-    " an import that has succeeded: its rows leave trips. The import is `removing`, then GET returns 404. An import that has"
-    " not ended must be cancelled first.",
-    response_headers=[_LOCATION, _RETRY_AFTER],
-    response_description="The import is being removed.",
-    responses=problem_responses(ProblemCode.IMPORT_NOT_FOUND, ProblemCode.WRONG_STATE, ProblemCode.HAS_ROWS),
-)
-async def remove_import(
-    request: AnyRequest,
-    service: FromService,
-    import_id: ImportId,
-    rows: Annotated[
-        Literal["drop"] | None,
-        QueryParameter(description="drop: remove the rows of an import that has succeeded from trips."),
-    ] = None,
-) -> Response[Import]:
-    """Handle DELETE /imports/{id}."""
-    removing = await service.supervisor.remove(import_id, drops_rows=rows == "drop")
-    if removing is None:
-        found = await find(service, import_id)
-        if found.state is State.SUCCEEDED:
-            detail = f"Import {import_id} is succeeded: its rows are in trips."
-            raise RequestProblem(ProblemCode.HAS_ROWS, detail, state=found.state)
-        raise _wrong_state(found, "cancel it before you remove it")
-    _log.info(
-        "removal requested",
-        import_id=str(import_id),
-        label=removing.label,
-        drops_rows=rows == "drop",
-        **client_of(request),
-    )
-    return _accepted(removing)
-
-
 def _states(values: Iterable[str]) -> set[State]:
     """Return the states of ?state=queued,running, or ?state=queued&state=running. Raises INVALID_REQUEST."""
     names = [name for value in values for name in value.split(",") if name]
@@ -325,17 +216,3 @@ async def _disconnected(request: AnyRequest) -> None:
     """
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _wrong_state(found: StoredImport, why: str) -> RequestProblem:
-    detail = f"Import {found.id} is {found.state}: {why}."
-    return RequestProblem(ProblemCode.WRONG_STATE, detail, state=found.state)
-
-
-def _accepted(stored: StoredImport, more_headers: Mapping[str, str] | None = None) -> Response[Import]:
-    headers = {
-        "Location": link(f"/imports/{stored.id}"),
-        "Retry-After": str(_RETRY_AFTER_SECONDS),
-        **(more_headers or {}),
-    }
-    return Response(Import.of(stored), status_code=202, headers=headers)
