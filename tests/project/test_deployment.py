@@ -193,10 +193,12 @@ def test_alerts_and_dashboard_query_existing_metrics() -> None:
     assert {"importer_imports", "importer_source_bytes_total", "importer_rejects_total"} <= asked
 
 
-def test_durations_start_at_zero_so_the_first_import_is_an_increase() -> None:
+def test_series_exist_from_the_start_so_the_first_event_is_an_increase() -> None:
     text = metrics_text(dict.fromkeys(State, 0), is_database_up=True).decode()
     for state in FINISHED:
-        assert f'importer_import_duration_seconds_count{{state="{state}"}} 0.0' in text
+        assert f'importer_import_duration_seconds_count{{state="{state}"}} ' in text
+    for code in (*ExitCode, -9):
+        assert f'importer_loader_exits_total{{code="{int(code)}"}} ' in text
 
 
 def test_the_dashboard_queries_the_provisioned_source() -> None:

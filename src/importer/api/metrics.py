@@ -5,6 +5,7 @@ Litestar's middleware adds the HTTP metrics (`importer_http_*`), the client libr
 
 from __future__ import annotations
 
+import signal
 from uuid import UUID
 
 from litestar.plugins.prometheus import PrometheusConfig
@@ -12,6 +13,7 @@ from prometheus_client import Counter, Gauge, Histogram, generate_latest
 
 from importer.model import FINISHED, AttemptResult, Import, State
 from importer.store.store import Store
+from loader.contract import ExitCode, Receipt
 
 # https://prometheus.io/docs/instrumenting/exposition_formats/#basic-info. Litestar adds the charset.
 MEDIA_TYPE = "text/plain; version=0.0.4"
@@ -40,8 +42,11 @@ _EXITS = Counter(
     "Loaders that have ended, by exit code; negative: the signal that killed it.",
     ["code"],
 )
+# 0 from the start: Prometheus sees no increase in a series that begins at 1.
 for _state in FINISHED:
-    _DURATIONS.labels(_state)  # 0 from the start: Prometheus sees no increase in a series that begins at 1
+    _DURATIONS.labels(_state)
+for _code in (*ExitCode, -signal.SIGKILL, -signal.SIGSEGV):
+    _EXITS.labels(str(int(_code)))
 
 
 def metrics_text(counts: dict[State, int], *, is_database_up: bool) -> bytes:
@@ -54,7 +59,7 @@ def metrics_text(counts: dict[State, int], *, is_database_up: bool) -> bytes:
 
 
 class MeasuredStore(Store):
-    """The control DB; each end of an attempt is counted after it is written."""
+    """The control DB; each end of an attempt, and each publish, is counted after it is written."""
 
     async def finish_attempt(self, import_id: UUID, result: AttemptResult) -> Import | None:
         """Do what Store does, and count it."""
@@ -63,16 +68,29 @@ class MeasuredStore(Store):
             _count(ended, result.exit_code)
         return ended
 
+    async def mark_published(
+        self, import_id: UUID, receipt: Receipt, origin: State = State.FAILED
+    ) -> Import | None:
+        """Do what Store does, and count the rows. The import's duration was counted when its last attempt failed."""
+        corrected = await super().mark_published(import_id, receipt, origin)
+        if corrected is not None:
+            _count_rows(receipt)
+        return corrected
+
 
 def _count(ended: Import, exit_code: int | None) -> None:
     """Count the end of an attempt, and of its import if the attempt ended that."""
     if exit_code is not None:
         _EXITS.labels(str(exit_code)).inc()
     if ended.receipt is not None:
-        _BYTES.inc(ended.receipt.source_bytes)
-        _ROWS.inc(ended.receipt.rows_published)
-        _REJECTS.inc(ended.receipt.rows_rejected)
+        _count_rows(ended.receipt)
     started_at, finished_at = ended.series_started_at, ended.finished_at
     if ended.state in FINISHED and started_at is not None and finished_at is not None:
         seconds = (finished_at - started_at).total_seconds()
         _DURATIONS.labels(ended.state).observe(max(seconds, 0))  # the clock may have been set back
+
+
+def _count_rows(receipt: Receipt) -> None:
+    _BYTES.inc(receipt.source_bytes)
+    _ROWS.inc(receipt.rows_published)
+    _REJECTS.inc(receipt.rows_rejected)
