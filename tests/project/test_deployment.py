@@ -201,6 +201,15 @@ def test_series_exist_from_the_start_so_the_first_event_is_an_increase() -> None
         assert f'importer_loader_exits_total{{code="{int(code)}"}} ' in text
 
 
+def test_prometheus_with_a_token_differs_in_the_token_only() -> None:
+    folder = DEPLOY / "compose"
+    plain, with_token = load(folder / "prometheus.yml"), load(folder / "prometheus-with-token.yml")
+    (job,) = items(at(with_token, "scrape_configs"))
+    assert isinstance(job, dict)
+    assert job.pop("authorization") == {"credentials_file": "/run/secrets/importer_token"}
+    assert with_token == plain
+
+
 def test_the_dashboard_queries_the_provisioned_source() -> None:
     grafana = DEPLOY / "compose" / "grafana"
     uid = at(load(grafana / "datasource.yaml"), "datasources", 0, "uid")

@@ -5,11 +5,16 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from litestar.openapi.plugins import OpenAPIRenderPlugin
+from litestar.testing import RequestFactory
 
 from importer.api.problems import ProblemCode
+from importer.api.requests import AnyRequest
+from importer.api.schema_pages import RenderedOnce
 from loader.contract import FailureCode
 from tests.support.live_service import LiveService
 
@@ -31,6 +36,26 @@ def test_the_page_loads_files_of_this_server_only(service: LiveService) -> None:
         assert answer.headers["content-type"].split(";")[0] in ("text/css", "text/javascript", "image/png")
         assert answer.content
     assert '"/schema/openapi.json"' in service.client.get("/schema/start.js").text
+
+
+class CountedRendering(OpenAPIRenderPlugin):
+    """A plugin that counts its renderings."""
+
+    def __init__(self) -> None:
+        super().__init__(path="/openapi.counted")
+        self.count = 0
+
+    def render(self, request: AnyRequest, openapi_schema: Mapping[str, object]) -> bytes:  # noqa: ARG002 - Litestar's signature
+        self.count += 1
+        return b"document %d" % self.count
+
+
+def test_the_document_is_rendered_at_the_first_request_only() -> None:
+    counted = CountedRendering()
+    rendered = RenderedOnce(counted)
+    request = RequestFactory().get("/schema/openapi.counted")
+    assert {rendered.render(request, {}) for _ in range(3)} == {b"document 1"}
+    assert counted.count == 1
 
 
 def test_a_content_security_policy_forbids_other_sources(service: LiveService) -> None:
