@@ -107,7 +107,7 @@ async def remove_import(
         if found.state is State.SUCCEEDED:
             detail = f"Import {import_id} is succeeded: its rows are in trips."
             raise RequestProblem(ProblemCode.HAS_ROWS, detail, state=found.state)
-        raise _wrong_state(found, "cancel it before you remove it")
+        raise _wrong_state(found, "it can be removed once it has ended or is cancelled")
     _log.info(
         "removal requested",
         import_id=str(import_id),

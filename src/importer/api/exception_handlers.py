@@ -34,12 +34,16 @@ def invalid_parameters(request: AnyRequest, error: ValidationException) -> Respo
     parameters = request.route_handler.parsed_fn_signature.parameters
     errors: list[FieldError] = []
     for entry in error.extra if isinstance(error.extra, list) else []:
-        field = str(entry["key"])
+        field, message = str(entry["key"]), str(entry["message"])
         if field in request.path_params:
             return invalid_path_parameter(field, request.path_params[field]).to_response(request)
         if field in parameters and isinstance(known := parameters[field].kwarg_definition, ParameterKwarg):
+            values = [
+                value for each in parameters[field].inner_types if each.is_literal for value in each.args
+            ]
+            message = f"Expected {' or '.join(values)}" if values else message  # msgspec's does not list them
             field = known.name or field
-        errors.append(FieldError(field, str(entry["message"])))
+        errors.append(FieldError(field, message))
     detail = "; ".join(f"{each.field}: {each.message}" for each in errors)
     problem = RequestProblem(ProblemCode.INVALID_REQUEST, f"{detail or error.detail}.", errors=errors)
     return problem.to_response(request)

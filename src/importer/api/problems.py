@@ -86,7 +86,9 @@ PROBLEM_KINDS: dict[ProblemCode, ProblemKind] = {
         405, "The path does not allow this method.", "The header Allow lists the methods of the path."
     ),
     ProblemCode.WRONG_STATE: ProblemKind(
-        409, "The import's state does not allow this.", "`state` is the import's state."
+        409,
+        "The import's state does not allow this.",
+        "GET /imports/{id} has the actions that are possible now in `links`.",
     ),
     ProblemCode.HAS_ROWS: ProblemKind(
         409,

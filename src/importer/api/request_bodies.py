@@ -31,8 +31,11 @@ _MAX_UNKNOWN_FIELDS = 10
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-# Where msgspec's message would quote a pattern.
-_EXPECTED = {"max_rejects": 'a text: a count such as "5", or a percentage such as "0.5%"'}
+# Where msgspec's message would quote a pattern, or not list the values.
+_EXPECTED = {
+    "max_rejects": 'a text: a count such as "5", or a percentage such as "0.5%"',
+    "mode": " or ".join(Mode),
+}
 
 SourceUrl = Annotated[
     str,
@@ -164,6 +167,8 @@ def _read(request: AnyRequest, body: bytes, body_type: type[T]) -> T:
         raise RequestProblem(
             ProblemCode.UNSUPPORTED_MEDIA_TYPE, f"The Content-Type is {media_type or 'missing'!a}."
         )
+    if not body:
+        raise RequestProblem(ProblemCode.INVALID_REQUEST, "The request has no body; send a JSON object.")
     try:
         decoded = _DECODER.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # nested too deeply

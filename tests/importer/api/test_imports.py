@@ -285,7 +285,10 @@ def test_an_ended_import_is_removed_with_its_rows(
     source.rule = lambda _: STALL
     submitted = service.submit(source.url + "?removed", force=True)
     answer = service.client.delete(submitted["links"]["self"])
-    assert assert_problem(answer, 409, "wrong_state")["state"] in ("queued", "running")
+    problem = assert_problem(answer, 409, "wrong_state")
+    assert problem["state"] in ("queued", "running")
+    assert "once it has ended or is cancelled" in problem["detail"]
+    assert "`links`" in problem["hint"]
     source.rule = lambda _: None
     source.drop_connections()
     service.until_state(submitted["id"], "succeeded")

@@ -74,6 +74,22 @@ def test_an_invalid_body_is_refused_and_the_problem_names_the_field(
     assert [error["field"] for error in problem.get("errors", [])] == ([] if field is None else [field])
 
 
+def test_a_missing_body_is_called_missing(service: LiveService) -> None:
+    answer = service.client.post("/imports", headers=JSON)
+    assert "has no body" in assert_problem(answer, 400, "invalid_request")["detail"]
+
+
+def test_the_problem_of_an_unknown_value_lists_the_known_ones(service: LiveService) -> None:
+    answers = {
+        "mode: Expected append or replace": service.client.post(
+            "/imports", json={"url": "http://localhost/", "mode": "truncate"}
+        ),
+        "rows: Expected drop": service.client.delete(f"/imports/{UNKNOWN}?rows=keep"),
+    }
+    for expected, answer in answers.items():
+        assert expected in assert_problem(answer, 400, "invalid_request")["detail"]
+
+
 def test_the_problem_of_a_body_has_each_of_its_errors(service: LiveService) -> None:
     answer = service.client.post("/imports", json={"max_rejects": 5, "workers": 0, "delimiter": ";"})
     problem = assert_problem(answer, 400, "invalid_request")
