@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loader.cli.formatting import size_text
-from loader.encoding.header import Header, first_records, first_rejects, head_zone, read_header
+from loader.encoding.header import Header, first_records, read_header, try_first_rows
 from loader.encoding.rows import split_record
 from loader.limits import DEFAULT_LIMITS, Limits
 from loader.rejects import Reason, Reject
@@ -34,7 +34,7 @@ def preview_text(
         source.close()
     header = read_header(info.head, is_whole=info.head_is_whole)
     records = [record for _, record in first_records(info.head, header, is_whole=info.head_is_whole)]
-    rejects = list(first_rejects(info.head, header, DEFAULT_LIMITS.probed_rows, is_whole=info.head_is_whole))
+    rows = try_first_rows(info.head, header, DEFAULT_LIMITS.probed_rows, is_whole=info.head_is_whole)
     shown = io.StringIO()
     console = Console(file=shown, width=120, highlight=False, markup=False)
     console.print(f"source      {info.location}")
@@ -43,11 +43,10 @@ def preview_text(
     console.print(f"resumable   {'yes' if info.resumable else 'no: a new attempt starts over'}")
     console.print(f"rows        {_estimate(info, header, len(records))}")
     console.print(f"database    {printable(database)}")
-    zone = head_zone(info.head, header, DEFAULT_LIMITS.probed_rows, is_whole=info.head_is_whole)
-    for note in header.notes if zone is None else [*header.notes, zone.note()]:
+    for note in header.notes if rows.zone is None else [*header.notes, rows.zone.note()]:
         console.print(f"note        {note}", soft_wrap=True)
     console.print(_columns(header, records[:_SHOWN_ROWS]))
-    console.print(_first_rows(rejects, min(len(records), DEFAULT_LIMITS.probed_rows)))
+    console.print(_first_rows(rows.rejects, min(len(records), DEFAULT_LIMITS.probed_rows)))
     return shown.getvalue().rstrip()
 
 

@@ -50,6 +50,13 @@ class Header(msgspec.Struct, frozen=True):
     notes: list[str]
 
 
+class FirstRows(msgspec.Struct, frozen=True):
+    """What the first rows of a file show."""
+
+    rejects: list[Reject]  # those that can't be stored
+    zone: DroppedZone | None  # the first one of a timestamp in a row that can be stored
+
+
 def read_header(head: bytes, *, is_whole: bool) -> Header:
     """Return the header in the head of a file; `is_whole`: the head is the whole file.
 
@@ -86,26 +93,19 @@ def first_records(head: bytes, header: Header, *, is_whole: bool) -> Iterator[tu
         yield start, without_line_end(head[start:])
 
 
-def first_rejects(head: bytes, header: Header, max_rows: int, *, is_whole: bool) -> Iterator[Reject]:
-    """Yield those of the first `max_rows` rows that can't be stored: they fail an import before a table exists."""
+def try_first_rows(head: bytes, header: Header, max_rows: int, *, is_whole: bool) -> FirstRows:
+    """Encode the first `max_rows` rows: those that can't be stored fail an import before a table exists."""
+    rejects: list[Reject] = []
+    zone: DroppedZone | None = None
     line = 2
     for offset, record in islice(first_records(head, header, is_whole=is_whole), max_rows):
         row = encode_row(record, header.column_count)
         if isinstance(row, Fault):
-            yield reject_of(row, record, line, offset)
+            rejects.append(reject_of(row, record, line, offset))
+        elif zone is None:
+            zone = find_zone(record, header.column_count, line)
         line += 1 + record.count(b"\n")
-
-
-def head_zone(head: bytes, header: Header, max_rows: int, *, is_whole: bool) -> DroppedZone | None:
-    """Return the first zone of a timestamp in the first `max_rows` rows that can be stored."""
-    line = 2
-    for _, record in islice(first_records(head, header, is_whole=is_whole), max_rows):
-        if isinstance(encode_row(record, header.column_count), bytes) and (
-            zone := find_zone(record, header.column_count, line)
-        ):
-            return zone
-        line += 1 + record.count(b"\n")
-    return None
+    return FirstRows(rejects, zone)
 
 
 def _names(line: bytes) -> list[str]:

@@ -12,7 +12,7 @@ from loader import failpoint
 from loader.buffers import BufferPool
 from loader.contract import FailureCode, Probed, Receipt
 from loader.embedded.database_text import database_text
-from loader.encoding.header import Header, first_rejects, head_zone, read_header
+from loader.encoding.header import Header, read_header, try_first_rows
 from loader.encoding.zones import first_zone
 from loader.errors import LoaderError
 from loader.pipeline import proof
@@ -101,11 +101,10 @@ class ImportAttempt:
         info = source.probe()
         self._refuse_unverified(source, info)
         header = read_header(info.head, is_whole=info.head_is_whole)
+        rows = try_first_rows(info.head, header, self._limits.probed_rows, is_whole=info.head_is_whole)
         if self._allowance.count == 0:
-            rejects = first_rejects(info.head, header, self._limits.probed_rows, is_whole=info.head_is_whole)
-            RejectCount(self._allowance, 0, None).add(rejects, len(info.head))
-        zone = head_zone(info.head, header, self._limits.probed_rows, is_whole=info.head_is_whole)
-        self._state.zone = first_zone((self._state.zone, zone))
+            RejectCount(self._allowance, 0, None).add(rows.rejects, len(info.head))
+        self._state.zone = first_zone((self._state.zone, rows.zone))
         self._state.is_readable_again = info.readable_again
         if info.compression is None and info.size_bytes is not None:
             self._state.data_bytes = info.size_bytes - header.data_start

@@ -6,7 +6,7 @@ import pytest
 
 from loader.cli.sample import COLUMN_COUNT
 from loader.encoding.encoder import Encoder
-from loader.encoding.header import head_zone, read_header
+from loader.encoding.header import read_header, try_first_rows
 from loader.encoding.zones import DroppedZone, find_zone, first_zone
 from loader.schema import COLUMNS
 from tests.support.encoding import FIRST_LINE, block_of, sample_rows
@@ -64,8 +64,8 @@ def test_the_encoder_keeps_the_first_zone_of_a_row_that_is_stored() -> None:
 def test_the_head_is_searched_for_a_zone_as_far_as_its_rows_are_tried() -> None:
     head = HEADER + b"\n".join([b"bad", *sample_rows(3), row_with(b"2024-01-01 00:00:00Z"), b""])
     header = read_header(head, is_whole=True)
-    assert head_zone(head, header, 4, is_whole=True) is None
-    found = head_zone(head, header, 5, is_whole=True)
+    assert try_first_rows(head, header, 4, is_whole=True).zone is None
+    found = try_first_rows(head, header, 5, is_whole=True).zone
     assert found == DroppedZone(6, "request_datetime", "2024-01-01 00:00:00Z")
     assert found is not None
     note = found.note()
