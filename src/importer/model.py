@@ -80,10 +80,13 @@ class JobChanges(msgspec.Struct, frozen=True):
     max_rejects: str | None = None
     workers: int | None = None
 
+    def fields(self) -> dict[str, object]:
+        """Return the fields that change."""
+        return {name: value for name, value in msgspec.structs.asdict(self).items() if value is not None}
+
     def apply(self, job: Job) -> Job:
         """Return the changed job."""
-        changes = {name: value for name, value in msgspec.structs.asdict(self).items() if value is not None}
-        return msgspec.structs.replace(job, **changes)
+        return msgspec.structs.replace(job, **self.fields())
 
 
 class AttemptResult(msgspec.Struct, frozen=True):

@@ -246,9 +246,8 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     max_rejects: str = "0"  # a count, or a percentage such as "0.5%"
     force: bool = False  # import even if this file is published already
     require_verified_length: bool = False  # fail rather than publish with `length_verified: false`
-    ignore_etag: bool = (
-        False  # identify the file by size, Last-Modified and digest: its server's nodes disagree on the ETag
-    )
+    # identify the file by size, Last-Modified and digest: its server's nodes disagree on the ETag
+    ignore_etag: bool = False
     # how long the source's server may send no byte, also before the first one; None: 30 s
     read_timeout_seconds: Annotated[int, msgspec.Meta(ge=1, le=MAX_READ_TIMEOUT_SECONDS)] | None = None
     on_sigterm: Literal["roll_back", "suspend"] = "roll_back"
@@ -290,9 +289,8 @@ class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
     attempts: int
     seconds: float  # of the last attempt
     published_at: str  # ISO 8601, UTC
-    database: str | None = (
-        None  # name, host and port, or the embedded server's folder; None: of an older version
-    )
+    # name, host and port, or the embedded server's folder; None: of an older version
+    database: str | None = None
     notes: list[str] = msgspec.field(default_factory=lambda: list[str]())
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-import msgspec
 import structlog
 from litestar import Response, delete, post
 from litestar.params import QueryParameter, RawBody
@@ -73,7 +72,7 @@ async def retry_import(
     failpoint.hit()
     service.supervisor.wake()
     url = parse_url(queued.job.source).location
-    changed = [name for name, value in msgspec.structs.asdict(changes).items() if value is not None]
+    changed = list(changes.fields())
     _log.info("retry requested", import_id=str(import_id), url=url, changed=changed, **client_of(request))
     return accepted(queued)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 
-from importer.api.problems import FieldError, ProblemCode, RequestProblem
+from importer.api.problems import FieldError, invalid_fields
 
 _BYTES = 8  # an integer of SQLite
 
@@ -25,7 +25,4 @@ def decode(cursor: str) -> int | None:
             return position
     except (binascii.Error, ValueError, OverflowError):
         pass
-    message = "Expected the `next_cursor` of a page"
-    raise RequestProblem(
-        ProblemCode.INVALID_REQUEST, f"cursor: {message}.", errors=[FieldError("cursor", message)]
-    )
+    raise invalid_fields([FieldError("cursor", "Expected the `next_cursor` of a page")])

@@ -12,7 +12,7 @@ from litestar.params import ParameterKwarg
 from litestar.plugins.problem_details import ProblemDetailsConfig, ProblemDetailsPlugin
 
 from importer.api.head_requests import with_head
-from importer.api.problems import FieldError, ProblemCode, RequestProblem
+from importer.api.problems import FieldError, ProblemCode, RequestProblem, invalid_fields
 from importer.api.request_bodies import MAX_BODY_BYTES
 from importer.api.requests import AnyRequest, invalid_path_parameter
 from importer.store.errors import IdempotencyConflict, StoreBusy, StoreError, StoreFull
@@ -44,9 +44,9 @@ def invalid_parameters(request: AnyRequest, error: ValidationException) -> Respo
             message = f"Expected {' or '.join(values)}" if values else message  # msgspec's does not list them
             field = known.name or field
         errors.append(FieldError(field, message))
-    detail = "; ".join(f"{each.field}: {each.message}" for each in errors)
-    problem = RequestProblem(ProblemCode.INVALID_REQUEST, f"{detail or error.detail}.", errors=errors)
-    return problem.to_response(request)
+    if not errors:
+        return RequestProblem(ProblemCode.INVALID_REQUEST, f"{error.detail}.").to_response(request)
+    return invalid_fields(errors).to_response(request)
 
 
 def as_problem(error: Exception) -> RequestProblem:

@@ -15,7 +15,7 @@ from importer import failpoint
 from importer.api import cursor as cursors
 from importer.api.accepted import LOCATION, RETRY_AFTER, accepted
 from importer.api.openapi import IMPORTS, problem_responses
-from importer.api.problems import FieldError, ProblemCode, RequestProblem
+from importer.api.problems import FieldError, ProblemCode, invalid_fields
 from importer.api.request_bodies import MAX_LABEL_CHARACTERS, read_new_import
 from importer.api.requests import (
     AnyRequest,
@@ -192,9 +192,7 @@ def _states(values: Iterable[str]) -> set[State]:
     unknown = [name for name in names if name not in set(State)]
     if unknown:
         message = f"Expected some of {', '.join(State)}, separated by commas; got {unknown[0][:100]!a}"
-        raise RequestProblem(
-            ProblemCode.INVALID_REQUEST, f"state: {message}.", errors=[FieldError("state", message)]
-        )
+        raise invalid_fields([FieldError("state", message)])
     return {State(name) for name in names}
 
 

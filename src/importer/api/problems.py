@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import http
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated
 
 import msgspec
@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from importer.api.root_path import link
 from importer.model import State
+from loader.text import printable
 
 PROBLEM_JSON = "application/problem+json"
 # The page that explains the codes. The `type` of a problem is this path and its code; RFC 9457, 3.1.1, allows relative
@@ -207,3 +208,9 @@ class RequestProblem(ProblemDetailsException):
             headers={**(headers or {}), **retry_after},
             extra=msgspec.to_builtins(self.problem),  # the plugin writes these fields over its own
         )
+
+
+def invalid_fields(errors: Sequence[FieldError]) -> RequestProblem:
+    """Return the problem of invalid fields or parameters, each of which the detail names."""
+    detail = "; ".join(f"{printable(each.field[:100])}: {each.message}" for each in errors)
+    return RequestProblem(ProblemCode.INVALID_REQUEST, f"{detail}.", errors=errors)

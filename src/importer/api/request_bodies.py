@@ -12,14 +12,13 @@ import msgspec
 import uuid_utils.compat
 from msgspec import Meta
 
-from importer.api.problems import FieldError, ProblemCode, RequestProblem
+from importer.api.problems import FieldError, ProblemCode, RequestProblem, invalid_fields
 from importer.api.requests import AnyRequest
 from importer.api.schemas import Mode
 from importer.model import JobChanges
 from importer.settings import MAX_WORKERS
 from loader.contract import Job
 from loader.http.url import InvalidUrl, parse_url
-from loader.text import printable
 
 MAX_BODY_BYTES = 64 * 1024  # several times the longest URL
 # Signed URLs have some hundred characters; RFC 9110, 4.1, recommends to support at least 8,000.
@@ -180,8 +179,7 @@ def _read(request: AnyRequest, body: bytes, body_type: type[T]) -> T:
         fields["url"] = url.strip()  # pasted
     errors = list(_field_errors(fields, body_type))
     if errors:
-        detail = "; ".join(f"{printable(each.field[:100])}: {each.message}" for each in errors)
-        raise RequestProblem(ProblemCode.INVALID_REQUEST, f"{detail}.", errors=errors)
+        raise invalid_fields(errors)
     return msgspec.convert(fields, body_type)
 
 

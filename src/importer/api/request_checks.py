@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 from litestar.enums import ScopeType
+from litestar.response.base import ASGIResponse
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 from prometheus_client import Counter
 
@@ -36,23 +37,15 @@ class RequestChecks:
                     check(scope)
             except RequestProblem as problem:
                 _REFUSED.labels(problem.problem.code).inc()
-                await _send(problem, send)
+                await _response(problem)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
 
-async def _send(problem: RequestProblem, send: Send) -> None:
-    body = msgspec.json.encode(problem.problem)
-    headers = {
-        **(problem.headers or {}),
-        "content-type": PROBLEM_JSON,
-        "content-length": str(len(body)),
-    }
-    await send(
-        {
-            "type": "http.response.start",
-            "status": problem.status_code,
-            "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
-        }
+def _response(problem: RequestProblem) -> ASGIResponse:
+    return ASGIResponse(
+        body=msgspec.json.encode(problem.problem),
+        status_code=problem.status_code,
+        media_type=PROBLEM_JSON,
+        headers=dict(problem.headers or {}),
     )
-    await send({"type": "http.response.body", "body": body, "more_body": False})

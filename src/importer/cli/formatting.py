@@ -49,10 +49,10 @@ def status_text(found: Import) -> str:
 def table(imports: Iterable[Import]) -> Table:
     """Return imports as a table with a line for each."""
     shown = Table(box=None, pad_edge=False)
-    for title in ("ID", "STATE", "CREATED", "ROWS", "REJECTS", "PERCENT"):
-        shown.add_column(title, no_wrap=True)
-    for title in ("LABEL", "URL"):
-        shown.add_column(title, overflow="fold")
+    for heading in ("ID", "STATE", "CREATED", "ROWS", "REJECTS", "PERCENT"):
+        shown.add_column(heading, no_wrap=True)
+    for heading in ("LABEL", "URL"):
+        shown.add_column(heading, overflow="fold")
     for each in imports:
         progress = each.progress
         shown.add_row(

@@ -204,7 +204,7 @@ def _endpoint(settings: Settings, listener: socket.socket) -> Endpoint:
 
 async def _log_versions(url: str, ledger: LedgerReader, database_url: str) -> None:
     """Log which database the service uses, and the versions of all it uses, which a bug report needs."""
-    postgresql, database = await _postgresql_version(ledger, database_url)
+    postgresql, database = await _version_and_database(ledger, database_url)
     _log.info(
         "service started",
         url=url,
@@ -214,8 +214,8 @@ async def _log_versions(url: str, ledger: LedgerReader, database_url: str) -> No
     )
 
 
-async def _postgresql_version(ledger: LedgerReader, database_url: str) -> tuple[str, str]:
+async def _version_and_database(ledger: LedgerReader, database_url: str) -> tuple[str, str]:
     try:
-        return await ledger.server_version()
+        return await ledger.version_and_database()
     except LoaderError as error:
         return f"unknown: {error.failure.message}", database_text(*place_of(database_url))

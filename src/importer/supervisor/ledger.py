@@ -50,9 +50,9 @@ class LedgerReader:
         """Return if the server can be used and is no standby. Raises LoaderError."""
         await self._query(target_table.refuse_standby)
 
-    async def server_version(self) -> tuple[str, str]:
+    async def version_and_database(self) -> tuple[str, str]:
         """Return the server's version, and which database this is. Raises LoaderError."""
-        return await self._query(_server_version)
+        return await self._query(_version_and_database)
 
     async def _query(self, query: Callable[[Connection], R]) -> R:
         database = Database(self._database_url)
@@ -96,7 +96,7 @@ def _is_in_trips(connection: Connection, import_id: UUID) -> bool:
     return place is not None and place.is_in_trips
 
 
-def _server_version(connection: Connection) -> tuple[str, str]:
+def _version_and_database(connection: Connection) -> tuple[str, str]:
     info = connection.info
     version = info.parameter_status("server_version") or "unknown"
     return version, database_text(info.host, info.port, info.dbname)

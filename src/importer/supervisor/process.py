@@ -116,9 +116,8 @@ class LoaderProcess:
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None:
-            self._process.send_signal(
-                number
-            )  # asks for the exit code first, and sends nothing if there is one
+            # Asks for the exit code first, and sends nothing if there is one.
+            self._process.send_signal(number)
 
     def _write(self, job: Job) -> None:
         if self._process is not None and self._process.stdin is not None:

@@ -24,16 +24,16 @@ class PrintCompletion(argparse.Action):
         for action in _actions(parser):
             if action.type is Path or action.dest in _FILES:
                 action.complete = shtab.FILE  # pyright: ignore[reportAttributeAccessIssue] - shtab reads it
-        print(shtab.complete(parser, shell=str(shell)))  # pyright: ignore[reportUnknownMemberType]
+        print(shtab.complete(parser, shell=str(shell)))  # pyright: ignore[reportUnknownMemberType] - as above
         parser.exit()
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
     """Yield the arguments of a program and of its commands, whose list is made visible to shtab."""
     for action in parser._actions:  # pyright: ignore[reportPrivateUsage] - argparse has no public list
-        if isinstance(action, argparse._SubParsersAction):  # pyright: ignore[reportPrivateUsage]
+        if isinstance(action, argparse._SubParsersAction):  # pyright: ignore[reportPrivateUsage] - as above
             action.help = None
-            commands = cast("dict[str, argparse.ArgumentParser]", action.choices)  # pyright: ignore[reportUnknownMemberType]
+            commands = cast("dict[str, argparse.ArgumentParser]", action.choices)  # pyright: ignore[reportUnknownMemberType] - typeshed's
             for command in commands.values():
                 yield from _actions(command)
         else:

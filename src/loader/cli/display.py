@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import sys
 import time
 from collections.abc import Callable
@@ -45,7 +46,7 @@ class QuietDisplay:
             sys.stderr.write(failure_text(message) + "\n")
 
 
-class ProgressDisplay(QuietDisplay):
+class ProgressDisplay(QuietDisplay, abc.ABC):
     """Shows the progress on stderr, then the result. How it is drawn is left to its subclasses."""
 
     def show(self, message: Message) -> None:
@@ -58,13 +59,13 @@ class ProgressDisplay(QuietDisplay):
             self.stop()
             super().show(message)
 
+    @abc.abstractmethod
     def note(self, text: str) -> None:
         """Write lines that stay."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def draw(self, description: str, progress: contract.Progress | None) -> None:
         """Show the current phase and its progress."""
-        raise NotImplementedError
 
     def stop(self) -> None:
         """Stop drawing: the result follows."""

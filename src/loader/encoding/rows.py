@@ -29,9 +29,8 @@ class Fault(msgspec.Struct, frozen=True):
     column_index: int | None  # into schema.COLUMNS; None: the whole row
     value: bytes | None  # the field without its quotes
     reason: Reason
-    counts: tuple[int, int] | None = (
-        None  # with FIELD_COUNT: the fields found, and those of the file's layout
-    )
+    # with FIELD_COUNT: the fields found, and those of the file's layout
+    counts: tuple[int, int] | None = None
 
 
 def encode_row(record: bytes, column_count: int) -> bytes | Fault:

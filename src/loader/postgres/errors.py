@@ -50,7 +50,8 @@ _RAISED_IN = frozenset({"exec_stmt_raise", "exec_stmt_assert"})
 # Errors inside the server: 58 is its operating system, XX the server itself.
 _SERVER_CLASSES = frozenset({"58", "XX"})
 
-# Errors that last until an operator changes the database, whoever raised them: classes, code, message, hint.
+# Errors that last until an operator changes the database: classes, code, message, hint. The server or a function of the
+# database may have raised them.
 _LASTING_ERRORS: tuple[tuple[tuple[type[psycopg.Error], ...], FailureCode, str, str], ...] = (
     (
         (pg.OutOfMemory, pg.ConfigurationLimitExceeded),
