@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import trustme
 from hypothesis import settings
 
 from loader.cli.sample import write_sample
@@ -107,3 +108,12 @@ async def harness(tmp_path: Path, database_url: str) -> AsyncGenerator[Superviso
 def every_step(request: pytest.FixtureRequest) -> bool:
     """Return whether each failpoint is tried, which takes minutes, or only some."""
     return bool(request.param)
+
+
+@pytest.fixture
+def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> trustme.CA:
+    """Return a certificate authority that this process trusts."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+    return authority

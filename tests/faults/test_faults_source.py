@@ -14,7 +14,6 @@ import random
 import ssl
 import time
 from collections.abc import Callable, Generator, Iterator
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -368,15 +367,6 @@ def certified(authority: trustme.CA, name: str, expires: datetime.datetime | Non
     with certificate.private_key_and_cert_chain_pem.tempfile() as path:
         context.load_cert_chain(path)
     return context
-
-
-@pytest.fixture
-def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> trustme.CA:
-    """One that this process trusts."""
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
-    return authority
 
 
 @pytest.mark.parametrize("flaw", ["expired", "another name", "self-signed"])

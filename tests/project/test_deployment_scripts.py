@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator
 from pathlib import Path
 
 import psutil
@@ -21,6 +21,7 @@ from loader.contract import ExitCode
 from loader.embedded.cluster import find_binaries
 from loader.embedded.user import UNSHARED
 from tests.project.test_deployment import SERVICES, at, items
+from tests.support.commands import output_of
 from tests.support.http_server import HttpServer
 from tests.support.loader_process import query, row_count, wait_for
 from tests.support.paths import ROOT
@@ -30,20 +31,6 @@ LOADER = [sys.executable, "-m", "loader"]
 
 # They compile the kernel, or start processes.
 pytestmark = pytest.mark.slow
-
-
-def run(command: Sequence[str | Path], environment: Mapping[str, str]) -> str:
-    """Run a command with more environment variables; return its stdout."""
-    ended = subprocess.run(
-        command,
-        env={**os.environ, **environment},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
 
 
 def unprivileged() -> tuple[str, ...]:
@@ -71,12 +58,12 @@ def test_a_run_with_the_kernel_of_the_image_compiles_nothing(
         "NUMBA_CPU_NAME": "generic",
         "XDG_CACHE_HOME": str(home),
     }
-    run([sys.executable, "-m", "loader.kernel"], environment)
+    output_of([sys.executable, "-m", "loader.kernel"], environment=environment)
     assert len(list(image.rglob("*.kernel"))) == 1
     for folder in (image, *(path for path in image.rglob("*") if path.is_dir())):
         folder.chmod(0o555)  # a read-only root filesystem
     without_compiler = {**environment, "PYTHONPATH": str(no_numba), "DATABASE_URL": database_url}
-    run([*prefix, *LOADER, "run", server.url], without_compiler)
+    output_of([*prefix, *LOADER, "run", server.url], environment=without_compiler)
     assert list(home.rglob("*.kernel")) == []
     assert row_count(database_url) > 0
 
@@ -102,7 +89,7 @@ class ComposePostgres:
     def create_credentials(self) -> str:
         """Write the service file as Compose does, with this server's host and port; return its text."""
         service_file = self._folder / "pg_service.conf"
-        run(["sh", COMPOSE / "create-credentials.sh", service_file], self.environment)
+        output_of(["sh", COMPOSE / "create-credentials.sh", service_file], environment=self.environment)
         text = service_file.read_text().replace("host=postgres\n", f"host=127.0.0.1\nport={self._port}\n")
         service_file.write_text(text)
         return text
@@ -168,7 +155,10 @@ def test_a_killed_first_compose_up_is_completed_by_the_next(
         assert not compose_postgres.is_healthy()
     process = compose_postgres.start()
     wait_for("a healthy server", compose_postgres.is_healthy)
-    run([*LOADER, "run", server.url], {**compose_postgres.environment, "DATABASE_URL": "service=importer"})
+    output_of(
+        [*LOADER, "run", server.url],
+        environment={**compose_postgres.environment, "DATABASE_URL": "service=importer"},
+    )
     assert row_count(compose_postgres.url) > 0
     assert query(
         compose_postgres.url,

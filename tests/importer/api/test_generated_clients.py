@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -17,6 +14,7 @@ from litestar.di import Provide
 from importer.api.app import HANDLERS
 from importer.api.openapi import openapi_config
 from importer.api.openapi_document import complete
+from tests.support.commands import output_of
 from tests.support.http_server import HttpServer
 from tests.support.live_service import LiveService
 from tests.support.npm_packages import node_command, npm_packages
@@ -24,8 +22,7 @@ from tests.support.paths import ROOT
 
 CLIENTS = ROOT / "tests" / "clients"
 
-# A time limit for a busy machine.
-PROGRAM_SECONDS = 100
+WITHOUT_NOTICES = {"REDOCLY_SUPPRESS_UPDATE_NOTICE": "true"}  # of new versions
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +60,8 @@ LINTERS = pytest.mark.parametrize(
 @pytest.mark.slow
 @LINTERS
 def test_a_linter_finds_no_fault(packages: Path, document: Path, script: str, arguments: list[str]) -> None:
-    run(node_command(packages / script), *arguments, document.name, folder=document.parent)
+    command = [*node_command(packages / script), *arguments, document.name]
+    output_of(command, folder=document.parent, environment=WITHOUT_NOTICES)
 
 
 @pytest.mark.slow
@@ -77,7 +75,8 @@ def test_a_linter_finds_no_fault_with_a_token_and_below_a_prefix(
     )
     complete(app.openapi_schema)
     (tmp_path / "openapi.json").write_bytes(msgspec.json.encode(app.openapi_schema.to_schema()))
-    run(node_command(packages / script), *arguments, "openapi.json", folder=tmp_path)
+    command = [*node_command(packages / script), *arguments, "openapi.json"]
+    output_of(command, folder=tmp_path, environment=WITHOUT_NOTICES)
 
 
 @pytest.mark.slow
@@ -90,12 +89,12 @@ def test_a_typescript_client_passes_its_type_checker_and_runs_the_whole_flow(
     for name in ("flow.ts", "tsconfig.json"):
         (folder / name).write_bytes((CLIENTS / name).read_bytes())
     generator = packages / "openapi-typescript" / "bin" / "cli.js"
-    run(node_command(generator), document.name, "--output", "schema.d.ts", folder=folder)
-    run(node_command(packages / "typescript" / "bin" / "tsc"), folder=folder)
+    output_of([*node_command(generator), document.name, "--output", "schema.d.ts"], folder=folder)
+    output_of(node_command(packages / "typescript" / "bin" / "tsc"), folder=folder)
     bad = sample + b"no trip\n"
     with HttpServer(sample) as source, HttpServer(bad) as bad_source:
         flow = node_command(folder / "flow.js")
-        rows = run(flow, service.url, source.url, bad_source.url, folder=folder)
+        rows = output_of([*flow, service.url, source.url, bad_source.url], folder=folder)
     assert int(rows) == sample.count(b"\n") - 1
 
 
@@ -106,31 +105,13 @@ def test_a_python_client_passes_its_type_checker_and_runs_the_whole_flow(
     folder = document.parent
     programs = Path(sys.executable).parent
     (folder / "generator.yml").write_text("post_hooks: []\n")  # no linter
-    generated = run(
-        [str(programs / "openapi-python-client"), "generate", "--path", document.name],
-        *("--output-path", "client", "--meta", "none", "--config", "generator.yml"),
-        folder=folder,
-    )
+    generator = [programs / "openapi-python-client", "generate", "--path", document.name]
+    options = ["--output-path", "client", "--meta", "none", "--config", "generator.yml"]
+    generated = output_of([*generator, *options], folder=folder)
     assert "WARNING" not in generated.upper()
     (folder / "flow.py").write_bytes((CLIENTS / "flow.py").read_bytes())
     (folder / "pyrightconfig.json").write_text('{"include": ["flow.py"], "typeCheckingMode": "strict"}')
-    run([str(programs / "pyright"), "--pythonpath", sys.executable], folder=folder)
+    output_of([programs / "pyright", "--pythonpath", sys.executable], folder=folder)
     with HttpServer(sample) as source, HttpServer(sample + b"no trip\n") as bad_source:
-        rows = run([sys.executable, "flow.py"], service.url, source.url, bad_source.url, folder=folder)
+        rows = output_of([sys.executable, "flow.py", service.url, source.url, bad_source.url], folder=folder)
     assert int(rows) == sample.count(b"\n") - 1
-
-
-def run(command: Sequence[str], *arguments: str, folder: Path) -> str:
-    """Run a program in a folder; return what it prints. It must succeed."""
-    done = subprocess.run(
-        [*command, *arguments],
-        cwd=folder,
-        env={**os.environ, "REDOCLY_SUPPRESS_UPDATE_NOTICE": "true"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=PROGRAM_SECONDS,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout

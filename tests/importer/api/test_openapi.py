@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import yaml
 from importer.api import schemas
 from importer.api.problems import PROBLEM_KINDS, ProblemCode
 from loader import contract
+from tests.support.commands import output_of
 from tests.support.http_server import Fault, HttpServer
 from tests.support.live_service import Json, LiveService, fresh_database
 
@@ -270,27 +270,9 @@ def test_schemathesis_finds_no_fault(service: LiveService, tmp_path: Path) -> No
         blocking = service.submit(source.url)  # later submits stay in the queue
         service.until_phase(blocking["id"], "probing")
         (tmp_path / "schemathesis.toml").write_text(SCHEMATHESIS.format(ended=ended["id"]))
-        run(
-            "schemathesis",
-            "run",
-            f"{service.url}/schema/openapi.json",
-            *("--checks", "all", "--max-examples", "10"),
-            *("--generation-deterministic", "--request-timeout", "10", "--no-color"),
-            folder=tmp_path,
-        )
+        schemathesis = Path(sys.executable).with_name("schemathesis")
+        options = ["--checks", "all", "--max-examples", "10", "--generation-deterministic", "--no-color"]
+        url = f"{service.url}/schema/openapi.json"
+        output_of([schemathesis, "run", url, *options, "--request-timeout", "10"], folder=tmp_path)
         service.client.post(blocking["links"]["cancel"])
     assert [event for event in service.events() if event["level"] == "error"] == []
-
-
-def run(program: str, *arguments: str, folder: Path) -> str:
-    """Run a program of the environment in a folder; return its output. It must succeed."""
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name(program)), *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=SCHEMATHESIS_SECONDS,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout

@@ -10,7 +10,6 @@ import socketserver
 import ssl
 import threading
 from collections.abc import Generator
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -34,15 +33,6 @@ def failure_of(location: str, retry_policy: RetryPolicy = QUICK) -> Failure:
     with pytest.raises(LoaderError) as caught:
         probe_and_read(location, retry_policy)
     return caught.value.failure
-
-
-@pytest.fixture
-def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> trustme.CA:
-    """One that this process trusts."""
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
-    return authority
 
 
 def served_with(certificate: trustme.LeafCert) -> HttpServer:
